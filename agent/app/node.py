@@ -45,7 +45,7 @@ from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.ended_sessions import EndedSessionsNotices
 from agent.errors import ConfigRefused
 from agent.identity.keeper import AssociationKeeper
-from agent.identity.mesh_secret import catalog_tokens, mesh_secrets
+from agent.identity.mesh_secret import catalog_keys, mesh_secrets
 from agent.late import settle_memory
 from agent.links.dial import Dial, Dialling, dialler
 from agent.links.link import Link
@@ -339,7 +339,7 @@ class Node:
     def _plan(self) -> MembershipPlan:
         """How to take part in discovery; an embedded catalog is for the nodes of this mesh alone."""
         guard = CatalogGuard(
-            tokens=lambda: catalog_tokens(self._associations.valid_secrets()),
+            keys=lambda: catalog_keys(self._associations.valid_secrets()),
             resolver=GuardedResolver,
             refuses=refusal_of_url,
         )

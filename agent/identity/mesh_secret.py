@@ -24,9 +24,9 @@ def mesh_secrets(peer_tokens: Sequence[str], tokens: Sequence[str]) -> tuple[byt
     return tuple(_secret(word) for word in peer_tokens or tokens)
 
 
-def catalog_tokens(secrets: Sequence[bytes]) -> tuple[str, ...]:
-    """What the nodes of a mesh show to their embedded catalog, which may be another program that has taken its port."""
-    return tuple(hmac.digest(secret, _CATALOG, hashlib.sha256).hex() for secret in secrets)
+def catalog_keys(secrets: Sequence[bytes]) -> tuple[bytes, ...]:
+    """By which the nodes of a mesh and their embedded catalog know each other (`discovery.embedded.proof`)."""
+    return tuple(hmac.digest(secret, _CATALOG, hashlib.sha256) for secret in secrets)
 
 
 @lru_cache(maxsize=4)

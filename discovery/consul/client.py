@@ -228,10 +228,9 @@ class ConsulClient:
 
     async def _call(self, request: Callable[[str | None], Awaitable[T]], *, right: str, awaits_token: bool = True) -> T:
         """Make one request with the present token; translate every failure."""
+        if refusal := await self._token.refusal(awaits_file=awaits_token):
+            raise AccessRefused(refusal)
         token = self._token.current()
-        if awaits_token and (path := self._token.awaited_file) is not None:
-            # Without it Consul would answer as to a stranger: with a refusal, or with an empty list.
-            raise AccessRefused(f"CONSUL_HTTP_TOKEN_FILE: there is no token in {path} yet; it is waited for")
         try:
             return await request(token)
         except (ACLPermissionDenied, ACLDisabled) as exc:

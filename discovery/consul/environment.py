@@ -7,7 +7,7 @@ is refused here, with the variable's name and the fix in the message.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -36,7 +36,8 @@ class ConsulSettings:
 
     `url` is `http://host:port[/prefix]`, `https://host:port[/prefix]` or `unix:///path/to/socket`. `token_file` beats
     `token` and is read again whenever it changes; `token_now` beats both. `explicit`: the address was set, so falling
-    back to another one would be a surprise. `wait_s`: how long a query waits for news.
+    back to another one would be a surprise. `admission`: waited for before each request; its answer is why that may not
+    be made, empty where it may. `wait_s`: how long a query waits for news.
     """
 
     url: str = DEFAULT_URL
@@ -51,6 +52,7 @@ class ConsulSettings:
     explicit: bool = False
     token_file: str | None = None
     token_now: Callable[[], str | None] | None = field(default=None, repr=False, compare=False)
+    admission: Callable[[], Awaitable[str]] | None = field(default=None, repr=False, compare=False)
     wait_s: float = WAIT_S
 
     @property
@@ -177,7 +179,7 @@ class TokenSource:
     def __init__(self, settings: ConsulSettings) -> None:
         self._path = Path(settings.token_file) if settings.token_file else None
         self._token = settings.token
-        self._token_now = settings.token_now
+        self._token_now, self._admission = settings.token_now, settings.admission
         self._stamp: _Stamp | None = None
 
     def current(self) -> str | None:
@@ -201,6 +203,15 @@ class TokenSource:
     def awaited_file(self) -> Path | None:
         """The file that has no token yet: its writer may start after us. None when nothing is waited for."""
         return self._path if self._path is not None and self.current() is None else None
+
+    async def refusal(self, *, awaits_file: bool) -> str:
+        """Why no request may be made yet; empty where it may. `awaits_file`: it needs the token of the file."""
+        if self._admission is not None and (why := await self._admission()):
+            return why
+        if awaits_file and (path := self.awaited_file) is not None:
+            # Without it Consul would answer as to a stranger: with a refusal, or with an empty list.
+            return f"CONSUL_HTTP_TOKEN_FILE: there is no token in {path} yet; it is waited for"
+        return ""
 
     @property
     def rotates(self) -> bool:

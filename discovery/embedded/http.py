@@ -19,6 +19,8 @@ from discovery import clock
 from discovery.consul.environment import is_loopback_host
 from discovery.embedded.catalog import LocalCatalog
 from discovery.embedded.definition import Refused, parse_definition, parse_duration_s
+from discovery.embedded.proof import CHALLENGE_HEADER, PROOF_HEADER, new_number, proof, token
+from discovery.embedded.strangers import SERVER_NAME
 from discovery.model import EMBEDDED_REFUSES
 
 MARK_HEADER = "X-Mesh-Catalog"  # Distinguishes an embedded catalog from any other program on the port.
@@ -40,12 +42,15 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class CatalogServer:
     """Answers for one `LocalCatalog` and wakes the queries that wait for a change; the one writer of that catalog.
 
-    `tokens`: what callers have to show as Consul's token, one of them; none: all of the machine may use it.
+    `keys`: of the mesh; callers have to show a token that follows from one of them (`discovery.embedded.proof`), as
+    Consul's. None: all of the machine may use it. `authority`: the host and port where it is served.
     """
 
-    def __init__(self, catalog: LocalCatalog, tokens: Callable[[], Sequence[str]] = tuple) -> None:
+    def __init__(self, catalog: LocalCatalog, keys: Callable[[], Sequence[bytes]] = tuple, authority: str = "") -> None:
         self._catalog = catalog
-        self._tokens = tokens
+        self._keys = keys
+        self._authority = authority
+        self.run = new_number()
         self._bells: dict[str, asyncio.Event] = {}
         self._bodies: dict[str, bytes] = {}
         self._waiters = 0
@@ -104,12 +109,16 @@ class CatalogServer:
                 allow = {"Allow": exc.headers.get("Allow", "")}
                 response = web.Response(status=exc.status, text=exc.reason, headers=allow)
         response.headers[MARK_HEADER] = MARK
+        response.headers["Server"] = SERVER_NAME
+        if proven := proof(self._keys(), request.headers.get(CHALLENGE_HEADER, ""), self._authority, self.run):
+            response.headers[PROOF_HEADER] = proven
         return response
 
     def _is_admitted(self, request: web.Request) -> bool:
-        tokens = self._tokens()
+        keys = self._keys()
         shown = request.headers.get("X-Consul-Token", "").encode("utf-8", "surrogateescape")
-        return not tokens or any(hmac.compare_digest(token.encode(), shown) for token in tokens)
+        tokens = (token(key, self._authority, self.run).encode() for key in keys)
+        return not keys or any(hmac.compare_digest(one, shown) for one in tokens)
 
     async def _health(self, request: web.Request) -> web.Response:
         query = request.query

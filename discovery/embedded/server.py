@@ -4,7 +4,9 @@ Opened by the wiring of `agent` when no Consul is configured and none answers. S
 ordinary session works on top. Theory of operation:
 
     the port is free        -> listen on it (the kernel lets exactly one win) and serve an empty catalog
-    another node holds it   -> keep an idle connection to it; when that ends, the other node has gone: race for the port
+    another node holds it   -> have it prove that it is of this mesh (`discovery.embedded.proof`), and only then show it
+                               a token; keep an idle connection to it; when that ends, the other node has gone: race
+                               for the port
 
 The one rule: loopback only. A server that ends is recovered from like a restarted Consul: the watch reads anew and
 holds removals, each registrar notices that its registration is lost and makes it again.
@@ -14,10 +16,11 @@ import asyncio
 import errno
 import logging
 import random
+import re
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -32,6 +35,7 @@ from discovery.consul.environment import ConsulSettings, is_loopback_host
 from discovery.embedded.catalog import LocalCatalog, first_index_at
 from discovery.embedded.definition import CheckSpec
 from discovery.embedded.http import MARK, MARK_HEADER, CatalogServer
+from discovery.embedded.proof import CHALLENGE_HEADER, PROOF_HEADER, challenge, new_number, proven_run, token
 from discovery.embedded.strangers import Strangers, StrangersSite
 from discovery.model import SettingsRefused
 
@@ -44,6 +48,13 @@ _BACKLOG = 1024
 _READ_BYTES = 1024
 _RETRY_S = 0.1
 _FAILURE_PAUSE_S = 1.0
+_PROVE_AGAIN_S = 5.0
+_NOTHING_PROVEN = "the embedded catalog there has not answered yet"
+_NOT_OF_THIS_MESH = (
+    "the embedded catalog there does not prove that it is this mesh's, and is shown no token: it is another mesh's, or "
+    "another program; give this mesh its own by another MESH_EMBEDDED_PORT, or that mesh's secret"
+)
+_PROOF_LINE = re.compile(rf"^{PROOF_HEADER}:[ \t]*([0-9a-f.]+)[ \t]*\r$".encode(), re.IGNORECASE | re.MULTILINE)
 _SHUTDOWN_TIMEOUT_S = 0.05  # Waiting queries are cut; their clients treat that as a restart.
 
 
@@ -57,7 +68,30 @@ class _Holder(Enum):
 
 @dataclass(slots=True)
 class _Role:
+    """`run`: of the catalog that is ours or has proven itself, empty while there is none; `refusal`: why it has not."""
+
     serving: bool = False
+    run: str = ""
+    refusal: str = _NOTHING_PROVEN
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def found(self, run: str, refusal: str = "") -> None:
+        """What the holder of the port has proven; wakes what waits for it."""
+        self.run, self.refusal = run, refusal
+        self.changed.set()
+
+    def lost(self) -> None:
+        """The holder is gone."""
+        self.run, self.refusal = "", _NOTHING_PROVEN
+        self.changed.clear()
+
+    async def why_not(self) -> str:
+        """Why no request may be made of the holder; empty where it may."""
+        if not self.run:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    await self.changed.wait()
+        return self.refusal
 
 
 @dataclass(frozen=True)
@@ -76,11 +110,11 @@ class EmbeddedSettings(ConsulSettings):
 class CatalogGuard:
     """What protects an embedded catalog from other programs of the machine.
 
-    `tokens`: of its nodes, the current one first; none: all may use it. `resolver`: makes the one for the HTTP checks
-    that are registered. `refuses`: why the URL of such a check is not asked, empty where it is.
+    `keys`: of its mesh, the current one first; none: all may use it. `resolver`: makes the one for the HTTP checks that
+    are registered. `refuses`: why the URL of such a check is not asked, empty where it is.
     """
 
-    tokens: Callable[[], Sequence[str]] = tuple
+    keys: Callable[[], Sequence[bytes]] = tuple
     resolver: Callable[[], AbstractResolver] = DefaultResolver
     refuses: Callable[[str], str] = lambda _: ""
 
@@ -100,13 +134,24 @@ async def embedded_catalog(
     if not is_loopback_host(host):
         raise SettingsRefused(f"the embedded catalog is for one machine only and refuses {host}: use 127.0.0.1")
     netloc = f"[{host}]" if ":" in host else host
-    settings = EmbeddedSettings(url=f"http://{netloc}:{port}", token_now=lambda: next(iter(guard.tokens()), None))
+    role, authority = _Role(), f"{netloc}:{port}"
+
+    def token_now() -> str | None:
+        keys = guard.keys()
+        return token(keys[0], authority, role.run) if keys and role.run else None
+
+    settings = EmbeddedSettings(
+        url=f"http://{authority}",
+        token_now=token_now,
+        admission=role.why_not if guard.keys() else None,
+        role=role,
+    )
     listener = await _listen_or_join(host, port, settings.url, join_timeout_s)
     failure: Exception | None = None
     async with asyncio.TaskGroup() as group:
         ready = asyncio.Event()
         keeper = group.create_task(
-            _keep_place(host, port, listener, _Serving(settings.role, ready, guard)), name=f"embedded catalog {port}"
+            _keep_place(host, port, listener, _Serving(role, ready, guard, authority)), name=f"embedded catalog {port}"
         )
         try:
             await ready.wait()
@@ -151,6 +196,7 @@ class _Serving:
     role: _Role
     ready: asyncio.Event
     guard: CatalogGuard
+    authority: str
 
 
 async def _keep_place(host: str, port: int, listener: socket.socket | None, serving: _Serving) -> None:
@@ -158,9 +204,7 @@ async def _keep_place(host: str, port: int, listener: socket.socket | None, serv
     while True:
         try:
             if listener is None:
-                log.info("embedded catalog: joined, for one machine only", extra={"port": port})
-                serving.ready.set()
-                listener = await _until_ours(host, port, serving.guard)
+                listener = await _until_ours(host, port, serving)
             await _serve(listener, serving)
         except Exception:
             log.exception("the embedded catalog failed and is tried anew")
@@ -172,7 +216,7 @@ async def _keep_place(host: str, port: int, listener: socket.socket | None, serv
 async def _serve(listener: socket.socket, serving: _Serving) -> None:
     """Serve a new, empty catalog on the socket; until cancelled."""
     catalog = LocalCatalog(socket.gethostname(), first_index=first_index_at(time.time()))
-    server = CatalogServer(catalog, serving.guard.tokens)
+    server = CatalogServer(catalog, serving.guard.keys, serving.authority)
     runner = web.AppRunner(
         server.application(),
         access_log=None,
@@ -186,6 +230,7 @@ async def _serve(listener: socket.socket, serving: _Serving) -> None:
         server.on_admitted = strangers.admitted
         await StrangersSite(runner, listener, strangers).start()
         serving.role.serving = True
+        serving.role.found(server.run)
         log.info("embedded catalog: serving, for one machine only", extra={"port": listener.getsockname()[1]})
         serving.ready.set()
         async with asyncio.TaskGroup() as group:
@@ -193,6 +238,7 @@ async def _serve(listener: socket.socket, serving: _Serving) -> None:
             group.create_task(probe_forever(catalog, server, serving.guard), name="embedded checks")
     finally:
         serving.role.serving = False
+        serving.role.lost()
         await runner.cleanup()
         listener.close()
 
@@ -220,10 +266,13 @@ def try_listen(host: str, port: int) -> socket.socket | None:
     return listener
 
 
-async def _until_ours(host: str, port: int, guard: CatalogGuard) -> socket.socket:
+async def _until_ours(host: str, port: int, serving: _Serving) -> socket.socket:
     """Wait until the serving process is gone and we have won the race for its place."""
     while True:
-        await _until_gone(host, port, next(iter(guard.tokens()), ""))
+        try:
+            await _until_gone(host, port, serving)
+        finally:
+            serving.role.lost()
         await asyncio.sleep(RACE_JITTER_S * random.random())  # noqa: S311 - jitter
         listener = try_listen(host, port)
         if listener is not None:
@@ -231,20 +280,60 @@ async def _until_ours(host: str, port: int, guard: CatalogGuard) -> socket.socke
         await asyncio.sleep(_RETRY_S)
 
 
-async def _until_gone(host: str, port: int, token: str) -> None:
-    """Return when the port has no server; at once when that is so already."""
+async def _until_gone(host: str, port: int, serving: _Serving) -> None:
+    """Return when the port has no server, at once when that is so already.
+
+    Or after a while, when its server has not proven that it is of this mesh: that may change with a secret.
+    """
     try:
         reader, writer = await asyncio.open_connection(host, port)
-        try:
-            # Shown, because connections of strangers give way.
-            head = f"GET /v1/status/leader HTTP/1.1\r\nHost: localhost\r\nX-Consul-Token: {token}\r\n\r\n"
-            writer.write(head.encode())
-            while await reader.read(_READ_BYTES):  # After its answer the server sends nothing: this ends when it does.
-                pass
-        finally:
-            writer.close()
     except OSError:
         return
+    # A server that says nothing may have been stopped (SIGSTOP), and is waited for without holding up the start.
+    unheard = asyncio.get_running_loop().call_later(ANSWER_TIMEOUT_S, serving.ready.set)
+    try:
+        keys = serving.guard.keys()
+        if keys and not await _proves_itself(reader, writer, keys, serving):
+            serving.ready.set()
+            async with asyncio.timeout(_PROVE_AGAIN_S):
+                await _until_end(reader)
+            return
+        # The token is shown here, too, because connections of strangers give way.
+        writer.write(_ask(f"X-Consul-Token: {token(keys[0], serving.authority, serving.role.run)}" if keys else ""))
+        log.info("embedded catalog: joined, for one machine only", extra={"port": port})
+        serving.ready.set()
+        await _until_end(reader)
+    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        return
+    finally:
+        unheard.cancel()
+        writer.close()
+
+
+async def _proves_itself(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, keys: Sequence[bytes], serving: _Serving
+) -> bool:
+    """Whether what holds the port shows that it knows the mesh's key; it learns nothing but that we do."""
+    number = new_number()
+    writer.write(_ask(f"{CHALLENGE_HEADER}: {challenge(keys, number, serving.authority)}"))
+    shown = _PROOF_LINE.search(await reader.readuntil(b"\r\n\r\n"))
+    run = proven_run(keys, shown[1].decode() if shown else "", number, serving.authority)
+    serving.role.found(run, "" if run else _NOT_OF_THIS_MESH)
+    if not run:
+        log.warning("embedded catalog: not used", extra={"reason": _NOT_OF_THIS_MESH, "at": serving.authority})
+    return bool(run)
+
+
+def _ask(line: str) -> bytes:
+    """A request that costs the catalog nothing, with one more line of its head."""
+    lines = ["GET /v1/status/leader HTTP/1.1", "Host: localhost", *([line] if line else [])]
+    return "".join(f"{one}\r\n" for one in (*lines, "")).encode()
+
+
+async def _until_end(reader: asyncio.StreamReader) -> None:
+    """After its answers a catalog sends nothing: this ends when it does."""
+    while await reader.read(_READ_BYTES):
+        pass
 
 
 async def _who_answers(url: str, timeout_s: float) -> _Holder:

@@ -6,7 +6,9 @@ another stranger.
 """
 
 import asyncio
+import logging
 import socket
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
@@ -14,6 +16,32 @@ from aiohttp.web_protocol import RequestHandler
 
 # A node that connects shows its token at once, so it is one of them for some milliseconds.
 STRANGERS_MAX: Final = 32
+# aiohttp's own names its version and Python's.
+SERVER_NAME: Final = "mcp-mesh-agent"
+
+log = logging.getLogger(__name__)
+
+
+class _Requests(RequestHandler):
+    """As aiohttp's, but what cannot be read is not repeated, and no answer names versions."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """As `RequestHandler.handle_error`: the connection's last answer."""
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            super().handle_error(request, status, exc, message)  # For its words in the log; it raises in mid-answer.
+        else:
+            log.debug("embedded catalog: a request cannot be read", extra={"status": status})
+        response = web.Response(status=status, text=HTTPStatus(status).phrase, headers={"Server": SERVER_NAME})
+        response.force_close()
+        return response
 
 
 class Strangers:
@@ -29,7 +57,9 @@ class Strangers:
     def __call__(self) -> RequestHandler:
         """A protocol for a new connection; where there are too many, the oldest is closed."""
         assert self._runner.server is not None, "the runner is set up before a site is made"
-        handler = self._runner.server()
+        server = self._runner.server
+        # As the server itself makes them, which has no place for a class of one's own.
+        handler = _Requests(server, loop=asyncio.get_running_loop(), **server._kwargs)  # noqa: SLF001 - see above
         self._handlers[handler] = None
         if len(self._handlers) > STRANGERS_MAX:
             oldest = next(iter(self._handlers))

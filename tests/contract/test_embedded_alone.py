@@ -18,6 +18,7 @@ import pytest
 from discovery.consul.client import open_client
 from discovery.consul.environment import ConsulSettings
 from discovery.consul.session import open_session
+from discovery.embedded.proof import new_number, token
 from discovery.embedded.server import CatalogGuard, embedded_catalog, try_listen
 from discovery.embedded.strangers import STRANGERS_MAX
 from discovery.model import AccessRefused, Registration, SettingsRefused
@@ -84,10 +85,16 @@ async def test_a_page_that_rebinds_its_name_to_loopback_is_refused(host: str) ->
 
 
 async def test_a_program_without_the_token_of_the_mesh_reads_and_writes_nothing() -> None:
-    tokens = ["new", "old"]
-    guard = CatalogGuard(tokens=lambda: tokens)
+    keys = [b"new", b"old"]
+    guard = CatalogGuard(keys=lambda: keys)
     async with embedded_catalog(free_ports(1)[0], guard=guard) as settings, aiohttp.ClientSession() as http:
-        for shown, status in ((None, 403), ("", 403), ("other", 403), ("new", 200), ("old", 200)):
+        authority, run = settings.url.removeprefix("http://"), settings.role.run
+        new, old = (token(key, authority, run) for key in keys)
+        assert settings.token_now is not None
+        assert settings.token_now() == new
+        elsewhere, earlier = token(b"new", "127.0.0.1:1", run), token(b"new", authority, new_number())
+        refused = [(shown, 403) for shown in (None, "", "other", "new", elsewhere, earlier)]
+        for shown, status in (*refused, (new, 200), (old, 200)):
             headers = {} if shown is None else {"X-Consul-Token": shown}
             url = f"{settings.url}/v1/agent/service/register"
             async with http.put(url, data=b'{"Name": "x"}', headers=headers) as answer:
@@ -104,15 +111,17 @@ async def test_a_program_without_the_token_of_the_mesh_reads_and_writes_nothing(
         async with http.get(f"{settings.url}/v1/agent/services", headers={"Host": "["}) as answer:
             assert answer.status == 403
         async with open_client(settings) as client:
-            for current in ("newer", "newest"):
-                tokens[:] = [current]
+            for current in (b"newer", b"newest"):
+                keys[:] = [current]
                 assert set(await client.agent_services()) == {"x"}
 
 
 async def test_silent_connections_give_way_to_each_other_and_never_those_that_have_shown_the_token() -> None:
-    guard = CatalogGuard(tokens=lambda: ["ours"])
-    ask = b"GET /v1/agent/services HTTP/1.1\r\nHost: localhost\r\nX-Consul-Token: ours\r\n\r\n"
+    guard = CatalogGuard(keys=lambda: [b"ours"])
     async with embedded_catalog(free_ports(1)[0], guard=guard) as settings, asyncio.timeout(10):
+        assert settings.token_now is not None
+        shown = settings.token_now()
+        ask = f"GET /v1/agent/services HTTP/1.1\r\nHost: localhost\r\nX-Consul-Token: {shown}\r\n\r\n".encode()
         port = int(settings.url.rpartition(":")[2])
         mine, asks = await asyncio.open_connection("127.0.0.1", port)
         for _ in range(2):
@@ -125,6 +134,115 @@ async def test_silent_connections_give_way_to_each_other_and_never_those_that_ha
             for _, writer in silent:
                 writer.close()
         asks.close()
+
+
+SECRET = b"the key of this mesh, which is never sent"
+OURS = CatalogGuard(keys=lambda: [SECRET])
+
+
+class Posing:
+    """A program that has taken the catalog's port, says that it is one, and keeps what it is sent.
+
+    `relayed_to`: the port of a genuine catalog, which it asks what it is asked.
+    """
+
+    def __init__(self, relayed_to: int | None = None) -> None:
+        self.heard = bytearray()
+        self._relayed_to = relayed_to
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """As `asyncio.start_server` wants."""
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                self.heard += head
+                said = b"X-Mesh-Catalog-Proof: " + b"0" * 32 + b"." + b"0" * 64 + b"\r\n"
+                if self._relayed_to is not None:
+                    there, asks = await asyncio.open_connection("127.0.0.1", self._relayed_to)
+                    asks.write(head)
+                    said = (await there.readuntil(b"\r\n\r\n")).partition(b"\r\n")[2][:-2]
+                    asks.close()
+                else:
+                    said += b"X-Mesh-Catalog: embedded\r\nContent-Length: 2\r\n"
+                writer.write(b"HTTP/1.1 200 OK\r\n" + said + b"\r\n" + b"[]")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+@pytest.mark.parametrize("relays", [False, True])
+async def test_a_program_that_takes_the_port_first_sees_neither_token_nor_secret_nor_registration(
+    relays: bool,
+) -> None:
+    async with AsyncExitStack() as stack:
+        genuine = await stack.enter_async_context(embedded_catalog(free_ports(1)[0], guard=OURS)) if relays else None
+        posing = Posing(int(genuine.url.rpartition(":")[2]) if genuine is not None else None)
+        listening = await asyncio.start_server(posing.answer, "127.0.0.1", 0)
+        port = listening.sockets[0].getsockname()[1]
+        async with listening:
+            joined = await stack.enter_async_context(embedded_catalog(port, guard=OURS))
+            session = await stack.enter_async_context(open_session(joined))
+            registrar = session.registrar(Registration("mine", SERVICE_NAME, port=8000))
+            keeping = await stack.enter_async_context(asyncio.TaskGroup())
+            kept = keeping.create_task(registrar.keep())
+            await until(lambda: "does not prove" in registrar.status.last_error, within_s=5, what="the refusal")
+            assert (joined.serving, joined.token_now and joined.token_now()) == (False, None)
+            heard = bytes(posing.heard)
+        for never in (b"X-Consul-Token", b"PUT ", b"mine", SECRET, SECRET.hex().encode()):
+            assert never not in heard
+        assert b"X-Mesh-Challenge: " in heard
+        await until(lambda: joined.serving, within_s=8, what="taking over")
+        kept.cancel()
+
+
+async def test_what_takes_the_port_of_a_catalog_that_has_ended_gets_a_token_that_opens_nothing() -> None:
+    port = free_ports(1)[0]
+    async with AsyncExitStack() as stack:
+        async with embedded_catalog(port, guard=OURS) as first:
+            second = await stack.enter_async_context(embedded_catalog(port, guard=OURS))
+            assert (first.token_now and first.token_now()) == (second.token_now and second.token_now()) != None  # noqa: E711 - of three values
+            spent = first.token_now and first.token_now()
+        await until(lambda: second.serving, within_s=2, what="taking over")
+        assert (second.token_now and second.token_now()) not in (None, spent)
+        async with open_client(replace(second, token_now=lambda: spent)) as client:
+            with pytest.raises(AccessRefused):
+                await client.agent_services()
+        async with open_client(second) as client:
+            assert await client.agent_services() == {}
+
+
+async def test_a_node_of_another_mesh_is_refused_by_a_catalog_and_told_how_to_mend_it() -> None:
+    port = free_ports(1)[0]
+    async with (
+        embedded_catalog(port, guard=OURS),
+        embedded_catalog(port, guard=CatalogGuard(keys=lambda: [b"another"])) as theirs,
+        open_client(theirs) as client,
+    ):
+        with pytest.raises(AccessRefused, match="MESH_EMBEDDED_PORT"):
+            await client.agent_services()
+
+
+async def test_a_catalog_names_no_versions_whatever_it_is_asked() -> None:
+    asked = [
+        b"GET /v1/status/leader HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET /v1/nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET /v1/status/leader HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
+        b"GET / HTTP/1.1\r\nbroken-header-7f\r\n\r\n",
+        b"\x16\x03\x01 nothing at all\r\n\r\n",
+    ]
+    async with embedded_catalog(free_ports(1)[0]) as settings, asyncio.timeout(10):
+        port = int(settings.url.rpartition(":")[2])
+        for request in asked:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(request)
+                answer = await reader.read()
+            finally:
+                writer.close()
+            assert answer.startswith(b"HTTP/1."), request
+            assert b"\r\nServer: mcp-mesh-agent\r\n" in answer, request
+            for word in (b"aiohttp", b"Python", b"broken-header-7f"):
+                assert word not in answer, request
 
 
 async def test_a_compressed_body_of_a_stranger_is_not_unpacked() -> None:
