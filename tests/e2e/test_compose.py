@@ -64,6 +64,16 @@ def test_node_gets_more_time_to_stop_than_draining_takes(services: dict[str, Any
     assert "mesh-secrets:/run/mesh-secrets:ro" in services[name]["volumes"]
 
 
+def test_images_of_others_are_named_by_tag_and_digest_and_consuls_is_the_same_everywhere() -> None:
+    files = [load(path.name) for path in sorted(ROOT.glob("docker-compose*.yml"))]
+    named = [service["image"] for file in files for service in file["services"].values() if "image" in service]
+    foreign = {image for image in named if image != "mcp-mesh-agent"}
+    for image in foreign:
+        assert re.fullmatch(r"[a-z/]+:v?[0-9]+\.[0-9]+\.[0-9]+@sha256:[0-9a-f]{64}", image)
+    assert {image.partition(":")[0] for image in foreign} == {"hashicorp/consul", "prom/prometheus"}
+    assert len(foreign) == 2
+
+
 def test_one_service_alone_builds_the_image_and_all_others_of_it_wait_for_that(
     services: dict[str, Any], overlay: dict[str, Any]
 ) -> None:
