@@ -20,8 +20,6 @@ from agent.cli.status import SERVERS_PATH
 from agent.harmless_text import one_line
 
 CALLBACK_PATH = "/callback"
-# As long as the node waits.
-LOGIN_TIMEOUT_S = 600.0
 _HEAD_BYTES_MAX = 16 * 1024
 _HEAD_TIMEOUT_S = 5.0
 _PAGE = (
@@ -91,6 +89,8 @@ def _listening_at(redirect_uri: str) -> socket.socket | None:
 
 def _finished(node: Node, name: str, redirect_uri: str, there: socket.socket | None) -> tuple[dict[str, object], str]:
     """Wait for the browser or for a pasted line; what the node says to it. Raises `CliFailed`."""
+    from agent.client.oauth.authorizer import LOGIN_TIMEOUT_S  # noqa: PLC0415 - as long as the node waits; not to start by
+
     due_s = time.monotonic() + LOGIN_TIMEOUT_S
     sources: list[socket.socket | TextIO] = [one for one in (there, sys.stdin) if one is not None]
     while sources:
