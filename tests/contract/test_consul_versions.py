@@ -69,7 +69,7 @@ async def test_the_index_of_a_name_that_was_never_registered_may_go_back_and_hid
         follower = Follower(session.source(name))
         async with running(follower.run()):
             await follower.until(lambda seen: not seen.instances)
-            # Older versions wake whoever waits for a name without instances at every registration.
+            # Older versions wake a wait for a name without instances at every registration.
             await real_consul.call(
                 "PUT", "/v1/agent/service/register", {"ID": f"{name}-other", "Name": f"{name}-other"}
             )
