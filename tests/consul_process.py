@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,19 +44,24 @@ node_prefix "" { policy = "read" }
 
 @dataclass
 class RunningConsul:
-    """One Consul server; stopped and started again with or without its state. One test owns it."""
+    """One Consul server; stopped and started again with or without its state. One test owns it.
+
+    `host`: the address that it listens on; `through`: a program that becomes it, such as `ip netns`.
+    """
 
     binary: Path
     folder: Path
     ports: dict[str, int]
     acl: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    through: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """The HTTP API."""
-        return f"http://127.0.0.1:{self.ports['http']}"
+        return f"http://{self.host}:{self.ports['http']}"
 
     def settings(self, token: str | None = None) -> ConsulSettings:
         """Settings for our client; with ACLs the master token is used when no other is given."""
@@ -68,7 +73,7 @@ class RunningConsul:
         config.write_text(json.dumps(self._config()), "utf-8")
         environ = {name: text for name, text in os.environ.items() if not name.startswith("CONSUL_")}
         with (self.folder / "consul.log").open("ab") as log:
-            command = [str(self.binary), "agent", f"-config-file={config}"]
+            command = [*self.through, str(self.binary), "agent", f"-config-file={config}"]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environ)
 
     async def wait_for_leader(self) -> None:
@@ -144,8 +149,8 @@ class RunningConsul:
             "node_name": "test-consul",
             "datacenter": "dc1",
             "data_dir": str(self.folder / "data"),
-            "bind_addr": "127.0.0.1",
-            "client_addr": "127.0.0.1",
+            "bind_addr": self.host,
+            "client_addr": self.host,
             "ports": {"grpc": -1, "dns": -1, "serf_wan": -1} | unwanted_ports(self.binary) | self.ports,
             "performance": {"raft_multiplier": 1},
             "disable_update_check": True,
@@ -181,13 +186,15 @@ async def running_consul(
     https: bool = False,
     extra: Mapping[str, Any] | None = None,
     ports: Mapping[str, int] | None = None,
+    place: tuple[str, Sequence[str]] = ("127.0.0.1", ()),
 ) -> AsyncGenerator[RunningConsul, None]:
     """Start one Consul server and stop it at the end.
 
     State lives in `folder`; `acl` denies by default; `https` opens a port for it; `extra` joins the configuration,
-    `ports` those that are opened.
+    `ports` those that are opened; `place`: its address, and what leads to another machine.
     """
-    with _stopped_at_the_end(binary, folder, acl=acl, https=https, extra=extra, more_ports=ports) as consul:
+    stopped = _stopped_at_the_end(binary, folder, acl=acl, https=https, extra=extra, more_ports=ports, place=place)
+    with stopped as consul:
         await consul.wait_for_leader()
         yield consul
 
@@ -216,10 +223,11 @@ def _stopped_at_the_end(
     https: bool = False,
     extra: Mapping[str, Any] | None = None,
     more_ports: Mapping[str, int] | None = None,
+    place: tuple[str, Sequence[str]] = ("127.0.0.1", ()),
 ) -> Generator[RunningConsul, None, None]:
     names = ("http", "server", "serf_lan", *(["https"] if https else []))
     ports = dict(zip(names, free_ports(len(names)), strict=True)) | dict(more_ports or {})
-    consul = RunningConsul(binary, folder, ports, acl=acl, extra=dict(extra or {}))
+    consul = RunningConsul(binary, folder, ports, acl=acl, extra=dict(extra or {}), host=place[0], through=place[1])
     try:
         consul.start()
         yield consul

@@ -8,7 +8,8 @@ half, or the name itself, has to be said again.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,11 @@ from discovery.model import Catalog, CatalogUnavailable, Instance, SourceStatus
 
 if TYPE_CHECKING:
     from dns.asyncresolver import Resolver
+    from dns.resolver import Answer
 
 log = logging.getLogger(__name__)
 
+_ADDRESSES = (1, 28)  # A and AAAA, by RFC 1035 and RFC 3596.
 TTL_MIN_S = 2.0  # Some servers say 0; a question every two seconds is a change seen as soon as anywhere else.
 TTL_MAX_S = 60.0  # A peer that was added is found within a minute, whatever its zone says.
 ANSWER_TIMEOUT_S = 5.0
@@ -32,6 +35,8 @@ ASK_AGAIN = Backoff(first_s=1.0, last_s=30.0)
 CONFIRM_AFTER_S = 5.0
 NO_NAME_AFTER_S = 30.0
 RECORDS_MAX = 10_000
+# Look-ups of the targets of SRV records at a time, where the answer does not bring their addresses along.
+LOOKUPS_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class DnsSource:
         self._servers = tuple(servers)
         self._resolver: Resolver | None = None
         self._shown = Shown()
+        self._known_addresses: dict[str, str] = {}
         self._doubted_since_s: float | None = None
         self._failures = 0
 
@@ -124,7 +130,7 @@ class DnsSource:
         ttl_s, is_there = TTL_MAX_S, False
         for kind in ["SRV"] if self._is_srv else ["A", "AAAA"]:
             try:
-                answer = await self._made_resolver().resolve(self._host, kind, lifetime=ANSWER_TIMEOUT_S, search=True)
+                answer = await self._resolved(self._host, kind)
             except dns.resolver.NXDOMAIN:
                 continue
             except dns.resolver.NoAnswer:
@@ -133,15 +139,59 @@ class DnsSource:
             except (dns.exception.DNSException, OSError) as exc:
                 raise CatalogUnavailable(f"{self._name}: {' '.join(str(exc).split())[:200]}") from exc
             is_there, ttl_s = True, min(ttl_s, float(answer.rrset.ttl if answer.rrset else 0))
-            found += [self._instance(record) for record in list(answer)[:RECORDS_MAX]]
+            records = list(answer)[:RECORDS_MAX]
+            addresses = await self._addresses(answer, records) if self._is_srv and self._servers else {}
+            found += [self._instance(record, addresses) for record in records]
             if found:
                 break  # One node has one link: the addresses of the other kind are the same nodes'.
         instances = {one.key: one for one in found}
         return _Answer(tuple(instances[key] for key in sorted(instances)), max(TTL_MIN_S, ttl_s), is_there)
 
-    def _instance(self, record: Any) -> Instance:
-        host, port = (str(record.target), record.port) if self._is_srv else (record.address, self._port)
-        return instance_at(self._name, host, port)
+    async def _addresses(self, answer: "Answer", records: Iterable[Any]) -> dict[str, str]:
+        """An address by target of SRV records, from the servers that were set: others may not know those names.
+
+        So it is with Consul's DNS. What they do not know keeps its last address, or is a name.
+        """
+        import dns.exception  # noqa: PLC0415 - few nodes need it, and it is slow to import
+
+        targets = {str(record.target) for record in records}
+        rows = (rrset for rrset in answer.response.additional if rrset.rdtype in _ADDRESSES)
+        found = {str(rrset.name): str(rrset[0].address) for rrset in sorted(rows, key=lambda one: -one.rdtype)}
+        at_once = asyncio.Semaphore(LOOKUPS_MAX)
+
+        async def look_up(target: str) -> None:
+            for kind in ("A", "AAAA"):
+                with suppress(dns.exception.DNSException, OSError):
+                    async with at_once:
+                        answered = await self._resolved(target, kind)
+                    found[target] = str(answered[0].address)
+                    return
+
+        async with asyncio.TaskGroup() as group:
+            for target in targets - found.keys():
+                group.create_task(look_up(target), name=f"look up {target}")
+        known = {**self._known_addresses, **found}
+        self._known_addresses = {target: known[target] for target in targets & known.keys()}
+        return self._known_addresses
+
+    async def _resolved(self, name: str, kind: str) -> "Answer":
+        """Over TCP from servers that were set, for Consul's leaves most records out of a datagram and does not say so.
+
+        Raises exceptions of the library.
+        """
+        import dns.resolver  # noqa: PLC0415 - as above
+
+        resolver = self._made_resolver()
+        if self._servers:
+            with suppress(dns.resolver.NoNameservers, dns.resolver.LifetimeTimeout):
+                return await resolver.resolve(name, kind, lifetime=ANSWER_TIMEOUT_S, search=True, tcp=True)
+        return await resolver.resolve(name, kind, lifetime=ANSWER_TIMEOUT_S, search=True)
+
+    def _instance(self, record: Any, addresses: Mapping[str, str]) -> Instance:
+        if not self._is_srv:
+            return instance_at(self._name, record.address, self._port)
+        target = str(record.target)
+        return instance_at(self._name, target, record.port, address=addresses.get(target, ""))
 
     def _made_resolver(self) -> "Resolver":
         if self._resolver is None:

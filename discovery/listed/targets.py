@@ -21,15 +21,17 @@ _OURS = ("node_id", "name", "scheme", "mcp_path")
 
 
 def instance_at(
-    origin: str, host: str, port: int, *, name: str = "", meta: Mapping[str, str] | None = None
+    origin: str, host: str, port: int, *, name: str = "", meta: Mapping[str, str] | None = None, address: str = ""
 ) -> Instance:
     """One instance. `origin`: the file or name of DNS that lists it; `name`: what to call it, by default its address.
 
+    `address`: what to dial, where that is known and `host` is a name.
+
     It has no datacentre: its address was given by an operator, and is not one of the machine that registered it.
     """
-    address = host.strip("[]").rstrip(".")
-    service_id = name or _UNFIT.sub("-", f"{address}-{port}").strip("-.")
-    return Instance(InstanceKey("", origin, service_id), address, port, meta=MappingProxyType(dict(meta or {})))
+    host = host.strip("[]").rstrip(".")
+    service_id = name or _UNFIT.sub("-", f"{host}-{port}").strip("-.")
+    return Instance(InstanceKey("", origin, service_id), address or host, port, meta=MappingProxyType(dict(meta or {})))
 
 
 def instances_of(origin: str, groups: Any) -> tuple[Instance, ...]:

@@ -5,7 +5,7 @@ acknowledged all the same. The one rule: once a link is down no call fails, and 
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.namespace import Machine, other_machine, why_not
-from tests.e2e.processes import environment_of, spawn
-from tests.e2e.running import LIVING, ONE_MESH, RunningNode, running_nodes, stop_node
+from tests.chaos.placed_nodes import Placed, placed
+from tests.e2e.running import RunningNode, running_nodes, stop_node
 from tests.e2e.servers_files import example, write_servers
 from tests.e2e.steady_calls import Tally, steady_calls
 from tests.ports import free_port
@@ -23,21 +23,9 @@ from tests.waiting import all_of, eventually
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 PORT = 8000
-TOKEN = "a-token-for-everything-0123456789abcdef"
 # docs/reliability.md: a hung peer is down in under 12 s, a partition heals in 15 s; the rest is the test machine's.
 SEEN_WITHIN_S = 16.0
 HEALED_WITHIN_S = 20.0
-
-
-@dataclass
-class Placed(RunningNode):
-    """A node that listens on an address of its own."""
-
-    address: str = ""
-
-    @property
-    def base(self) -> str:
-        return f"http://{self.address}:{self.port}"
 
 
 @dataclass
@@ -60,8 +48,10 @@ async def apart(tmp_path: Path) -> AsyncIterator[Apart]:
             port = free_port()
             beside = await start("beside", tmp_path / "beside", servers=dice, MESH_DISCOVERY="off")
             peers = {"MESH_PEERS": f"beside={beside.url},far=http://{machine.far}:{PORT}/mcp"}
-            front = placed("front", tmp_path, (machine.near, port), peers)
-            own = {"MESH_PEERS": f"front={front.url}", "MESH_SERVERS_FILE": str(write_servers(tmp_path, dice))}
+            alone = {"MESH_DISCOVERY": "off"}
+            front = placed("front", tmp_path, (machine.near, port), {**alone, **peers})
+            own = {**alone, "MESH_PEERS": f"front={front.url}"}
+            own["MESH_SERVERS_FILE"] = str(write_servers(tmp_path, dice))
             far = placed("far", tmp_path, (machine.far, PORT), own, machine.command())
             try:
                 await all_of(eventually(partial(node.sees, *names)) for node, names in linked(front, far))
@@ -73,28 +63,6 @@ async def apart(tmp_path: Path) -> AsyncIterator[Apart]:
 
 def linked(front: Placed, far: Placed) -> list[tuple[Placed, tuple[str, ...]]]:
     return [(front, ("beside", "far")), (far, ("front",))]
-
-
-def placed(
-    name: str, folder: Path, place: tuple[str, int], settings: Mapping[str, str], through: Sequence[str] = ()
-) -> Placed:
-    """Start a node at an address and port, on another machine where something leads there; it is not ready yet."""
-    address, port = place
-    settings = {
-        "MESH_NODE_NAME": name,
-        "MESH_STATE_DIR": str(folder / name / "state"),
-        "MESH_DISCOVERY": "off",
-        "MESH_TOKEN": TOKEN,
-        "MESH_PEER_TOKEN": ONE_MESH,
-        "HOST": address,
-        "PORT": str(port),
-        **settings,
-    }
-    log_path, environment = folder / f"{name}.log", environment_of(settings)
-    process = spawn(("agent", "run"), log_path, environment, through=through)
-    node = Placed(name, port, process, log_path, TOKEN, environment, address)
-    LIVING.append(node)
-    return node
 
 
 async def test_packets_lost_in_either_direction_or_both_cost_no_call_and_the_link_is_back_soon(apart: Apart) -> None:

@@ -4,9 +4,10 @@ The one rule: an answer that does not fit a datagram is cut off there, as server
 """
 
 import asyncio
+import contextlib
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -30,6 +31,7 @@ class NameServer:
     silent: bool = False
     ttl_s: int = 0
     over_tcp: int = 0
+    over_udp: int = 0
 
     @property
     def address(self) -> str:
@@ -62,6 +64,7 @@ class _Datagrams(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if self._server.silent:
             return
+        self._server.over_udp += 1
         whole = self._server.answer(data)
         if len(whole) > DATAGRAM_BYTES_MAX:
             cut = dns.message.make_response(dns.message.from_wire(data))
@@ -71,22 +74,26 @@ class _Datagrams(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def name_server() -> AsyncIterator[NameServer]:
-    """Serve until the end."""
+async def name_server(*, over_tcp: bool = True) -> AsyncIterator[NameServer]:
+    """Serve until the end. Without `over_tcp` connections are refused."""
     server = NameServer(free_ports(1)[0])
 
     async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server.over_tcp += 1
-        (size,) = struct.unpack("!H", await reader.readexactly(2))
-        whole = server.answer(await reader.readexactly(size))
-        writer.write(struct.pack("!H", len(whole)) + whole)
-        await writer.drain()
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            (size,) = struct.unpack("!H", await reader.readexactly(2))
+            whole = server.answer(await reader.readexactly(size))
+            if server.silent:
+                await reader.read()
+            else:
+                writer.write(struct.pack("!H", len(whole)) + whole)
+                await writer.drain()
         writer.close()
 
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(server), ("127.0.0.1", server.port))
-    async with await asyncio.start_server(stream, "127.0.0.1", server.port):
-        try:
-            yield server
-        finally:
-            transport.close()
+    async with AsyncExitStack() as stack:
+        stack.callback(transport.close)
+        if over_tcp:
+            await stack.enter_async_context(await asyncio.start_server(stream, "127.0.0.1", server.port))
+        yield server

@@ -117,10 +117,21 @@ async def test_srv_records_and_addresses_are_followed_as_long_as_their_ttl_says(
 async def test_five_hundred_records_come_whole_though_a_datagram_cannot_hold_them() -> None:
     async with name_server() as server:
         server.records["many.test", "A"] = [f"10.1.{n // 250}.{n % 250 + 1}" for n in range(500)]
-        follower = Follower(DnsSource("many.test:8000", [server.address]))
+        source = DnsSource("many.test:8000", [server.address])
+        source._made_resolver()
+        source._servers = ()  # As if it were the system's own, which is asked over UDP first.
+        follower = Follower(source)
         async with running(follower.run()):
             await follower.until(lambda seen: len(ids(seen)) == 500)
-        assert server.over_tcp >= 1
+        assert server.over_tcp == server.over_udp >= 1
+
+
+async def test_a_server_that_was_set_and_speaks_no_tcp_is_asked_over_udp() -> None:
+    async with name_server(over_tcp=False) as server:
+        server.records["few.test", "A"] = ["10.0.0.1"]
+        follower = Follower(DnsSource("few.test:8000", [server.address]))
+        async with running(follower.run()):
+            await follower.until(lambda seen: places(seen) == {"10.0.0.1:8000"})
 
 
 @pytest.mark.parametrize("fault", [dns.rcode.SERVFAIL, dns.rcode.REFUSED, None])

@@ -3,22 +3,26 @@
 The one rule: no call fails while a replica is there in either of them.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.chaos.namespace import Machine, other_machine, why_not
+from tests.chaos.placed_nodes import placed
 from tests.consul_process import RunningConsul, running_consul
-from tests.e2e.running import RunningNode, StartNode, stop_node
-from tests.e2e.servers_files import example
+from tests.e2e.running import RunningNode, StartNode, running_nodes, stop_node
+from tests.e2e.servers_files import example, write_servers
 from tests.e2e.steady_calls import steady_calls
-from tests.ports import free_ports
+from tests.ports import free_port, free_ports
 from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.consul, pytest.mark.timeout(180)]
 
 ANSWERED_AGAIN_S = 60.0
+# Nodes that only their own machine dials.
+LOCAL = {"MESH_ADVERTISE_ADDRESS": "127.0.0.1"}
 
 
 @pytest.fixture
@@ -74,6 +78,58 @@ async def test_the_other_datacentre_serves_when_home_cannot_and_a_cut_wan_takes_
         await start("again", tmp_path / "again", servers=dice, **abroad)
         await eventually(partial(caller.sees, "far", "again"))
     assert tally.failures == []
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    """Where the other datacentre is."""
+    if reason := why_not():
+        pytest.skip(f"NO NETWORK NAMESPACES: a WAN that loses packets was not tried; {reason}")
+    with other_machine() as made:
+        yield made
+
+
+async def test_a_wan_that_loses_every_packet_takes_nothing_away_and_after_it_heals_the_other_datacentre_serves(
+    consul_program: Path, machine: Machine, tmp_path: Path
+) -> None:
+    dice = {"dice": example("dice", "service")}
+    wan = free_ports(2)
+    for name in ("dc1", "dc2"):
+        (tmp_path / name).mkdir()
+    one, two = (
+        {"datacenter": f"dc{n + 1}", "node_name": f"consul-{n + 1}", "retry_join_wan": [f"{other}:{wan[1 - n]}"]}
+        for n, other in enumerate((machine.far, machine.near))
+    )
+    here, there = (machine.near, ()), (machine.far, machine.command())
+    async with (
+        running_consul(consul_program, tmp_path / "dc1", extra=one, ports={"serf_wan": wan[0]}, place=here) as home,
+        running_consul(consul_program, tmp_path / "dc2", extra=two, ports={"serf_wan": wan[1]}, place=there) as away,
+        running_nodes() as start,
+    ):
+        await eventually(partial(knows_both, home))
+        own = {"CONSUL_HTTP_ADDR": away.url, "MESH_SERVERS_FILE": str(write_servers(tmp_path / "far", dice))}
+        far = placed("far", tmp_path, (machine.far, free_port()), own, machine.command())
+        try:
+            near = await start("near", tmp_path / "near", servers=dice, CONSUL_HTTP_ADDR=home.url, **LOCAL)
+            everywhere = {"MESH_DATACENTERS": "dc2", "CONSUL_HTTP_ADDR": home.url, **LOCAL}
+            caller = await start("caller", tmp_path / "caller", servers={}, **everywhere)
+            await eventually(partial(caller.sees, "near", "far"))
+            await eventually(partial(caller.offers, "dice__roll"))
+            async with steady_calls(caller, "dice__roll") as tally:
+                machine.lose_what_is_sent_here()
+                await eventually(partial(source_is, caller, up=False), ANSWERED_AGAIN_S)
+                await tally.grows(30)
+                assert (await caller.peers()).keys() == {"near", "far"}
+                machine.heal()
+                await eventually(partial(source_is, caller, up=True), ANSWERED_AGAIN_S)
+                await eventually(partial(caller.sees, "near", "far"))
+                await stop_node(near)
+                await tally.grows(30)
+                assert await calls_to(caller, "far") >= 20
+            assert tally.failures == []
+        finally:
+            machine.heal()
+            await stop_node(far)
 
 
 async def knows_both(consul: RunningConsul) -> bool:

@@ -8,7 +8,9 @@ from typing import Any, cast
 import orjson
 import pytest
 
+from discovery.consul.blocking_query import CONFIRM_EVERY_S
 from discovery.consul.client import Answer, ConsulClient
+from discovery.consul.environment import WAIT_S
 from discovery.consul.registration import ConsulRegistrar, agrees, register_payload
 from discovery.consul.rows import RowReader
 from discovery.consul.watch import ConsulWatch
@@ -172,6 +174,21 @@ async def test_an_index_of_zero_or_one_that_jumps_never_makes_a_busy_loop() -> N
         shown = await watched(watch_of(client, "mcp-node"), 60)
         assert len(shown) == 1
         assert len(client.queries) <= 70
+
+
+async def test_answers_to_waits_alone_prove_nothing_and_a_read_without_an_index_tells_that_the_servers_are_gone() -> (
+    None
+):
+    def script(number: int, query: dict[str, Any]) -> Answer | Exception | None:
+        if number == 1:
+            return Answer(7, rows("one", "two"))
+        return None if query["index"] else CatalogUnavailable("500 No known Consul servers")
+
+    client = ScriptedClient(script)
+    watch = watch_of(client, "mcp-node")
+    shown = await watched(watch, CONFIRM_EVERY_S + WAIT_S)
+    assert [{one.key.service_id for one in catalog.instances} for catalog in shown] == [{"one", "two"}]
+    assert (watch.status.up, watch.status.last_error) == (False, "500 No known Consul servers")
 
 
 async def test_a_wait_without_news_is_asked_again_with_the_same_index() -> None:
