@@ -12,7 +12,7 @@ from agent.config.servers_file import LeftOut
 from agent.control.membership import MembershipView
 from agent.control.pinning import Pinning
 from agent.control.reconciler import Mesh
-from agent.dispatch.replicas import GroupView
+from agent.dispatch.dispatcher import Dispatch
 from agent.model import Json
 from agent.page.feed import Sources
 from agent.rest.descriptions import describe_notes, describe_unused_entry, names_behind
@@ -28,7 +28,7 @@ def sources_of(
     servers_fault: Callable[[], str],
     pinning: Pinning,
     history: CallHistory,
-    groups: Callable[[], list[GroupView]],
+    dispatch: Dispatch,
 ) -> Sources:
     """Those of a node; the parameters are as those of `agent.rest.status.NodeStatus`."""
 
@@ -56,7 +56,10 @@ def sources_of(
             ],
         }
 
-    return Sources(mesh.views, _ServersBehind(mesh), node, lambda: describe_notes(mesh, pinning), history, groups)
+    def notes() -> Json:
+        return describe_notes(mesh, pinning)
+
+    return Sources(mesh.views, _ServersBehind(mesh), node, notes, history, dispatch.groups, dispatch.in_flight)
 
 
 class _ServersBehind:

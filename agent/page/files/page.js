@@ -16,11 +16,16 @@ let rates = {};
 let picked = null;
 let asked = false;
 let view = "mesh";
+let order = null; // The keys of all links in the order that is shown; null when it has to be found anew.
+const byWords = new Intl.Collator();
 
 function take(change) {
-  if (change.first) links.clear();
-  for (const link of change.links ?? []) links.set(link.key, link);
-  for (const key of change.gone ?? []) links.delete(key);
+  if (change.first) { links.clear(); order = null; }
+  for (const link of change.links ?? []) {
+    if (!links.has(link.key)) order = null;
+    links.set(link.key, link);
+  }
+  for (const key of change.gone ?? []) { links.delete(key); order = null; }
   if (change.node) node = change.node;
   if (change.notes) { notes = change.notes; }
   if (change.groups) plots.takeGroups(change.groups);
@@ -43,9 +48,10 @@ function render() {
 function show() {
   document.title = `${node.name ?? "MCP Mesh"}: MCP Mesh`;
   $("node-name").textContent = node.name ?? "MCP Mesh";
-  if (view === "calls") plots.show();
+  if (view === "calls") plots.show(links, node.name ?? "");
   if (view !== "mesh") return;
-  const ordered = [...links.values()].sort((a, b) => (a.kind === "server") - (b.kind === "server") || a.name.localeCompare(b.name) || a.key.localeCompare(b.key));
+  order ??= [...links.values()].sort((a, b) => (a.kind === "server") - (b.kind === "server") || byWords.compare(a.datacenter, b.datacenter) || byWords.compare(a.name, b.name) || byWords.compare(a.key, b.key)).map((link) => link.key);
+  const ordered = order.map((key) => links.get(key));
   picture.show(ordered, rates, node.name ?? "", picked);
   const up = ordered.filter((one) => one.connected).length;
   $("mesh-title").textContent = `${up} of ${ordered.length} links connected, ${node.tools ?? 0} tools`;
@@ -74,9 +80,8 @@ function showNotes() {
   $("notes").replaceChildren(...shown);
 }
 
-function matches(link) {
-  const words = $("link-filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const text = [link.name, link.kind, link.state, link.url, link.last_error, ...link.servers, ...link.aliases].join(" ").toLowerCase();
+function matches(link, words) {
+  const text = [link.name, link.kind, link.state, link.datacenter, link.url, link.last_error, ...link.servers, ...link.aliases].join(" ").toLowerCase();
   return words.every((word) => text.includes(word));
 }
 
@@ -99,7 +104,8 @@ function inWords(at) {
 const rows = new Map();
 
 function showLinks(ordered) {
-  const found = ordered.filter(matches);
+  const words = $("link-filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const found = words.length ? ordered.filter((link) => matches(link, words)) : ordered;
   const shown = found.slice(0, ROWS_MAX);
   const body = $("links");
   const wanted = new Set(shown.map((link) => link.key));
@@ -114,7 +120,8 @@ function showLinks(ordered) {
 }
 
 function newRow(key) {
-  const row = element("tr", {}, ...["name", "", "", "", "", "", "why", "do"].map((name) => element("td", { className: name })));
+  const row = element("tr", { role: "row" }, ...["name", "kind", "", "tools", "time", "calls", "why", "do"].map((name) => element("td", { role: "cell", className: name })));
+  row.shown = [];
   row.onclick = () => { picked = picked === key ? null : key; render(); };
   row.cells[7].append(
     element("button", { textContent: "Reload", onclick: (event) => { event.stopPropagation(); reload(links.get(key)); } }),
@@ -123,13 +130,14 @@ function newRow(key) {
 }
 
 function fill(row, link) {
-  const [calls, , time] = rates[link.key] ?? [];
+  const rate = rates[link.key];
   const state = picture.standing(link);
   const mark = { good: "●", wait: "▲", bad: "■", off: "◆" }[state];
-  const texts = [link.name, `${link.kind}, ${link.source}`, `${mark} ${link.state}`, String(link.functions), link.latency_ms === null ? "" : `${link.latency_ms} ms`, calls === undefined ? "" : `${calls} (${time} ms)`, why(link)];
-  texts.forEach((text, index) => { if (row.cells[index].textContent !== text) row.cells[index].textContent = text; });
+  const texts = [link.name, [link.kind, link.source, link.datacenter].filter(Boolean).join(", "), `${mark} ${link.state}`, String(link.functions), link.latency_ms === null ? "" : `${link.latency_ms} ms`, rate ? picture.flow(rate) : "", why(link)];
+  texts.forEach((text, index) => { if (row.shown[index] !== text) row.cells[index].textContent = text; });
+  row.shown = texts;
   row.cells[0].title = `${link.url}${link.node_id ? `, node ${link.node_id}` : ""}`;
-  row.cells[2].className = state;
+  row.cells[2].className = `state ${state}`;
   row.className = link.key === picked ? "picked" : "";
   row.cells[7].lastChild.hidden = link.kind === "server";
 }
@@ -205,7 +213,8 @@ $("reload-all").onclick = () => doing("Reload all servers", async () => textOf(a
 $("kind").onchange = () => tools.relist();
 $("search").oninput = () => tools.showEntries();
 $("relist").onclick = () => tools.relist();
-$("legend").replaceChildren(...picture.legend().map(([state, mark, text]) => element("li", {}, element("span", { className: state, textContent: `${mark} ` }), text)));
+$("legend").replaceChildren(...picture.legend().map(([state, mark, text]) => element("li", {}, element("span", { className: state, textContent: `${mark} ` }), text)),
+  element("li", { textContent: "a ring: gateway" }), element("li", { textContent: "small dots: servers behind it" }), element("li", { textContent: "a dotted curve: replicas of one service" }));
 addEventListener("resize", render);
 setInterval(render, 1000);
 
