@@ -85,7 +85,8 @@ def _files(path: Path) -> Iterator[tuple[Path, list[bytes]]]:
             if one == path and older_files(path):
                 continue  # A node is putting it beside the others.
             raise CliFailed(
-                Exit.CONFIG, f"there is no audit at {path}; name its file, or the node's settings"
+                Exit.CONFIG,
+                f"there is no audit at {path}; name its file, or the node's settings. A node's page shows it, too",
             ) from None
         except OSError as exc:
             raise CliFailed(Exit.CONFIG, f"{one}: the audit cannot be read: {exc.strerror}") from exc
