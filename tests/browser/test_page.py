@@ -203,6 +203,8 @@ async def test_a_token_for_calls_alone_gets_the_tools_and_reads_what_it_lacks(br
     await page.click("#login-form button")
     await expect(page.locator("#node-state")).to_contain_text("read", timeout=WITHIN_MS)
     await expect(page.locator("#entries li").first).to_be_visible(timeout=WITHIN_MS)
+    await expect(page.locator("#tab-mesh")).to_be_hidden()
+    await expect(page.locator("#tab-trust")).to_be_visible()
     await page.close()
 
 

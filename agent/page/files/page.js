@@ -116,7 +116,7 @@ function showLinks(ordered) {
     fill(row, link);
     if (body.children[index] !== row) body.insertBefore(row, body.children[index] ?? null);
   });
-  $("links-more").textContent = found.length > shown.length ? `${found.length} found, the first ${ROWS_MAX} shown; filter to see others` : links.size ? "" : "No servers and no peers yet.";
+  $("links-more").textContent = found.length > shown.length ? `${found.length} found, the first ${ROWS_MAX} shown; filter to see others` : links.size ? "" : "No servers and no peers yet. `mesh-agent servers add` writes one into the servers file; other nodes and servers are added above.";
 }
 
 function newRow(key) {
@@ -183,6 +183,7 @@ async function addPeer() {
 // Views
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
+const shownTabs = () => tabs.filter((one) => !one.hidden);
 
 function open(tab, focus) {
   view = tab.id.slice(4);
@@ -198,11 +199,12 @@ function open(tab, focus) {
   render();
 }
 
-tabs.forEach((tab, index) => {
+tabs.forEach((tab) => {
   tab.onclick = () => open(tab, false);
   tab.onkeydown = (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (step) open(tabs[(index + step + tabs.length) % tabs.length], true);
+    const shown = shownTabs();
+    if (step) open(shown[(shown.indexOf(tab) + step + shown.length) % shown.length], true);
   };
 });
 
@@ -222,6 +224,7 @@ setInterval(render, 1000);
 
 function askForToken(fault) {
   $("login").hidden = false;
+  document.querySelector("nav").hidden = true;
   $("login-fault").textContent = fault ?? "";
   for (const tab of tabs) $(tab.getAttribute("aria-controls")).hidden = true;
   $("node-state").textContent = "wants a token";
@@ -238,6 +241,7 @@ $("login-form").onsubmit = async (event) => {
   }
   $("token").value = "";
   $("login").hidden = true;
+  document.querySelector("nav").hidden = false;
   $("logout").hidden = false;
   sessionStorage.setItem("logged-in", "1");
   start();
@@ -253,13 +257,14 @@ async function start() {
   $("logout").hidden = sessionStorage.getItem("logged-in") === null;
   open(tabs.find((tab) => tab.id === `tab-${view}`), false);
   const refused = await follow(take, (state) => {
+    $("content").classList.toggle("stale", state !== "live");
     $("node-state").textContent = state === "live" ? `${node.state ?? ""} · ${node.version ?? ""} · live` : "the node does not answer; trying again";
   });
   if (refused.status === 401) { askForToken(); return; }
   // A token that may call tools and not look at the mesh.
   node = { name: "MCP Mesh" };
   $("node-state").textContent = refused.message;
-  $("mesh-title").textContent = "This token does not show the mesh";
+  for (const view of ["mesh", "calls", "events"]) $(`tab-${view}`).hidden = true;
   open(tabs.find((tab) => tab.id === "tab-try"), false);
 }
 
