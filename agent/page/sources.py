@@ -10,6 +10,7 @@ from agent import __version__
 from agent.call_history import CallHistory
 from agent.config.servers_file import LeftOut
 from agent.control.membership import MembershipView
+from agent.control.operator import OverrideService
 from agent.control.pinning import Pinning
 from agent.control.reconciler import Mesh
 from agent.dispatch.dispatcher import Dispatch
@@ -29,6 +30,7 @@ def sources_of(
     pinning: Pinning,
     history: CallHistory,
     dispatch: Dispatch,
+    orders: OverrideService,
 ) -> Sources:
     """Those of a node; the parameters are as those of `agent.rest.status.NodeStatus`."""
 
@@ -50,6 +52,7 @@ def sources_of(
             },
             "servers_file_fault": servers_fault() or None,
             "servers_left_out": [describe_unused_entry(entry) for entry in left_out()],
+            "suppressed": sorted({one.name for one in orders.suppressions}),
             "departed": [
                 {"name": one.spec.name, "state": "failed" if one.failed else "left", "last_error": one.last_error}
                 for one in mesh.departed()

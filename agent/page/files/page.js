@@ -71,6 +71,7 @@ function showNotes() {
   for (const one of notes.findings ?? []) add(`${one.name}: ${one.detail}`);
   for (const one of notes.conflicts ?? []) add(`${one.name} is claimed by ${[one.holder, ...one.others].filter(Boolean).join(" and ")}: ${one.reason}`);
   for (const one of notes.left_out ?? []) add(`${one.backend}: ${one.kind} ${one.name} is left out: ${one.why}`);
+  for (const name of node.suppressed ?? []) found.push(element("p", { className: "note" }, `${name} was removed, and is kept away although discovery may find it. `, element("button", { textContent: "Reset", onclick: () => reset(name) })));
   for (const one of node.departed ?? []) add(`${one.name} ${one.state === "failed" ? "failed and is gone" : "has left"}${one.last_error ? `: ${one.last_error}` : ""}`);
   const shown = found.slice(0, 12);
   if (found.length > shown.length) shown.push(element("p", { className: "note", textContent: `and ${found.length - shown.length} more` }));
@@ -125,7 +126,8 @@ function newRow(key) {
   row.onclick = () => { picked = picked === key ? null : key; render(); };
   row.cells[7].append(
     element("button", { textContent: "Reload", onclick: (event) => { event.stopPropagation(); reload(links.get(key)); } }),
-    element("button", { textContent: "Remove", onclick: (event) => { event.stopPropagation(); remove(links.get(key)); } }));
+    element("button", { textContent: "Remove", onclick: (event) => { event.stopPropagation(); remove(links.get(key)); } }),
+    element("button", { textContent: "Reset", title: "Undo what operators ordered about it", onclick: (event) => { event.stopPropagation(); reset(links.get(key).name); } }));
   return row;
 }
 
@@ -139,7 +141,8 @@ function fill(row, link) {
   row.cells[0].title = `${link.url}${link.node_id ? `, node ${link.node_id}` : ""}`;
   row.cells[2].className = `state ${state}`;
   row.className = link.key === picked ? "picked" : "";
-  row.cells[7].lastChild.hidden = link.kind === "server";
+  row.cells[7].children[1].hidden = link.kind === "server";
+  row.cells[7].lastChild.hidden = link.source !== "override";
 }
 
 // What an operator does
@@ -167,8 +170,12 @@ function reload(link) {
 }
 
 async function remove(link) {
-  const sure = await ask(`Remove ${link.name}?`, [element("p", { textContent: "A peer that discovery knows stays hidden until it is added again." })], { send: "Remove" });
+  const sure = await ask(`Remove ${link.name}?`, [element("p", { textContent: "A peer that discovery knows stays hidden until it is added again, or reset." })], { send: "Remove" });
   if (sure) doing(`Remove ${link.name}`, async () => (await rest("DELETE", `peers/${encodeURIComponent(link.name)}`)).message);
+}
+
+function reset(name) {
+  doing(`Reset ${name}`, async () => (await rest("DELETE", `peers/${encodeURIComponent(name)}?forget=1`)).data.message);
 }
 
 async function addPeer() {
