@@ -20,6 +20,9 @@ from agent.rest.descriptions import describe_notes, describe_unused_entry, names
 
 
 def sources_of(
+    history: CallHistory,
+    dispatch: Dispatch,
+    orders: OverrideService,
     *,
     mesh: Mesh,
     membership: Callable[[], MembershipView],
@@ -28,9 +31,6 @@ def sources_of(
     left_out: Callable[[], Sequence[LeftOut]],
     servers_fault: Callable[[], str],
     pinning: Pinning,
-    history: CallHistory,
-    dispatch: Dispatch,
-    orders: OverrideService,
 ) -> Sources:
     """Those of a node; the parameters are as those of `agent.rest.status.NodeStatus`."""
 
