@@ -271,7 +271,7 @@ class PeerSpec:
     operator by `kind`, says that it is one of us, so `/local` is dialled directly. `sighting` changes whenever the
     catalog says something new about it (appeared, passing again, another epoch); a change cuts a back-off short.
     `weight`: how much it can take in comparison with other nodes, by the catalog's word. `maintenance`: the
-    operator's reason for no new calls, empty without one. `far`: in another datacentre, which gets calls where those
+    operator's reason for no new calls, empty without one. `datacenter`: another one, for calls where those
     at home are gone or far slower.
     """
 
@@ -285,7 +285,7 @@ class PeerSpec:
     sighting: str = ""
     weight: int = 1
     maintenance: str = ""
-    far: bool = False
+    datacenter: str = ""
     kind: PeerKind | None = None
 
     @property

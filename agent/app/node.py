@@ -285,7 +285,7 @@ class Node:
         self._views.add_limited(app, self._endpoints[1], lambda: self._mesh.local_routes, build)
         peers, audit = PeersApi(self._mesh, self._override_service, self._audit), AuditApi(self._audit)
         pins = PinsApi(self._pinning, self._mesh.settled, self._audit)
-        self._feed = MeshFeed(sources_of(**looks, history=self._metrics.history, groups=self._dispatch.groups))
+        self._feed = MeshFeed(sources_of(self._metrics.history, self._dispatch, self._override_service, **looks))
         page = PageRoutes(self._feed, self._logins, is_secure=self._settings.scheme == "https")
         logins = ServerLoginsApi(self._mesh, self._authorizers, self._audit)
         for part in (*self._more_routes(), peers, pins, audit, logins, node_status, probes, oauth, page, OpenApi(app)):

@@ -6,10 +6,12 @@ Used by `agent.cli.commands`. The one rule: it prints nothing but help; a usage 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 from agent.cli.output import CliFailed, Exit, columns, did_you_mean
 
+# Of the group of arguments that are settings of a node.
+SETTINGS_TITLE: Final = "settings"
 _NO_COMMAND = "required: COMMAND"  # argparse's own words
 
 
@@ -27,6 +29,13 @@ class _Help(argparse.HelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=columns() - 2)
+
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:
+        """As argparse's, with one word in the place of fifty settings, which the help lists below."""
+        told = [one for one in actions if getattr(getattr(one, "container", None), "title", "") != SETTINGS_TITLE]
+        if len(told) < len(actions):
+            told.append(argparse.Action(["--SETTING"], "setting", metavar="VALUE"))
+        super().add_usage(usage, told, groups, prefix)
 
 
 class Parser(argparse.ArgumentParser):

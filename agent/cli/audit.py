@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from agent.audit.chain import ChainBroken, Head, checked, read_line
 from agent.audit.files import FILE_NAME, older_files
-from agent.cli.output import CliFailed, Exit, print_json
+from agent.cli.output import CliFailed, Exit, print_json, rows_in
 from agent.cli.run import flags_of
 from agent.config.found import find_values
 from agent.config.load import default_state_dir
@@ -21,6 +21,10 @@ from agent.harmless_text import one_line
 
 _MEMBERS: Final = ("seq", "time", "act", "who")
 _LINE_CHARS_MAX: Final = 500
+
+
+class _NoAudit(CliFailed):
+    """There is no file of one."""
 
 
 def verify_audit(args: Namespace) -> int:
@@ -43,11 +47,19 @@ def verify_audit(args: Namespace) -> int:
 
 
 def show_tail(args: Namespace) -> int:
-    """Print the newest records, whether or not the chain is whole. Raises `CliFailed`."""
+    """Print the newest records, whether or not the chain is whole. Raises `CliFailed`.
+
+    Where there is no file here, those of the node that MESH_URL names.
+    """
     path, newest = _path(args), deque[bytes](maxlen=max(1, args.count))
-    for _, lines in _files(path):
-        newest.extend(lines)
-    records = [_shown(line) for line in newest]
+    try:
+        for _, lines in _files(path):
+            newest.extend(lines)
+        records = [_shown(line) for line in newest]
+    except _NoAudit:
+        if args.file or not os.environ.get("MESH_URL"):
+            raise
+        records = _of_node(args.count)
     if args.json:
         print_json(records=records)
         return Exit.OK
@@ -56,6 +68,16 @@ def show_tail(args: Namespace) -> int:
         more = " ".join(f"{name}={value}" for name, value in record.items() if name not in (*_MEMBERS, "prev", "hash"))
         print(one_line(f"{known} {more}", _LINE_CHARS_MAX))
     return Exit.OK
+
+
+def _of_node(count: int) -> list[dict[str, Any]]:
+    """The newest records of a running node, by the variables of its clients."""
+    from agent.authority.routes import AUDIT_PATH  # noqa: PLC0415 - most have the file
+    from agent.cli.client import ask, node_of  # noqa: PLC0415 - as above
+
+    flags = dict.fromkeys(("url", "token", "token_file", "cacert", "cert", "key"))
+    data, _ = ask(node_of(Namespace(**flags, insecure=False)), "GET", f"{AUDIT_PATH}?count={max(1, count)}")
+    return rows_in(data, "records")
 
 
 def _shown(line: bytes) -> dict[str, Any]:
@@ -84,9 +106,8 @@ def _files(path: Path) -> Iterator[tuple[Path, list[bytes]]]:
         except FileNotFoundError:
             if one == path and older_files(path):
                 continue  # A node is putting it beside the others.
-            raise CliFailed(
-                Exit.CONFIG, f"there is no audit at {path}; name its file, or the node's settings"
-            ) from None
+            fix = "name its file, the node's settings, or for `tail` the node in MESH_URL"
+            raise _NoAudit(Exit.CONFIG, f"there is no audit at {path}; {fix}") from None
         except OSError as exc:
             raise CliFailed(Exit.CONFIG, f"{one}: the audit cannot be read: {exc.strerror}") from exc
         yield one, content[: content.rfind(b"\n") + 1].splitlines()

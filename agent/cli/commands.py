@@ -8,7 +8,7 @@ import argparse
 from typing import TypeAlias
 
 from agent import __version__
-from agent.cli.argument_parser import Arguments, Parser
+from agent.cli.argument_parser import SETTINGS_TITLE, Arguments, Parser
 
 _EPILOG = "exit codes: 0 done, 1 usage, 2 configuration refused, 3 not authorised, 4 unreachable, 5 tool failed"
 _WATCH_DEFAULT_S = 2.0
@@ -306,7 +306,7 @@ def _settings_flags(parser: Parser) -> None:
 
     secrets = ", ".join(setting.env for setting in SETTINGS if not setting.flag)
     about = f"each one is also an environment variable (docs/settings.md); {secrets} are variables alone"
-    group = parser.add_argument_group("settings", about)
+    group = parser.add_argument_group(SETTINGS_TITLE, about)
     for setting in SETTINGS:
         if not setting.flag:
             continue

@@ -73,7 +73,7 @@ def _print_links(name: str, links: dict[str, dict[str, Any]], rates: dict[str, A
         if any(values):
             print(f"{label:<6} {sparkline(values, _PLOT_COLUMNS)} {max(values):g} at most")
     print()
-    heads = ["NAME", "KIND", "STATE", "CALLS/S", "FAILED/S", "MEAN MS", "PROBE MS", "TOOLS", "LAST ERROR"]
+    heads = ["NAME", "KIND", "STATE", "CALLS/S", "FAILED/S", "MEAN MS", "UNDER WAY", "PROBE MS", "TOOLS", "LAST ERROR"]
     ordered = sorted(links.values(), key=lambda link: (-_rate(rates, link)[0], str(link.get("name"))))
     print_table(heads, [_row(link, rates) for link in ordered])
 
@@ -89,18 +89,20 @@ def sparkline(values: Sequence[float], columns: int) -> str:
 
 
 def _row(link: dict[str, Any], rates: dict[str, Any]) -> list[Any]:
-    calls, failed, mean_ms = _rate(rates, link)
+    calls, failed, mean_ms, under_way = _rate(rates, link)
     state = "maintenance" if link.get("maintenance") else link.get("state")
-    measured = [calls, failed or None, mean_ms] if calls else [None, None, None]
+    measured = [*([calls, failed or None, mean_ms] if calls else [None] * 3), int(under_way) or None]
     error = None if link.get("connected") else link.get("last_error")
     return [link.get("name"), link.get("kind"), state, *measured, link.get("latency_ms"), link.get("functions"), error]
 
 
-def _rate(rates: dict[str, Any], link: dict[str, Any]) -> tuple[float, float, float]:
+def _rate(rates: dict[str, Any], link: dict[str, Any]) -> tuple[float, float, float, float]:
+    """Calls and failed calls a second, milliseconds a call, calls under way: zeros for what the node does not say."""
     rate = rates.get(str(link.get("key")))
-    if not isinstance(rate, list) or len(rate) != 3 or not all(isinstance(one, int | float) for one in rate):  # noqa: PLR2004 - the three of a rate
-        return (0.0, 0.0, 0.0)
-    return (float(rate[0]), float(rate[1]), float(rate[2]))
+    if not isinstance(rate, list) or not all(isinstance(one, int | float) for one in rate):
+        return (0.0, 0.0, 0.0, 0.0)
+    calls, failed, mean_ms, under_way = [float(one) for one in (*rate, 0, 0, 0, 0)[:4]]
+    return calls, failed, mean_ms, under_way
 
 
 def _clock(at_s: Any) -> str:

@@ -43,7 +43,7 @@ def _print_round(told: dict[str, Any]) -> None:
         print(f"{one_line(str(told.get('name')))}: no connected node or server serves it now")
         return
     rows = [[_way(way), _ms(way), way.get("error")] for way in ways]
-    print_table(["WAY", "TIME", "NO ANSWER BECAUSE"], rows)
+    print_table(["WAY", "TIME", "NO ANSWER BECAUSE"], rows, is_wide=True)
 
 
 def _way(way: dict[str, Any]) -> str:

@@ -239,7 +239,7 @@ def _print_self(itself: dict[str, Any]) -> None:
     head += [f"version {_text(itself.get('version'))}", f"node ID {_text(itself.get('node_id'))}"]
     print(", ".join(head))
     _print_discovery(_table(itself.get("discovery")))
-    print(f"tools of all nodes: {_text(itself.get('tools'))}")
+    print(f"tools of servers, on all nodes: {_text(itself.get('tools'))}")
     servers = [_table(server) for server in itself.get("servers") or ()]
     if servers:
         names = [f"{_server_name(row)} ({_server_state(row)})" for row in servers]

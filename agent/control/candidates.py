@@ -229,7 +229,7 @@ def _read(instance: Instance, own_place: _Place) -> DiscoveredPeer | Unusable:
         sighting=" ".join(word for word in words if word) if up else "",
         weight=weight,
         maintenance=instance.maintenance,
-        far=instance.far,
+        datacenter=instance.key.datacenter if instance.far else "",
     )
     return DiscoveredPeer(
         name=name,

@@ -13,7 +13,7 @@ from agent.client.protocol import Request
 from agent.control.reconciler import Mesh
 from agent.errors import MeshError, OverrideRefused, RpcError
 from agent.model import PROBE_META_KEY, Era, Json, LinkView, PeerSpec
-from agent.routing.table import Route
+from agent.routing.table import Route, RouteKind
 
 PING_TIMEOUT_S: Final = 5.0
 # A name that more serve is asked of these alone.
@@ -35,19 +35,29 @@ async def ping(mesh: Mesh, name: str) -> Json:
 
 def _found(mesh: Mesh, name: str) -> tuple[str, list[tuple[str, list[str]]]]:
     """What the name is, and each link that leads to it with the names on the way, ours first."""
+    served = [*mesh.node_routes.tools.values(), *_away_tools(mesh)]
     try:
         view = mesh.view_of(name)
     except MeshError:
         pass
     else:
-        kind = "peer" if isinstance(view.spec, PeerSpec) else "server"
-        return kind, [(view.key, [mesh.own.name, view.spec.name])]
-    tool = mesh.routes.tools.get(name)
-    routes = [tool] if tool is not None else [route for route in mesh.node_routes.tools.values() if _is_of(route, name)]
+        ours = (view.key, [mesh.own.name, view.spec.name])
+        if isinstance(view.spec, PeerSpec):
+            return "peer", [ours]
+        # Replicas of the same service on other nodes; a server of this node alone has names of its own.
+        others = _ways(mesh, [route for route in served if route.owner == f"service:{name}"])
+        return "server", [ours, *(way for way in others if way[0] != view.key)]
+    found = mesh.routes.find(RouteKind.TOOL, name)
+    tool = found if found is not None and found.replicas and found.definition else None
+    routes = [tool] if tool is not None else [route for route in served if _is_of(route, name)]
     if not routes:
         known = ", ".join(sorted(view.spec.name for view in mesh.views())) or "none"
         raise OverrideRefused(404, "unknown_name", f"There is no peer, server or tool named {name!r}. Known: {known}")
     return "server" if tool is None else "tool", _ways(mesh, routes)
+
+
+def _away_tools(mesh: Mesh) -> list[Route]:
+    return [route for (kind, _), route in mesh.node_routes.away.items() if kind is RouteKind.TOOL]
 
 
 def _is_of(route: Route, server: str) -> bool:

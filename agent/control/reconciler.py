@@ -294,7 +294,7 @@ class Mesh:
         wanted: list[BackendSpec] = [server for server in self.servers if server.enabled]
         desired = {spec.key: spec for spec in [*wanted, *self.selection.peers]}
         self._note_maintenance(desired.values())
-        self._hooks.far(frozenset(spec.key for spec in self.selection.peers if spec.far))
+        self._hooks.far(frozenset(spec.key for spec in self.selection.peers if spec.datacenter))
         actual = self._supervisor.actual
         self._supervisor.apply(reconcile(desired, actual))
         removed = actual.keys() - desired.keys()

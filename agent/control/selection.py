@@ -366,7 +366,7 @@ def _one_per_node(
 
 def _preference(candidate: DiscoveredPeer, last: LastChosen) -> tuple[bool, bool, int, bool, bool, InstanceKey]:
     is_new = candidate.place not in last.urls
-    far = candidate.spec.far
+    far = candidate.spec.datacenter != ""
     return not candidate.up, candidate.node_id is None, -candidate.epoch_number, far, is_new, candidate.key
 
 

@@ -132,6 +132,10 @@ class Dispatch:
         """How calls are spread, for metrics. Call it in the event loop."""
         return self._stats.view(clock.now_s())
 
+    def in_flight(self) -> dict[str, int]:
+        """Calls without an outcome, by backend key. Call it in the event loop."""
+        return self._stats.in_flight_by_backend()
+
     def groups(self) -> list[GroupView]:
         """The groups of replicas, for the page. Call it in the event loop."""
         return self._stats.groups(clock.now_s())

@@ -77,12 +77,13 @@ class MemberView:
     """One replica of a group.
 
     `share` of its calls in the last whole window, None without calls; `out_until_s`: when it is readmitted at the
-    earliest, in loop time, None while it is not ejected.
+    earliest, in loop time, None while it is not ejected; `latency_s`: what calls are spread by, None before the first.
     """
 
     backend: str
     share: float | None
     out_until_s: float | None
+    latency_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +289,13 @@ class ReplicaStats:
         left = min((budget.left(now_s) for budget in budgets), default=BUDGET_RESERVE)
         return BalanceView(frozenset(ejected), {key: asked[key] / of[key] for key in of if of[key]}, left)
 
+    def in_flight_by_backend(self) -> dict[str, int]:
+        """How many calls have no outcome yet, of each backend that has any."""
+        counts = Counter[str]()
+        for group in self._groups.values():
+            counts.update({key: load.in_flight for key, load in group.loads.items() if load.in_flight})
+        return dict(counts)
+
     def groups(self, now_s: float) -> list[GroupView]:
         """The groups that had calls lately, by name, `GROUPS_SHOWN_MAX` at most."""
         shared = sorted(owner for owner, group in self._groups.items() if len(group.replicas) > 1)
@@ -300,7 +308,9 @@ class ReplicaStats:
         for key in sorted({replica.backend_key for replica in group.replicas}):
             out_until_s = group.healths.get(key, HEALTHY).ejected_until_s or 0.0
             share = group.asked_before[key] / total if total else None
-            members.append(MemberView(key, share, out_until_s if out_until_s > now_s else None))
+            load = group.loads.get(key)
+            latency_s = round(load.latency_ewma_s, 4) if load is not None and load.latency_ewma_s else None
+            members.append(MemberView(key, share, out_until_s if out_until_s > now_s else None, latency_s))
         return GroupView(owner, group.budget.left(now_s), tuple(members))
 
     def _group(self, route: Route) -> _Group:

@@ -91,7 +91,7 @@ def _same_link(wanted: BackendSpec, present: BackendSpec) -> bool:
                 source=wanted.source,
                 weight=wanted.weight,  # Read anew for each call.
                 maintenance=wanted.maintenance,
-                far=wanted.far,
+                datacenter=wanted.datacenter,
             )
             by_catalog_alone = wanted.source is present.source is PeerSource.DISCOVERY
             if not by_catalog_alone and len({wanted.expected_node_id, present.expected_node_id} - {None}) <= 1:

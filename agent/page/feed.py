@@ -41,6 +41,7 @@ class Sources:
     notes: Callable[[], Json]
     history: CallHistory
     groups: Callable[[], list[GroupView]] = list
+    in_flight: Callable[[], dict[str, int]] = dict
 
 
 class Stream(Protocol):
@@ -149,13 +150,7 @@ class MeshFeed:
         standing, sources = self._standing, self._sources
         version = standing.version + 1
         changed = self._look_at_links(version)
-        # Taken at each look, watched or not: a rate is of the time since the look before.
-        tallies = sources.history.take_tallies()
-        rates = {
-            key: [round(t.calls / took_s, 1), round(t.errors / took_s, 2), round(t.seconds / t.calls * 1000, 1)]
-            for key, t in tallies.items()
-            if took_s > 0
-        }
+        rates = self._rates(took_s)
         changed = changed or bool(rates) or bool(standing.rates)
         standing.rates = rates
         if self._watchers:
@@ -177,6 +172,22 @@ class MeshFeed:
             for watcher in self._watchers:
                 if watcher.stream is not None:
                     watcher.stream.nudge()
+
+    def _rates(self, took_s: float) -> dict[str, list[float]]:
+        """By link: calls and failed calls a second, milliseconds a call, calls under way.
+
+        Taken at each look, watched or not: a rate is of the time since the look before.
+        """
+        tallies = self._sources.history.take_tallies()
+        rates: dict[str, list[float]] = {
+            key: [round(t.calls / took_s, 1), round(t.errors / took_s, 2), round(t.seconds / t.calls * 1000, 1), 0]
+            for key, t in tallies.items()
+            if took_s > 0
+        }
+        if self._watchers:
+            for key, count in self._sources.in_flight().items():
+                rates.setdefault(key, [0.0, 0.0, 0.0, 0])[3] = count
+        return rates
 
     def _look_at_links(self, version: int) -> bool:
         standing, changed = self._standing, False

@@ -19,12 +19,12 @@ def link_row(view: LinkView, servers: Sequence[str], epoch_s: float) -> Json:
     if isinstance(spec, PeerSpec):
         kind = "gateway" if spec.scope is PeerScope.MESH else "peer"
         url, source, aliases = spec.target.shown, spec.source.value, list(spec.aliases)
-        maintenance, weight = spec.maintenance, spec.weight
+        maintenance, weight, datacenter = spec.maintenance, spec.weight, spec.datacenter
     else:
         kind = "server"
         url = "a child process" if isinstance(spec.target, StdioTarget) else spec.target.shown
         source, aliases = "file", list[str]()
-        maintenance, weight = "", 1
+        maintenance, weight, datacenter = "", 1, ""
     next_at = None if view.next_attempt_at_s is None else round(view.next_attempt_at_s + epoch_s, 1)
     # One is kept for each link. Every member by itself: a dict that takes in another has room for four times as many.
     return {
@@ -39,6 +39,7 @@ def link_row(view: LinkView, servers: Sequence[str], epoch_s: float) -> Json:
         "connected": view.connected,
         "maintenance": maintenance,
         "weight": weight,
+        "datacenter": datacenter,
         "functions": view.function_count if view.connected else 0,
         "latency_ms": None if view.latency_s is None else round(view.latency_s * 1000, 1),
         "last_error": view.last_error,
@@ -59,7 +60,9 @@ def group_row(group: GroupView, links: Mapping[str, Json], epoch_s: float) -> Js
         "retries_left": group.retries_left,
         "replicas": [
             {
+                "key": member.backend,
                 "name": links.get(member.backend, {}).get("name", member.backend),
+                "latency_ms": None if member.latency_s is None else round(member.latency_s * 1000, 1),
                 "share": None if member.share is None else round(member.share, 2),
                 "out_until": None if member.out_until_s is None else round(member.out_until_s + epoch_s, 1),
             }

@@ -10,15 +10,19 @@ from agent import __version__
 from agent.call_history import CallHistory
 from agent.config.servers_file import LeftOut
 from agent.control.membership import MembershipView
+from agent.control.operator import OverrideService
 from agent.control.pinning import Pinning
 from agent.control.reconciler import Mesh
-from agent.dispatch.replicas import GroupView
+from agent.dispatch.dispatcher import Dispatch
 from agent.model import Json
 from agent.page.feed import Sources
 from agent.rest.descriptions import describe_notes, describe_unused_entry, names_behind
 
 
 def sources_of(
+    history: CallHistory,
+    dispatch: Dispatch,
+    orders: OverrideService,
     *,
     mesh: Mesh,
     membership: Callable[[], MembershipView],
@@ -27,8 +31,6 @@ def sources_of(
     left_out: Callable[[], Sequence[LeftOut]],
     servers_fault: Callable[[], str],
     pinning: Pinning,
-    history: CallHistory,
-    groups: Callable[[], list[GroupView]],
 ) -> Sources:
     """Those of a node; the parameters are as those of `agent.rest.status.NodeStatus`."""
 
@@ -50,13 +52,17 @@ def sources_of(
             },
             "servers_file_fault": servers_fault() or None,
             "servers_left_out": [describe_unused_entry(entry) for entry in left_out()],
+            "suppressed": sorted({one.name for one in orders.suppressions}),
             "departed": [
                 {"name": one.spec.name, "state": "failed" if one.failed else "left", "last_error": one.last_error}
                 for one in mesh.departed()
             ],
         }
 
-    return Sources(mesh.views, _ServersBehind(mesh), node, lambda: describe_notes(mesh, pinning), history, groups)
+    def notes() -> Json:
+        return describe_notes(mesh, pinning)
+
+    return Sources(mesh.views, _ServersBehind(mesh), node, notes, history, dispatch.groups, dispatch.in_flight)
 
 
 class _ServersBehind:

@@ -20,6 +20,7 @@ import orjson
 from agent.harmless_text import one_line
 from agent.model import SINGLE_PATH, Json
 from agent.routing.about import about_in
+from agent.routing.origins import listed_origin
 from agent.routing.table import Route, RouteTable
 
 SCHEMA: Final = "https://static.modelcontextprotocol.io/schemas/2025-12-11/server.schema.json"
@@ -146,7 +147,8 @@ def _described(route: Route, tools: Sequence[str]) -> Json:
     about = about_in(route.definition)
     first_line = next((line for line in about.get("instructions", "").splitlines() if line.strip()), "")
     named = ", ".join(sorted(tools)[:_TOOLS_NAMED_MAX]) + (", ..." if len(tools) > _TOOLS_NAMED_MAX else "")
-    made = f"{len(tools)} tools of {route.public_name}: {named}" if tools else f"The server {route.public_name}"
+    count = "1 tool" if len(tools) == 1 else f"{len(tools)} tools"
+    made = f"{count} of {route.public_name}: {named}" if tools else f"The server {route.public_name}"
     texts = (about.get("description", ""), first_line, made)
     return {**about, "description": next(text for text in texts if short(text, DESCRIPTION_LEN_MAX))}
 
@@ -155,7 +157,8 @@ def _tools_by_owner(table: RouteTable) -> Mapping[str, list[str]]:
     found: defaultdict[str, list[str]] = defaultdict(list)
     for route in table.tools.values():
         if route.listed and route.replicas:
-            found[route.owner].append(route.replicas[0].remote_name)
+            own = listed_origin(route.definition).get("tool")
+            found[route.owner].append(own if isinstance(own, str) else route.replicas[0].remote_name)
     return found
 
 

@@ -117,6 +117,7 @@ def describe_peer(view: LinkView, now_s: float) -> Json:
         "aliases": list(spec.aliases),
         "weight": spec.weight,
         "maintenance": spec.maintenance,
+        "datacenter": spec.datacenter,
         "node_id": view.identity.node_id if view.identity else spec.expected_node_id,
         **_standing(view, now_s),
     }

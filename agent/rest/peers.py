@@ -92,7 +92,8 @@ class PeersApi:
             await self._record(act, outcome=exc.code, peer=name)
             raise
         await self._record(act, outcome="suppressed" if removal.suppressed else "removed", peer=name)
-        data = {"success": True, "peer_name": name, "message": f"Peer node '{name}' removed successfully"}
+        done = "reset: what operators ordered about it is undone" if forget == "1" else "removed successfully"
+        data = {"success": True, "peer_name": name, "message": f"Peer node '{name}' {done}"}
         data |= {"suppressed": list(removal.suppressed), "linked_as": removal.linked_as}
         if note := _note(name, removal, is_reset=forget == "1"):
             data["note"] = note

@@ -15,6 +15,7 @@ from agent.errors import FORBIDDEN, MCPError
 from agent.model import PUBLIC_NAME_LEN_MAX, Json, ViewSpec
 from agent.routing.table import RouteKind, RouteTable
 from agent.server.lists import Definitions
+from agent.server.overview import SHOW_MESH
 from agent.server.own_tools import RELOADS, OwnTools
 from agent.server.search import SEARCH_TOOLS
 
@@ -42,6 +43,8 @@ class LimitedOwnTools(OwnTools):
     def __init__(self, reach: Reach, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self._reach = reach
+        if not shows_own_tool(reach, SHOW_MESH):
+            self.extensions = {}
 
     def definitions(self) -> Definitions:
         """As `OwnTools.definitions`."""

@@ -18,7 +18,7 @@ from agent.mcp_terms import (
     MODERN_PROTOCOL_VERSIONS,
     SERVER_INFO_META_KEY,
 )
-from agent.model import DRAINING, MESH_EXTENSION, TASKS_EXTENSION, Json, NodeIdentity
+from agent.model import DRAINING, MESH_EXTENSION, TASKS_EXTENSION, UI_EXTENSION, Json, NodeIdentity
 from agent.rpc_codes import INVALID_PARAMS
 from agent.server.introduction import NO_SERVERS, Introduction
 from agent.server.lists import Definitions
@@ -68,6 +68,8 @@ class OwnTools:
         self._node_status = node_status if asks_others else WithoutPrivate(node_status)
         self._search = search
         self._asks_others = asks_others
+        # Some hosts look for pages only where the extension is announced (SEP-1865); other nodes show none.
+        self.extensions: Json = {UI_EXTENSION: {}} if asks_others else {}
         self._management = Late(self._build)
         # What 2026-07-28 requires in each of our own results.
         self.server_info: Json = {"name": name, "version": version}
@@ -109,7 +111,7 @@ class OwnTools:
         result = {
             "resultType": "complete",
             "supportedVersions": list(MODERN_PROTOCOL_VERSIONS),
-            "capabilities": _capabilities(servers),
+            "capabilities": self._capabilities(servers),
             "instructions": _instructions(servers),
             "cacheScope": "private",
             "ttlMs": 0,
@@ -121,11 +123,15 @@ class OwnTools:
         """The result of `initialize`; its `protocolVersion` is the one to offer, unless another was agreed."""
         result = {
             "protocolVersion": LATEST_HANDSHAKE_VERSION,
-            "capabilities": _capabilities(servers),
+            "capabilities": self._capabilities(servers),
             "serverInfo": self.server_info,
             "instructions": _instructions(servers),
         }
         return with_card(result, identity, "experimental")
+
+    def _capabilities(self, servers: Introduction) -> Json:
+        extensions = {**self.extensions, **servers.extensions}
+        return {**CAPABILITIES, "extensions": extensions} if extensions else CAPABILITIES
 
     def _build(self) -> "Management":
         from agent.server.management import Management  # noqa: PLC0415 - imports FastMCP
@@ -149,10 +155,6 @@ def search_definitions() -> list[Json]:
     """The search tools as clients see them."""
     kinds: dict[str, list[Json]] = orjson.loads(DEFINITIONS.read_bytes())
     return [tool for tool in kinds["tools"] if tool["name"] in SEARCH_TOOLS]
-
-
-def _capabilities(servers: Introduction) -> Json:
-    return {**CAPABILITIES, "extensions": servers.extensions} if servers.extensions else CAPABILITIES
 
 
 def _instructions(servers: Introduction) -> str:

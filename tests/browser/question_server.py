@@ -1,9 +1,14 @@
 """A stdio server whose tool asks its user: `python -m tests.browser.question_server`. Run behind the node of a page."""
 
+import asyncio
+import base64
+
 from fastmcp import Context, FastMCP
+from fastmcp.utilities.types import Image
 from pydantic import BaseModel
 
 server: FastMCP = FastMCP("questions")
+_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 
 
 class Answer(BaseModel):
@@ -24,6 +29,20 @@ async def favourite(ctx: Context) -> str:
 async def picture() -> list[dict[str, str]]:
     """Answer with text that looks like markup."""
     return [{"text": "<img src=x onerror=document.title='taken'>"}]
+
+
+@server.tool
+async def forever(ctx: Context) -> str:
+    """Get half way, and no further."""
+    await ctx.report_progress(1, 2, "half of it")
+    await asyncio.Event().wait()
+    return "never"
+
+
+@server.tool
+def dot() -> Image:
+    """Answer with a picture of one pixel."""
+    return Image(data=base64.b64decode(_PIXEL), format="png")
 
 
 if __name__ == "__main__":

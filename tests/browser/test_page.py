@@ -105,15 +105,17 @@ async def test_the_page_shows_each_link_and_why_one_is_down(browser: Browser, me
 async def test_a_change_is_on_the_screen_at_once_and_an_event_tells_of_it(browser: Browser, mesh: Mesh) -> None:
     page = await opened(browser, mesh.open)
     await expect(page.locator("#links tr")).to_have_count(LINKS, timeout=WITHIN_MS)
-    await page.click("#add-peer")
-    await page.fill("#peer-name", "elsewhere")
-    await page.fill("#peer-url", f"http://127.0.0.1:{free_port()}/mcp")
-    await page.click("dialog button.main")
     row = page.locator("#links tr", has_text="elsewhere")
-    await expect(row).to_contain_text("refuses the connection", timeout=SEEN_WITHIN_MS)
-    await row.get_by_text("Remove").click()
-    await page.locator("dialog button.main").click()
-    await expect(row).to_have_count(0, timeout=SEEN_WITHIN_MS)
+    for ending in ("Reset", "Remove"):
+        await page.click("#add-peer")
+        await page.fill("#peer-name", "elsewhere")
+        await page.fill("#peer-url", f"http://127.0.0.1:{free_port()}/mcp")
+        await page.click("dialog button.main")
+        await expect(row).to_contain_text("refuses the connection", timeout=SEEN_WITHIN_MS)
+        await row.get_by_text(ending).click()
+        if ending == "Remove":
+            await page.locator("dialog button.main").click()
+        await expect(row).to_have_count(0, timeout=SEEN_WITHIN_MS)
     await page.click("#tab-events")
     await expect(page.locator("#events li").first).to_contain_text("elsewhere is gone")
     await page.close()
@@ -143,6 +145,21 @@ async def test_a_question_of_a_server_is_answered_in_the_page(browser: Browser, 
     await page.fill("#answer-count", "3")
     await page.locator("dialog button.main").click()
     await expect(page.locator("#entry .result")).to_contain_text("3 x blue", timeout=WITHIN_MS)
+    await page.close()
+
+
+async def test_a_call_shows_its_progress_and_can_be_cancelled_and_an_image_is_one(browser: Browser, mesh: Mesh) -> None:
+    page = await opened(browser, mesh.open)
+    await chosen(page, "questions__forever")
+    await page.locator("#entry form button.main").click()
+    await expect(page.locator("#entry .result")).to_contain_text("half of it", timeout=WITHIN_MS)
+    await page.locator("#entry form").get_by_text("Cancel").click()
+    await expect(page.locator("#entry .result")).to_contain_text("Cancelled.")
+    await chosen(page, "questions__dot")
+    await page.locator("#entry form button.main").click()
+    image = page.locator("#entry .result img")
+    await expect(image).to_have_count(1, timeout=WITHIN_MS)
+    assert await image.evaluate("one => one.decode().then(() => one.naturalWidth)") == 1
     await page.close()
 
 
@@ -203,6 +220,8 @@ async def test_a_token_for_calls_alone_gets_the_tools_and_reads_what_it_lacks(br
     await page.click("#login-form button")
     await expect(page.locator("#node-state")).to_contain_text("read", timeout=WITHIN_MS)
     await expect(page.locator("#entries li").first).to_be_visible(timeout=WITHIN_MS)
+    await expect(page.locator("#tab-mesh")).to_be_hidden()
+    await expect(page.locator("#tab-trust")).to_be_visible()
     await page.close()
 
 

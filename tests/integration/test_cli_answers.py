@@ -8,12 +8,14 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from agent.cli import client
+from agent.cli.output import Exit
 from agent.cli.parser import main
 from agent.mcp_terms import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
 from agent.rpc_codes import HEADER_MISMATCH, METHOD_NOT_FOUND
@@ -98,6 +100,27 @@ async def test_list_of_two_megabytes_is_read_whole_in_one_piece_or_in_parts(
     async with serving(answer) as url:
         assert await run(url, "servers", "ls", "--json") == 0
     assert json.loads(capsys.readouterr().out)["servers"] == SERVERS
+
+
+async def test_the_audit_of_a_node_without_a_file_here_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path_qs)
+        record = {"seq": 7, "time": "T", "act": "peer.add", "who": "ops", "peer": "b\x1b[31m"}
+        return web.json_response({"success": True, "data": {"records": [record]}, "message": ""})
+
+    monkeypatch.setenv("MESH_STATE_DIR", str(tmp_path))
+    assert await asyncio.to_thread(main, ["audit", "tail"]) == Exit.CONFIG
+    assert "MESH_URL" in capsys.readouterr().err
+    async with serving(answer) as url:
+        monkeypatch.setenv("MESH_URL", url)
+        assert await asyncio.to_thread(main, ["audit", "tail", "-n", "5"]) == Exit.OK
+        assert await asyncio.to_thread(main, ["audit", "verify"]) == Exit.CONFIG
+    assert capsys.readouterr().out == "7 T peer.add ops peer=b\n"
+    assert asked == ["/api/v1/mcp/audit?count=5"]
 
 
 async def test_answer_that_breaks_off_or_never_comes_is_a_node_that_cannot_be_reached(

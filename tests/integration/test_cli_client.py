@@ -160,7 +160,7 @@ async def test_status_shows_self_first_then_peers_then_conflicts(capsys: pytest.
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "node-1 is ready, up 1 min 15 s, version 0.1.0, node ID id-1"
     assert lines[1] == "discovery: consul, up, registered, 2 instances, catalog 1.5 s old"
-    assert lines[2] == "tools of all nodes: 70"
+    assert lines[2] == "tools of servers, on all nodes: 70"
     assert lines[3] == "servers: clock (connected)"
     assert lines[4] == "  clock: all clients share one session"
     assert lines[6].split() == ["NAME", "STATE", "SOURCE", "TOOLS", "NEXT", "TRY", "URL", "LAST", "ERROR"]

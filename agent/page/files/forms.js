@@ -33,7 +33,7 @@ function field(name, schema, required, prefix) {
     input = element("textarea", { ...more, rows: 3, placeholder: "JSON", value: start === undefined ? "" : JSON.stringify(start, null, 1) });
   }
   input.dataset.kind = kind;
-  const title = `${schema?.title ?? name}${required ? " *" : ""}${kind === "json" ? " (JSON)" : ""}`;
+  const title = `${schema?.title ?? name}${required ? " *" : ""}${{ json: " (JSON)", integer: " (integer)", number: " (number)" }[kind] ?? ""}`;
   const described = schema?.description ? element("small", { id: `${id}-why`, className: "hint", textContent: schema.description }) : null;
   if (described) input.setAttribute("aria-describedby", described.id);
   return [element("label", { htmlFor: id, textContent: title }), input, described];

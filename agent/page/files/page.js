@@ -16,11 +16,16 @@ let rates = {};
 let picked = null;
 let asked = false;
 let view = "mesh";
+let order = null; // The keys of all links in the order that is shown; null when it has to be found anew.
+const byWords = new Intl.Collator();
 
 function take(change) {
-  if (change.first) links.clear();
-  for (const link of change.links ?? []) links.set(link.key, link);
-  for (const key of change.gone ?? []) links.delete(key);
+  if (change.first) { links.clear(); order = null; }
+  for (const link of change.links ?? []) {
+    if (!links.has(link.key)) order = null;
+    links.set(link.key, link);
+  }
+  for (const key of change.gone ?? []) { links.delete(key); order = null; }
   if (change.node) node = change.node;
   if (change.notes) { notes = change.notes; }
   if (change.groups) plots.takeGroups(change.groups);
@@ -43,9 +48,10 @@ function render() {
 function show() {
   document.title = `${node.name ?? "MCP Mesh"}: MCP Mesh`;
   $("node-name").textContent = node.name ?? "MCP Mesh";
-  if (view === "calls") plots.show();
+  if (view === "calls") plots.show(links, node.name ?? "");
   if (view !== "mesh") return;
-  const ordered = [...links.values()].sort((a, b) => (a.kind === "server") - (b.kind === "server") || a.name.localeCompare(b.name) || a.key.localeCompare(b.key));
+  order ??= [...links.values()].sort((a, b) => (a.kind === "server") - (b.kind === "server") || byWords.compare(a.datacenter, b.datacenter) || byWords.compare(a.name, b.name) || byWords.compare(a.key, b.key)).map((link) => link.key);
+  const ordered = order.map((key) => links.get(key));
   picture.show(ordered, rates, node.name ?? "", picked);
   const up = ordered.filter((one) => one.connected).length;
   $("mesh-title").textContent = `${up} of ${ordered.length} links connected, ${node.tools ?? 0} tools`;
@@ -65,6 +71,7 @@ function showNotes() {
   for (const one of notes.findings ?? []) add(`${one.name}: ${one.detail}`);
   for (const one of notes.conflicts ?? []) add(`${one.name} is claimed by ${[one.holder, ...one.others].filter(Boolean).join(" and ")}: ${one.reason}`);
   for (const one of notes.left_out ?? []) add(`${one.backend}: ${one.kind} ${one.name} is left out: ${one.why}`);
+  for (const name of node.suppressed ?? []) found.push(element("p", { className: "note" }, `${name} was removed, and is kept away although discovery may find it. `, element("button", { textContent: "Reset", onclick: () => reset(name) })));
   for (const one of node.departed ?? []) add(`${one.name} ${one.state === "failed" ? "failed and is gone" : "has left"}${one.last_error ? `: ${one.last_error}` : ""}`);
   const shown = found.slice(0, 12);
   if (found.length > shown.length) shown.push(element("p", { className: "note", textContent: `and ${found.length - shown.length} more` }));
@@ -74,9 +81,8 @@ function showNotes() {
   $("notes").replaceChildren(...shown);
 }
 
-function matches(link) {
-  const words = $("link-filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const text = [link.name, link.kind, link.state, link.url, link.last_error, ...link.servers, ...link.aliases].join(" ").toLowerCase();
+function matches(link, words) {
+  const text = [link.name, link.kind, link.state, link.datacenter, link.url, link.last_error, ...link.servers, ...link.aliases].join(" ").toLowerCase();
   return words.every((word) => text.includes(word));
 }
 
@@ -99,7 +105,8 @@ function inWords(at) {
 const rows = new Map();
 
 function showLinks(ordered) {
-  const found = ordered.filter(matches);
+  const words = $("link-filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const found = words.length ? ordered.filter((link) => matches(link, words)) : ordered;
   const shown = found.slice(0, ROWS_MAX);
   const body = $("links");
   const wanted = new Set(shown.map((link) => link.key));
@@ -110,28 +117,32 @@ function showLinks(ordered) {
     fill(row, link);
     if (body.children[index] !== row) body.insertBefore(row, body.children[index] ?? null);
   });
-  $("links-more").textContent = found.length > shown.length ? `${found.length} found, the first ${ROWS_MAX} shown; filter to see others` : links.size ? "" : "No servers and no peers yet.";
+  $("links-more").textContent = found.length > shown.length ? `${found.length} found, the first ${ROWS_MAX} shown; filter to see others` : links.size ? "" : "No servers and no peers yet. `mesh-agent servers add` writes one into the servers file; other nodes and servers are added above.";
 }
 
 function newRow(key) {
-  const row = element("tr", {}, ...["name", "", "", "", "", "", "why", "do"].map((name) => element("td", { className: name })));
+  const row = element("tr", { role: "row" }, ...["name", "kind", "", "tools", "time", "calls", "why", "do"].map((name) => element("td", { role: "cell", className: name })));
+  row.shown = [];
   row.onclick = () => { picked = picked === key ? null : key; render(); };
   row.cells[7].append(
     element("button", { textContent: "Reload", onclick: (event) => { event.stopPropagation(); reload(links.get(key)); } }),
-    element("button", { textContent: "Remove", onclick: (event) => { event.stopPropagation(); remove(links.get(key)); } }));
+    element("button", { textContent: "Remove", onclick: (event) => { event.stopPropagation(); remove(links.get(key)); } }),
+    element("button", { textContent: "Reset", title: "Undo what operators ordered about it", onclick: (event) => { event.stopPropagation(); reset(links.get(key).name); } }));
   return row;
 }
 
 function fill(row, link) {
-  const [calls, , time] = rates[link.key] ?? [];
+  const rate = rates[link.key];
   const state = picture.standing(link);
   const mark = { good: "●", wait: "▲", bad: "■", off: "◆" }[state];
-  const texts = [link.name, `${link.kind}, ${link.source}`, `${mark} ${link.state}`, String(link.functions), link.latency_ms === null ? "" : `${link.latency_ms} ms`, calls === undefined ? "" : `${calls} (${time} ms)`, why(link)];
-  texts.forEach((text, index) => { if (row.cells[index].textContent !== text) row.cells[index].textContent = text; });
+  const texts = [link.name, [link.kind, link.source, link.datacenter].filter(Boolean).join(", "), `${mark} ${link.state}`, String(link.functions), link.latency_ms === null ? "" : `${link.latency_ms} ms`, rate ? picture.flow(rate) : "", why(link)];
+  texts.forEach((text, index) => { if (row.shown[index] !== text) row.cells[index].textContent = text; });
+  row.shown = texts;
   row.cells[0].title = `${link.url}${link.node_id ? `, node ${link.node_id}` : ""}`;
-  row.cells[2].className = state;
+  row.cells[2].className = `state ${state}`;
   row.className = link.key === picked ? "picked" : "";
-  row.cells[7].lastChild.hidden = link.kind === "server";
+  row.cells[7].children[1].hidden = link.kind === "server";
+  row.cells[7].lastChild.hidden = link.source !== "override";
 }
 
 // What an operator does
@@ -159,8 +170,12 @@ function reload(link) {
 }
 
 async function remove(link) {
-  const sure = await ask(`Remove ${link.name}?`, [element("p", { textContent: "A peer that discovery knows stays hidden until it is added again." })], { send: "Remove" });
+  const sure = await ask(`Remove ${link.name}?`, [element("p", { textContent: "A peer that discovery knows stays hidden until it is added again, or reset." })], { send: "Remove" });
   if (sure) doing(`Remove ${link.name}`, async () => (await rest("DELETE", `peers/${encodeURIComponent(link.name)}`)).message);
+}
+
+function reset(name) {
+  doing(`Reset ${name}`, async () => (await rest("DELETE", `peers/${encodeURIComponent(name)}?forget=1`)).data.message);
 }
 
 async function addPeer() {
@@ -175,6 +190,7 @@ async function addPeer() {
 // Views
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
+const shownTabs = () => tabs.filter((one) => !one.hidden);
 
 function open(tab, focus) {
   view = tab.id.slice(4);
@@ -190,11 +206,12 @@ function open(tab, focus) {
   render();
 }
 
-tabs.forEach((tab, index) => {
+tabs.forEach((tab) => {
   tab.onclick = () => open(tab, false);
   tab.onkeydown = (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (step) open(tabs[(index + step + tabs.length) % tabs.length], true);
+    const shown = shownTabs();
+    if (step) open(shown[(shown.indexOf(tab) + step + shown.length) % shown.length], true);
   };
 });
 
@@ -205,7 +222,8 @@ $("reload-all").onclick = () => doing("Reload all servers", async () => textOf(a
 $("kind").onchange = () => tools.relist();
 $("search").oninput = () => tools.showEntries();
 $("relist").onclick = () => tools.relist();
-$("legend").replaceChildren(...picture.legend().map(([state, mark, text]) => element("li", {}, element("span", { className: state, textContent: `${mark} ` }), text)));
+$("legend").replaceChildren(...picture.legend().map(([state, mark, text]) => element("li", {}, element("span", { className: state, textContent: `${mark} ` }), text)),
+  element("li", { textContent: "a ring: gateway" }), element("li", { textContent: "small dots: servers behind it" }), element("li", { textContent: "a dotted curve: replicas of one service" }));
 addEventListener("resize", render);
 setInterval(render, 1000);
 
@@ -213,6 +231,7 @@ setInterval(render, 1000);
 
 function askForToken(fault) {
   $("login").hidden = false;
+  document.querySelector("nav").hidden = true;
   $("login-fault").textContent = fault ?? "";
   for (const tab of tabs) $(tab.getAttribute("aria-controls")).hidden = true;
   $("node-state").textContent = "wants a token";
@@ -229,6 +248,7 @@ $("login-form").onsubmit = async (event) => {
   }
   $("token").value = "";
   $("login").hidden = true;
+  document.querySelector("nav").hidden = false;
   $("logout").hidden = false;
   sessionStorage.setItem("logged-in", "1");
   start();
@@ -244,13 +264,14 @@ async function start() {
   $("logout").hidden = sessionStorage.getItem("logged-in") === null;
   open(tabs.find((tab) => tab.id === `tab-${view}`), false);
   const refused = await follow(take, (state) => {
+    $("content").classList.toggle("stale", state !== "live");
     $("node-state").textContent = state === "live" ? `${node.state ?? ""} · ${node.version ?? ""} · live` : "the node does not answer; trying again";
   });
   if (refused.status === 401) { askForToken(); return; }
   // A token that may call tools and not look at the mesh.
   node = { name: "MCP Mesh" };
   $("node-state").textContent = refused.message;
-  $("mesh-title").textContent = "This token does not show the mesh";
+  for (const view of ["mesh", "calls", "events"]) $(`tab-${view}`).hidden = true;
   open(tabs.find((tab) => tab.id === "tab-try"), false);
 }
 

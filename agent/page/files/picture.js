@@ -11,6 +11,7 @@ const SHAPES = {
 };
 const NAMED_MAX = 80;
 const SATELLITES_MAX = 12;
+const CURVES_MAX = 40;
 const GOLDEN = Math.PI * (3 - Math.sqrt(5));
 const canvas = $("picture");
 let links = [];
@@ -36,6 +37,43 @@ export function redraw() {
   if (asked) return;
   asked = true;
   requestAnimationFrame(() => { asked = false; draw(); });
+}
+
+// What goes over a link: calls a second, milliseconds each, calls under way.
+export function flow([calls, , time, flying]) {
+  return [calls ? `${calls}/s, ${time} ms` : "", flying ? `${flying} under way` : ""].filter(Boolean).join(", ");
+}
+
+// Services that more than one link has, with the numbers of those links. A server of this node has it by its name.
+function replicas() {
+  const found = new Map();
+  links.forEach((link, index) => {
+    const services = link.kind === "server" ? (link.scope === "service" ? [link.name] : []) : link.servers.filter((one) => !one.includes("__"));
+    for (const service of services) found.set(service, [...(found.get(service) ?? []), index]);
+  });
+  return [...found].filter(([, members]) => members.length > 1);
+}
+
+// Curves between the replicas of each service; those of the link that is picked stand out and have their names.
+function drawReplicas(context, colours, x, y) {
+  context.setLineDash([2, 5]);
+  for (const [service, members] of replicas().slice(0, CURVES_MAX)) {
+    const stands = members.some((index) => links[index].key === picked);
+    context.strokeStyle = context.fillStyle = stands ? colours.accent : colours.off;
+    context.globalAlpha = stands ? 1 : 0.45;
+    context.lineWidth = stands ? 2 : 1;
+    members.slice(1).forEach((index, number) => {
+      const [[fromX, fromY], [toX, toY]] = [places[members[number]], places[index]];
+      const [bendX, bendY] = [(fromX + toX) / 2 + (x - (fromX + toX) / 2) * 0.6, (fromY + toY) / 2 + (y - (fromY + toY) / 2) * 0.6];
+      context.beginPath();
+      context.moveTo(fromX, fromY);
+      context.quadraticCurveTo(bendX, bendY, toX, toY);
+      context.stroke();
+      if (stands && number === 0) context.fillText(service, (fromX + 2 * bendX + toX) / 4, (fromY + 2 * bendY + toY) / 4 - 6);
+    });
+  }
+  context.globalAlpha = 1;
+  context.setLineDash([]);
 }
 
 // Few links stand on two rings, servers on the inner one; many fill a disc evenly.
@@ -77,8 +115,9 @@ function draw() {
   const many = links.length > 60;
   const [x, y] = [width / 2, height / 2];
   links.forEach((link, index) => {
-    const [calls] = rates[link.key] ?? [0];
-    context.strokeStyle = calls ? colours.accent : colours.line;
+    const [calls, , , flying] = rates[link.key] ?? [0];
+    context.globalAlpha = many && !calls && !flying ? 0.4 : 1;
+    context.strokeStyle = calls || flying ? colours.accent : colours.line;
     context.lineWidth = calls ? Math.min(1 + Math.log2(1 + calls), 8) : 1;
     context.setLineDash(link.connected ? [] : [4, 4]);
     context.beginPath();
@@ -86,13 +125,15 @@ function draw() {
     context.lineTo(...places[index]);
     context.stroke();
   });
+  context.globalAlpha = 1;
   context.setLineDash([]);
   context.font = "12px system-ui, sans-serif";
   context.textAlign = "center";
+  if (!many) drawReplicas(context, colours, x, y);
   links.forEach((link, index) => {
     const [at, down] = places[index];
     const state = standing(link);
-    const size = many ? 5 : link.kind === "server" ? 8 : 11;
+    const size = many ? (links.length > 400 ? 3.5 : 5) : link.kind === "server" ? 8 : 11;
     shape(context, SHAPES[state][0], at, down, size);
     context.fillStyle = colours[state];
     context.fill();
@@ -106,9 +147,10 @@ function draw() {
     if (links.length <= NAMED_MAX || link.key === picked) {
       context.fillStyle = colours.ink;
       const text = link.name.length > 24 ? `${link.name.slice(0, 23)}…` : link.name;
-      const rate = rates[link.key];
-      context.fillText(text, at, down + size + (many ? 14 : 26));
-      if (rate && !many) { context.fillStyle = colours.soft; context.fillText(`${rate[0]}/s ${rate[2]} ms`, at, down + size + 40); }
+      const below = [link.datacenter, rates[link.key] ? flow(rates[link.key]) : ""].filter(Boolean).join(" · ");
+      const gap = link.servers.length > 3 && !many ? 26 : link.key === picked ? 22 : 15;
+      context.fillText(text, at, down + size + gap);
+      if (below && !many) { context.fillStyle = colours.soft; context.fillText(below, at, down + size + gap + 14); }
     }
   });
   shape(context, "circle", x, y, 16);

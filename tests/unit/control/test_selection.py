@@ -485,9 +485,9 @@ def test_urls_of_different_endpoints_are_not() -> None:
 def test_of_two_entries_of_a_node_the_one_at_home_is_dialled_and_one_elsewhere_is_marked() -> None:
     near = _node("node-b", ID_B)
     far = replace(near, key=replace(near.key, datacenter="dc2"), address="198.51.100.1", far=True)
-    assert [(spec.target.url, spec.far) for spec in select(_catalog(near, far), OWN).peers] == [
-        ("http://10.0.0.2:8000/mcp", False)
+    assert [(spec.target.url, spec.datacenter) for spec in select(_catalog(near, far), OWN).peers] == [
+        ("http://10.0.0.2:8000/mcp", "")
     ]
-    assert _only(select(_catalog(far), OWN)).far
+    assert _only(select(_catalog(far), OWN)).datacenter == "dc2"
     sick = replace(near, health=Health.CRITICAL)
-    assert _only(select(_catalog(sick, far), OWN)).far
+    assert _only(select(_catalog(sick, far), OWN)).datacenter == "dc2"

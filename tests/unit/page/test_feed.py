@@ -28,11 +28,18 @@ class Stage:
     notes: Json = field(default_factory=dict)
     history: CallHistory = field(default_factory=CallHistory)
     groups: list[GroupView] = field(default_factory=list)
+    in_flight: dict[str, int] = field(default_factory=dict)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[MeshFeed]:
         sources = Sources(
-            lambda: self.views, dict, lambda: self.node, lambda: self.notes, self.history, lambda: self.groups
+            lambda: self.views,
+            dict,
+            lambda: self.node,
+            lambda: self.notes,
+            self.history,
+            groups=lambda: self.groups,
+            in_flight=lambda: self.in_flight,
         )
         feed = MeshFeed(sources)
         async with asyncio.TaskGroup() as group:
@@ -104,7 +111,7 @@ async def test_groups_of_replicas_show_their_shares_and_who_is_out_until_when() 
         await asyncio.sleep(1)
         assert feed.since(watcher)["groups"] == []
         out_until_s = asyncio.get_running_loop().time() + 30
-        members = MemberView("peer:a", 0.254, out_until_s), MemberView("peer:gone", None, None)
+        members = MemberView("peer:a", 0.254, out_until_s, 0.0123), MemberView("peer:gone", None, None)
         stage.groups.append(GroupView("kit", 3, members))
         await turn(watcher)
         (group,) = feed.since(watcher)["groups"]
@@ -112,6 +119,7 @@ async def test_groups_of_replicas_show_their_shares_and_who_is_out_until_when() 
         assert [(one["name"], one["share"]) for one in group["replicas"]] == [("a", 0.25), ("peer:gone", None)]
         assert group["replicas"][0]["out_until"] == pytest.approx(time.time() + 30, abs=5)
         assert group["replicas"][1]["out_until"] is None
+        assert [(one["key"], one["latency_ms"]) for one in group["replicas"]] == [("peer:a", 12.3), ("peer:gone", None)]
         stage.groups.clear()
         await turn(watcher)
         assert feed.since(watcher)["groups"] == []
@@ -148,7 +156,11 @@ async def test_calls_show_as_rates_and_as_buckets_of_the_hour() -> None:
         for _ in range(10):
             stage.history.add("peer:a", "ok", 0.02)
         await turn(watcher)
-        assert feed.since(watcher)["rates"] == {"peer:a": [20.0, 0.0, 20.0]}
+        assert feed.since(watcher)["rates"] == {"peer:a": [20.0, 0.0, 20.0, 0]}
+        stage.in_flight["peer:a"] = 3
+        await turn(watcher)
+        assert feed.since(watcher)["rates"] == {"peer:a": [0.0, 0.0, 0.0, 3]}
+        stage.in_flight.clear()
         await asyncio.sleep(BUCKET_S + 1)
         [bucket] = feed.since(watcher)["history"]
         assert (bucket[1], bucket[2]) == (10, 0)
