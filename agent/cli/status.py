@@ -32,7 +32,7 @@ def list_peers(args: Namespace) -> int:
     heads = ["NAME", "CONNECTED", "STATE", "SOURCE", "TOOLS", "URL", "ALSO KNOWN AS", "LAST ERROR"]
     rows = [_listed_peer(peer) for peer in peers]
     if args.output == "wide":
-        heads = [*heads, "LATENCY", "NEXT TRY", "SCOPE", "KIND", "WEIGHT", "MAINTENANCE", "NODE ID"]
+        heads = [*heads, "LATENCY", "NEXT TRY", "SCOPE", "KIND", "WEIGHT", "MAINTENANCE", "DATACENTRE", "NODE ID"]
         rows = [[*row, *_more_of(peer)] for row, peer in zip(rows, peers, strict=True)]
     print_list(args.output, heads, rows, empty="no peers")
     if args.output != "name":
@@ -49,7 +49,7 @@ def _listed_peer(peer: dict[str, Any]) -> list[Any]:
 
 def _more_of(peer: dict[str, Any]) -> list[Any]:
     """What a wide list has beside the columns of any."""
-    fields = [peer.get(field) for field in ("scope", "kind", "weight", "maintenance", "node_id")]
+    fields = [peer.get(field) for field in ("scope", "kind", "weight", "maintenance", "datacenter", "node_id")]
     return [_latency(peer), _next_try(peer), *fields]
 
 

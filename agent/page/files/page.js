@@ -183,7 +183,10 @@ async function addPeer() {
   const body = await ask("Add a peer", [
     ...input("peer-name", "Name", { required: true, pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*" }),
     ...input("peer-url", "URL of its MCP endpoint", { required: true, type: "url", placeholder: "http://host:8000/mcp" }),
-  ], { send: "Add", read: () => ({ peer_name: $("peer-name").value, peer_url: $("peer-url").value }) });
+    ...input("peer-token", "Token that it wants, if any (a node of this mesh wants none)", { type: "password", autocomplete: "off" }),
+    element("label", { htmlFor: "peer-scope", textContent: "What is imported" }),
+    element("select", { id: "peer-scope" }, element("option", { value: "local", textContent: "what it serves itself" }), element("option", { value: "mesh", textContent: "all that it sees (a gateway)" })),
+  ], { send: "Add", read: () => ({ peer_name: $("peer-name").value, peer_url: $("peer-url").value, scope: $("peer-scope").value, ...($("peer-token").value ? { auth_token: $("peer-token").value } : {}) }) });
   if (body) doing(`Add ${body.peer_name}`, async () => (await rest("POST", "peers", body)).message);
 }
 
