@@ -5,6 +5,9 @@ import pytest
 from tests.simulation.runs import try_seed
 from tests.simulation.world import simulate
 
+# The longest of these files on one worker, so it begins early (tests/conftest.py).
+pytestmark = pytest.mark.timeout(180)
+
 # A few milliseconds each; what a mesh of whole nodes costs is a hundred times that.
 SEEDS, MESHES, BLOCK = 4_800, 10, 400
 
