@@ -102,7 +102,9 @@ class Dispatch:
         call_timeout_s: float,
         rng: random.Random,
         own_weight: int = 1,
+        states: RequestStates | None = None,
     ) -> None:
+        """`states`: one for all processes of a node; None: this one's own."""
         self._node_id = node_id
         self.link = self._link = link
         self._recorder = recorder
@@ -110,7 +112,7 @@ class Dispatch:
         self._own_weight = own_weight
         self._stats = ReplicaStats(recorder, rng, self._up_since_s, self._weight_of, self._is_ready)
         self._param_headers = ParamHeaders()
-        self._states = RequestStates()
+        self._states = RequestStates() if states is None else states
         self.renewals = RouteRenewals()
 
     def __repr__(self) -> str:
@@ -127,6 +129,11 @@ class Dispatch:
     def drain(self, backends: frozenset[str]) -> None:
         """Give these backends no new calls while another replica is there, until the next call of this."""
         self._stats.drained = backends
+
+    @property
+    def apart(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The backends that get no new calls while others are there, and those in other datacentres."""
+        return self._stats.drained, self._stats.far
 
     def balance(self) -> BalanceView:
         """How calls are spread, for metrics. Call it in the event loop."""

@@ -36,6 +36,13 @@ PARTS_WITHIN_S: Final = 5.0
 IDLE_MAX_S: Final = 650.0
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# Takes a connection away at a boundary between requests, with the bytes that have come, and says whether it did; their
+# head, where they begin with a whole request of the fast path.
+Elsewhere: TypeAlias = Callable[["Connection", Head | None, bytes], bool]
+
+
+class ServedElsewhere(Exception):
+    """The request was not executed here and has no answer: another process is to serve it (`agent.workers`)."""
 
 
 class Owner(Protocol):
@@ -44,6 +51,7 @@ class Owner(Protocol):
     heads: Heads
     answers: Answers
     connections: set["Connection"]
+    elsewhere: Elsewhere | None
 
     async def handle(self, request: "FastRequest") -> web.StreamResponse:
         """Answer a request."""
@@ -121,13 +129,26 @@ class FastRequest(web.Request):
 class Connection(BaseProtocol):
     """See the module. Its last four attributes are what aiohttp's requests ask of their protocol."""
 
-    __slots__ = ("_ending", "_held", "_idle_since_s", "_owner", "_request", "peername", "sockname", "ssl_context")
+    __slots__ = (
+        "_ending",
+        "_held",
+        "_idle_since_s",
+        "_owner",
+        "_request",
+        "_served",
+        "moved",
+        "peername",
+        "sockname",
+        "ssl_context",
+    )
 
     def __init__(self, owner: Owner) -> None:
         super().__init__(asyncio.get_running_loop())
         self._owner = owner
         self._request: asyncio.Task[None] | None = None
         self._held = b""
+        self._served = b""  # The request under way as it came, where another process may have to serve it.
+        self.moved: Any = None  # What the owner's `elsewhere` remembers of this connection.
         self._ending = False
         self._idle_since_s = clock.now_s()
         self.ssl_context: Any = None
@@ -141,6 +162,11 @@ class Connection(BaseProtocol):
     def request(self) -> "asyncio.Task[None] | None":
         """The request under way, if one is."""
         return self._request
+
+    @property
+    def held(self) -> bytes:
+        """What has come of a request that is not whole, or that waits for its turn."""
+        return self._held
 
     @property
     def idle_since_s(self) -> float | None:
@@ -215,6 +241,11 @@ class Connection(BaseProtocol):
                     self._idle_since_s = clock.now_s()
                 self._held = data
             return
+        elsewhere = self._owner.elsewhere
+        if elsewhere is not None:
+            if elsewhere(self, beginning.head, data):
+                return
+            self._served = data[:end]
         self._held = data[end:]
         request = FastRequest(self, beginning, data[beginning.head_bytes : end])
         self._request = task = self._loop.create_task(self._serve(request), name="MCP request")
@@ -229,6 +260,9 @@ class Connection(BaseProtocol):
             self._ending |= response.keep_alive is False
         except ConnectionError:
             self._ending = True  # The client has gone.
+        except ServedElsewhere:
+            elsewhere, data, self._held = self._owner.elsewhere, self._served + self._held, b""
+            self._ending |= elsewhere is None or not elsewhere(self, None, data)
         except Exception:  # one request's failure must not end in silence, nor its connection be used again
             log.exception("MCP request failed")
             self._ending = True
@@ -261,7 +295,31 @@ class Connection(BaseProtocol):
         if self._buffer_paused and len(self._held) <= HELD_BYTES_MAX:
             self._resume_reading_for_buffer()
 
+    def give_away(self, give: Callable[[int], None]) -> bool:
+        """Have its descriptor taken, and forget it; False where an answer is still being read by the client."""
+        transport = self.transport
+        if transport is None or transport.is_closing() or transport.get_write_buffer_size() > 0:
+            return False
+        give(transport.get_extra_info("socket").fileno())
+        self._held = b""
+        self._owner.connections.discard(self)
+        transport.abort()  # Closes this process's descriptor: the connection itself goes on.
+        return True
+
+    def look_again(self, data: bytes, after_s: float) -> None:
+        """Keep what has come, and judge it once more after so long."""
+        self._held = data
+        self._loop.call_later(after_s, self._again)
+
+    def _again(self) -> None:
+        if self._held and self._request is None and self.transport is not None:
+            held, self._held = self._held, b""
+            self._take(held)
+
     def _hand_over(self, data: bytes) -> None:
+        elsewhere = self._owner.elsewhere
+        if elsewhere is not None and not self._ending and elsewhere(self, None, data):
+            return
         transport = self.transport
         if transport is None or self._ending:
             self.abort()

@@ -17,7 +17,7 @@ from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
 from agent import clock
 from agent.server.fast_path.answers import Answers, CommonLines
-from agent.server.fast_path.connection import Connection, FastRequest, Handler
+from agent.server.fast_path.connection import Connection, Elsewhere, FastRequest, Handler
 from agent.server.fast_path.heads import HEADS_MAX, Heads
 from agent.server.fast_path.other_requests import OtherRequests
 
@@ -31,6 +31,7 @@ class FastServer:
         self.heads = Heads(path)
         self.answers = Answers(common)
         self.connections: set[Connection] = set()
+        self.elsewhere: Elsewhere | None = None
         self._app = app
         self._server = server
         self._routes: dict[str, tuple[UrlMappingMatchInfo, Handler]] = {}

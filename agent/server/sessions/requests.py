@@ -136,6 +136,8 @@ class SessionRequests:
                     if level not in LOG_LEVELS:
                         raise MCPError(code=INVALID_PARAMS, message=f"level: one of {', '.join(LOG_LEVELS)}")
                     session.log_level = level
+                    if session.leveled is not None:
+                        session.leveled()
                     return b"{}"
                 case "resources/unsubscribe":
                     if session.subscriber is not None:

@@ -39,6 +39,11 @@ class Agreed:
     declared: bytes
 
 
+def is_sealed(session_id: str) -> bool:
+    """Whether an ID says what was agreed, so that another process can read it."""
+    return session_id.startswith(_PREFIX)
+
+
 class SessionSeal:
     """Makes and reads the IDs of one endpoint. `keys`: those that are valid now, the one to seal with first."""
 

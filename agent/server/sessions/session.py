@@ -90,6 +90,10 @@ class ServerSession:
     notices: bool = True
     grant: Grant = ANYONE
     adopted: asyncio.Lock | None = None
+    # Cancels a call of this ID at other processes of this node; None where no other process may have one.
+    elsewhere: Callable[[RequestId], None] | None = None
+    # Called when a level of the log is set, which calls at other processes would not have.
+    leveled: Callable[[], None] | None = None
     chore: asyncio.Task[None] | None = None
     _task_talks: TaskTalks | None = None
     # Whole messages, and URIs of updates: as texts, since many sessions may wait for the very same one.
@@ -172,6 +176,8 @@ class ServerSession:
             return
         if (call := self._calls.get(request_id)) is not None:
             _cancel_once(call.task)
+        elif self.elsewhere is not None:
+            self.elsewhere(request_id)
 
     def cut_off(self) -> None:
         """End every call with an answer: its outcome will not be known."""

@@ -14,7 +14,7 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Container, Coroutine
 from functools import partial
 from operator import attrgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 from aiohttp import web
@@ -51,6 +51,18 @@ class NoRoom(Exception):
     """No session is idle, so that no other can be opened or adopted."""
 
 
+class SessionWatch(Protocol):
+    """What hears of sessions that other processes of this node may serve as well (`agent.workers`)."""
+
+    def begun(self, session: ServerSession) -> None:
+        """It is in the table."""
+        ...
+
+    def over(self, session: ServerSession, why: str) -> None:
+        """It is not any more."""
+        ...
+
+
 class Sessions:
     """The table. Its one writer is the event loop; between the two halves of `cleanup_ctx` it is open.
 
@@ -84,6 +96,7 @@ class Sessions:
         self._closing = False
         self._deaf = False
         self._has_adopted = False
+        self.watch: SessionWatch | None = None
 
     def __repr__(self) -> str:
         return f"<Sessions {'closing' if self._closing else 'open' if self.is_open else 'idle'} {len(self._sessions)}>"
@@ -189,6 +202,8 @@ class Sessions:
         session.grant = grant
         self._sessions[session_id] = session
         self._held[session.binding] += 1
+        if self.watch is not None:
+            self.watch.begun(session)
         return session
 
     def _longest_idle(self, bindings: Container[str]) -> ServerSession | None:
@@ -202,10 +217,22 @@ class Sessions:
             self._held[session.binding] -= 1
             log.info("MCP session ended", extra={"why": why, "age_idle_s": round(clock.now_s() - session.used_at_s)})
             self._record(why)
+            if self.watch is not None:
+                self.watch.over(session, why)
             session.end()
             # Servers keep nothing that long when idle; and when the node stops, they release it in time.
             if self._tasks is not None and why != "idle":
                 self.start_task(self._ended(session), "notify servers of an ended session")
+
+    def used(self, session_id: str) -> None:
+        """Another process of this node has served a call of it."""
+        if (session := self._sessions.get(session_id)) is not None:
+            self._touch(session)
+
+    def cancel(self, session_id: str, request_id: str | int) -> None:
+        """End a call whose client has cancelled it at another process of this node."""
+        if (session := self._sessions.get(session_id)) is not None:
+            session.cancel_call(request_id)
 
     def end_of_revoked(self, bindings: Container[str]) -> None:
         """End the sessions of callers whose binding is not among these: their token is not valid any more."""
