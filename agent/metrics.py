@@ -109,11 +109,11 @@ class Metrics:
             version
         ).set(1)
         # Counted by hand and read when it is rendered: the library's own counting costs a call 2% of its work.
-        self._calls_in_flight = 0
+        self._calls_in_flight = self._calls_in_workers = 0
         in_flight = Gauge("mesh_calls_in_flight", "Calls that have no outcome yet.", registry=registry)
-        in_flight.set_function(lambda: self._calls_in_flight)
-        self.history = CallHistory()
-        self.servers_file_ok = True
+        in_flight.set_function(lambda: self._calls_in_flight + self._calls_in_workers)
+        self._workers, self._worker_calls, self._workers_lost = _metrics_of_workers(registry)
+        self.history, self.servers_file_ok = CallHistory(), True
         whether = "Whether the servers file could be read as it is now."
         servers_file_ok = Gauge("mesh_servers_file_ok", whether, registry=registry)
         servers_file_ok.set_function(lambda: float(self.servers_file_ok))
@@ -208,6 +208,19 @@ class Metrics:
         self._calls.labels(backend, tool, outcome).inc()
         self._call_seconds.labels(backend).observe(seconds, {"trace_id": trace_id} if trace_id else None)
         self.history.add(backend, outcome, seconds)
+
+    def workers_running(self, count: int, in_flight: int) -> None:
+        """So many processes beside this one serve calls, with so many under way."""
+        self._workers.set(count)
+        self._calls_in_workers = in_flight
+
+    def worker_called(self, calls: int) -> None:
+        """Such processes have made so many calls, which are counted as all others, too."""
+        self._worker_calls.inc(calls)
+
+    def worker_lost(self) -> None:
+        """A process beside this one has ended, and is started again."""
+        self._workers_lost.inc()
 
     def retried(self, backend: str) -> None:
         """A call is sent again, to `backend`."""
@@ -313,6 +326,14 @@ def _gauges_of_definitions(registry: CollectorRegistry) -> tuple[Gauge, Gauge]:
     return (
         Gauge("mesh_changed_definitions", changed, registry=registry),
         Gauge("mesh_suspected_definitions", suspected, registry=registry),
+    )
+
+
+def _metrics_of_workers(registry: CollectorRegistry) -> tuple[Gauge, Counter, Counter]:
+    return (
+        Gauge("mesh_workers", "Processes beside this one that serve calls.", registry=registry),
+        Counter("mesh_worker_calls", "Calls that such processes made.", registry=registry),
+        Counter("mesh_lost_workers", "Such processes that ended.", registry=registry),
     )
 
 

@@ -52,6 +52,11 @@ class Access:
         expired = sum(one.grant.has_ended(now_s) for one in self._named)
         return {"named": len(self._named), "expired": expired, "fault": self._fault or None}
 
+    @property
+    def valid(self) -> tuple[tuple[str, ...], tuple[NamedToken, ...]]:
+        """The tokens of the short form, and those with names."""
+        return self._short, self._named
+
     def replace_short(self, tokens: tuple[str, ...]) -> None:
         """Make these the tokens for all scopes. Raises ValueError."""
         self.table.replace(tokens, self._named)

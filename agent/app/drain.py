@@ -130,16 +130,29 @@ def runner_of(
     return _Runner(app, fast_path, common, shutdown_timeout_s)
 
 
+def serving_of(runner: web.AppRunner) -> FastServer:
+    """What a runner of `runner_of` serves with, once it is set up."""
+    assert runner.server is not None, "it is set up"
+    return cast("FastServer", runner.server)
+
+
+async def _nothing_else() -> None:
+    """For a node of one process."""
+
+
 async def drain(
     runner: web.AppRunner,
     bound: socket.socket,
     member: asyncio.Task[None],
     signals: StopSignals,
     cut_off: Callable[[], None],
+    *,
+    others: Callable[[], Awaitable[None]] = _nothing_else,
 ) -> None:
     """Leave the catalog with `member`, let peers learn of it, then stop accepting and finish what is in flight.
 
-    `cut_off` ends the calls of sessions that are still under way at the deadline, with an answer.
+    `cut_off` ends the calls of sessions that are still under way at the deadline, with an answer. `others`: waits for
+    what is in flight in other processes of this node.
     """
     member.cancel()
     try:
@@ -148,6 +161,7 @@ async def drain(
             await asyncio.sleep(LEAVE_GRACE_S)
             await close_listener(runner, bound)
             await runner.cleanup()
+            await others()
     except TimeoutError:
         log.warning("requests were cut off at the end of the drain", extra={"timeout_s": DRAIN_TIMEOUT_S})
         cut_off()

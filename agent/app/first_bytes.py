@@ -17,7 +17,7 @@ from typing import Final, cast
 from aiohttp import web
 
 from agent import clock
-from agent.app.admission import Admission, RareErrors, caps_of, place_of
+from agent.app.admission import Admission, Connections, RareErrors, caps_of, place_of
 from agent.app.sockets import BACKLOG
 from agent.app.tls_begin import begin_tls, is_whole_hello, quiet_about_names
 from agent.descriptors import raise_limit
@@ -159,7 +159,8 @@ class FirstBytes(asyncio.Protocol):
 class GuardedSite(web.SockSite):
     """As `web.SockSite`, with all its connections counted, and each given so long for its first request.
 
-    `known` and `refused`: see `Admission`. `descriptors`: how many this process may have.
+    `known` and `refused`: see `Admission`. `descriptors`: how many this process may have. `elsewhere`: the connections
+    that other processes of this node have; they count as well.
     """
 
     def __init__(
@@ -172,21 +173,25 @@ class GuardedSite(web.SockSite):
         descriptors: int = 1_024,
         known: Callable[[], Iterable[str]] = tuple,
         refused: Callable[[str], None] = lambda _reason: None,
+        elsewhere: Connections | None = None,
     ) -> None:
         super().__init__(runner, bound, backlog=backlog, ssl_context=tls)
         self.tls: Final = tls
+        self._elsewhere = elsewhere
         self._first: dict[FirstBytes, None] = {}  # The oldest is first.
         self._admission = Admission(caps_of(descriptors), self, known, refused)
         self._sweep: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         """As `Connections`."""
-        return len(self._first) + len(self._serving)
+        return len(self._first) + len(self._serving) + (0 if self._elsewhere is None else len(self._elsewhere))
 
     def addresses(self) -> Iterator[str]:
         """As `Connections`."""
         yield from (one.address for one in self._first)
         yield from self._serving.addresses()
+        if self._elsewhere is not None:
+            yield from self._elsewhere.addresses()
 
     async def start(self) -> None:
         """As `web.SockSite.start`."""
@@ -254,10 +259,20 @@ async def start_site(
     *,
     known: Callable[[], Iterable[str]],
     refused: Callable[[str], None],
+    elsewhere: Connections | None = None,
 ) -> None:
-    """Serve on a bound socket, within what this process may have. `known` and `refused`: see `Admission`."""
+    """Serve on a bound socket, within what this process may have. For the others see `GuardedSite`."""
     asyncio.get_running_loop().set_exception_handler(RareErrors())
     if tls is not None:
         quiet_about_names()
-    site = GuardedSite(runner, bound, backlog=BACKLOG, tls=tls, descriptors=raise_limit(), known=known, refused=refused)
+    site = GuardedSite(
+        runner,
+        bound,
+        backlog=BACKLOG,
+        tls=tls,
+        descriptors=raise_limit(),
+        known=known,
+        refused=refused,
+        elsewhere=elsewhere,
+    )
     await site.start()

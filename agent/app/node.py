@@ -23,11 +23,12 @@ from agent import __version__, clock
 from agent.app import plan as plans
 from agent.app.access import Access
 from agent.app.connect import ConnectFiles
-from agent.app.drain import StopSignals, drain, last_answer, runner_of
+from agent.app.drain import StopSignals, drain, last_answer, runner_of, serving_of
 from agent.app.first_bytes import start_site
 from agent.app.listener_tls import ListenerTls, judge_of_callers, outbound_of
 from agent.app.refused_dials import audited
 from agent.app.sockets import display_host, listened_host
+from agent.app.workers import Joined, Workers
 from agent.audit.files import FILE_NAME
 from agent.audit.trail import Trail
 from agent.client.dial_guard import GuardedResolver, refusal_of_url
@@ -139,6 +140,8 @@ class Node:
         self._ended = EndedSessions(state.folder)
         self._ended_notices = EndedSessionsNotices(lambda: self._supervisor.links())  # noqa: PLW0108 - made later
         self._ended.here = self._ended_notices.note
+        self._offers = SessionOffers()
+        self._workers = Workers(settings, identity, state)
         self.state = "starting"
 
     async def run(self) -> int:
@@ -151,7 +154,6 @@ class Node:
         async with Supervisor(self._make_link) as supervisor, asyncio.TaskGroup() as tasks:
             self._supervisor = supervisor
             self._authorizers = Authorizers(LoginStore(self._node_state.folder), self._outbound, tasks)
-            self._offers = SessionOffers()
             self._updates = ClientUpdates.of_node(self._identity.node_id, supervisor.link, self._metrics)
             self._dispatch = Dispatch(
                 node_id=self._identity.node_id,
@@ -160,6 +162,7 @@ class Node:
                 call_timeout_s=self._settings.call_timeout_s,
                 rng=self._rng,
                 own_weight=self._settings.weight,
+                states=self._workers.states,
             )
             changed = (self._mesh_changed, self._local_changed, self._offer_changed)
             also, dispatch = (self._routes_changed, self._fleets_changed), self._dispatch
@@ -192,7 +195,7 @@ class Node:
             )
             self._take_servers(self._servers_file)
             runner = await self._start_serving()
-            standing = self._standing(tasks)
+            standing = self._standing(tasks, runner)
             member, self.state = tasks.create_task(self._membership.run(), name="membership"), "ready"
             signals.reload = self._reread_files
             settle_memory()
@@ -212,10 +215,11 @@ class Node:
                 task.cancel()
         return signals.exit_code
 
-    def _standing(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+    def _standing(self, tasks: asyncio.TaskGroup, runner: web.AppRunner) -> list[asyncio.Task[None]]:
         """Start what runs until the end."""
         return [
             tasks.create_task(self._audit.run(), name="audit"),
+            tasks.create_task(self._workers.run(serving_of(runner)), name="workers"),
             *([] if self._settings.tokens_file is None else [tasks.create_task(self._access.keep(), name="tokens")]),
             *([] if self._connect is None else [tasks.create_task(self._connect.keep(), name="certificates")]),
             tasks.create_task(self._mesh.run(), name="mesh"),
@@ -290,15 +294,17 @@ class Node:
         logins = ServerLoginsApi(self._mesh, self._authorizers, self._audit)
         for part in (*self._more_routes(), peers, pins, audit, logins, node_status, probes, oauth, page, OpenApi(app)):
             app.add_routes(part.routes())
-        runner = runner_of(
-            app,
-            fast_path=plans.MCP_PATH,
-            common=lambda request: None if self.state == "draining" else usual_header_lines(request),
-        )
+        joined = Joined(self._mesh, self._dispatch, self._metrics, self._access, self._associations)
+        self._workers.prepare(policy, self._endpoints[0], joined)
+        runner = runner_of(app, fast_path=plans.MCP_PATH, common=self._usual_lines)
         await runner.setup()
         known, tls = partial(plans.addresses_of_peers, self._mesh.views), self._tls.context
-        await start_site(runner, self._socket, tls, known=known, refused=self._metrics.connection_refused)
+        refused, elsewhere = self._metrics.connection_refused, self._workers.crew
+        await start_site(runner, self._socket, tls, known=known, refused=refused, elsewhere=elsewhere)
         return runner
+
+    def _usual_lines(self, request: web.Request) -> str | None:
+        return None if self.state == "draining" else usual_header_lines(request)
 
     async def _stop_serving(self, runner: web.AppRunner, member: asyncio.Task[None], signals: StopSignals) -> None:
         """Not ready, end streams, deregister, let peers learn of it, drain."""
@@ -310,13 +316,15 @@ class Node:
         self._views.close_streams()
         self._feed.close()
         self._log_lines.close()
-        await drain(runner, self._socket, member, signals, self._cut_off)
+        self._workers.leave()
+        await drain(runner, self._socket, member, signals, self._cut_off, others=self._workers.finished)
         log.info("node stopped", extra={"node": self._identity.name})
 
     def _cut_off(self) -> None:
         for endpoint in self._endpoints:
             endpoint.sessions.cut_off()
         self._views.cut_off()
+        self._workers.cut_off()
 
     # Parts
 
@@ -367,6 +375,7 @@ class Node:
         self._views.end_of_revoked(bindings)
         self._feed.end_of_revoked(bindings)
         self._log_lines.end_of_revoked(bindings)
+        self._workers.nudge()
 
     def _local_changed(self, kinds: Iterable[RouteKind]) -> None:
         self._endpoints[1].notices.changed(kinds)
@@ -377,6 +386,7 @@ class Node:
         self._updates.routes_changed()
         self._dispatch.renewals.routes_changed()
         self._ended_notices.routes_changed()
+        self._workers.nudge()
 
     def _offer_changed(self, digest: str) -> None:
         self._membership.describe_ourselves(offer_digest=digest)
@@ -453,6 +463,7 @@ class Node:
             # A peer that was refused with the old secret, or with a new one, dials again.
             self._membership.describe_ourselves(rotations=str(self._rotations))
         self._mesh.wake()
+        self._workers.nudge()
         log.info("token file read again", extra={"valid": len(tokens)})
 
     def _refresh_metrics(self) -> None:

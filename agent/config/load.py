@@ -76,6 +76,7 @@ class Settings:
     service_nodes: Mapping[str, frozenset[str]]
     pinning: str
     weight: int
+    workers: int
     service_name: str
     datacenters: tuple[str, ...] | None
     peer_files: tuple[str, ...] | None
@@ -154,6 +155,7 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Setti
     for name, given in (("token", tokens), ("peer_token", peer_tokens)):
         _refuse_short(values["host"], values[FILE_TWINS[name]] or f"{name} ({origins[name]})", given)
     _refuse_tls_files(values, found)
+    _refuse_workers(values, found)
     del values["token"], values["peer_token"]
     named_tokens, oauth_rules = _named_tokens(values, found, tokens)
     return Settings(
@@ -260,6 +262,16 @@ def _named_tokens(
         return read_whole_file(values["tokens_file"], tokens)
     except ConfigRefused as exc:
         raise ConfigRefused(f"tokens_file ({found['tokens_file'].origin}): {exc}") from exc
+
+
+def _refuse_workers(values: Mapping[str, Any], found: Mapping[str, Found]) -> None:
+    """A connection with TLS cannot go from one process to another."""
+    if values["workers"] > 1 and (values["listen_cert"] is not None or values["consul_connect"]):
+        tls = "MESH_LISTEN_CERT" if values["listen_cert"] is not None else "MESH_CONSUL_CONNECT"
+        raise ConfigRefused(
+            f"workers ({found['workers'].origin}) is {values['workers']}, and {tls} is set: with TLS at its port a node"
+            " is one process. Let a proxy in front of it end TLS, or leave MESH_WORKERS unset"
+        )
 
 
 def _refuse_open_node(values: Mapping[str, Any], found: Mapping[str, Found], tokens: tuple[str, ...]) -> None:

@@ -36,6 +36,7 @@ from agent.config.values import (
     parse_service_name,
     parse_service_nodes,
     parse_weight,
+    parse_workers,
 )
 
 
@@ -318,6 +319,14 @@ SETTINGS: tuple[Setting, ...] = (
         "How many calls this node takes in comparison with others that serve the same, 1 to 100: of two that are"
         " equally fast, 1 and 3, the second gets three of four. Told by the catalog, so peers that it does not know"
         " count as 1.",
+    ),
+    Setting(
+        "workers",
+        parse_workers,
+        "1",
+        "How many processes serve tool calls behind this node's one port, 1 to 64; as many as there are cores is the"
+        " most that helps. Each more costs 50 MB and connections of its own to the servers and nodes that it calls."
+        " Not with TLS at this port (docs/guides/workers.md).",
     ),
     Setting(
         "peers",

@@ -21,6 +21,7 @@ _PATTERN = re.compile(r"[A-Za-z0-9_*?-]{1,128}")  # Of names of tools.
 # A node that comes back from a restore needs a wait's end; ten minutes are the most that Consul waits.
 CONSUL_WAIT_MIN_S, CONSUL_WAIT_MAX_S = 1.0, 600.0
 CALL_TIMEOUT_MAX_S = 86_400.0  # A day: work that takes longer should be a task, not a call.
+WORKERS_MAX = 64  # More than the cores of a machine help nothing.
 COUNT_MAX = 1_000_000  # More than any operator means; a figure with too many zeros is a slip.
 _HOST_PATTERN = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
@@ -117,6 +118,13 @@ def parse_weight(text: str) -> int:
     """What a node can take in comparison with others."""
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= WEIGHT_MAX):
         raise ValueError(f"must be a whole number, 1 to {WEIGHT_MAX}")
+    return int(text)
+
+
+def parse_workers(text: str) -> int:
+    """How many processes serve calls."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= WORKERS_MAX):
+        raise ValueError(f"must be a whole number, 1 to {WORKERS_MAX}")
     return int(text)
 
 

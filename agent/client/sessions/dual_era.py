@@ -208,7 +208,7 @@ class DualEraRouter(BesideSessions[McpClient]):
 
     def _learns_to_need_sessions(self, request: Request, result: Json) -> bool:
         """Whether a call failed for want of a session and is made again in one; the next ones run in one anyway."""
-        if self._by_session or not (request.in_session and is_of_session(request.affinity) and _needs_session(result)):
+        if self._by_session or not (request.in_session and is_of_session(request.affinity) and needs_session(result)):
             return False
         log.info('MCP server needs sessions, as "sessions": "own" gives it', extra={"client": repr(self._shared)})
         self._by_session = True
@@ -227,7 +227,8 @@ def _is_unfit(error: RpcError) -> bool:
     return error.code == INTERNAL_ERROR and error.message == _UNFIT_RESULT
 
 
-def _needs_session(result: Json) -> bool:
+def needs_session(result: Json) -> bool:
+    """Whether a call failed because its caller has no session at the server."""
     content = result.get("content") if result.get("isError") is True else None
     texts = [one.get("text") for one in content if isinstance(one, dict)] if isinstance(content, list) else []
     return any(isinstance(text, str) and _NEEDS_SESSION in text for text in texts)

@@ -163,9 +163,9 @@ class Connection(BaseProtocol):
         """The request under way, if one is."""
         return self._request
 
-    @property
-    def held(self) -> bytes:
-        """What has come of a request that is not whole, or that waits for its turn."""
+    def hold(self, data: bytes | None = None) -> bytes:
+        """What has come of a request that is not whole, or that waits for its turn; `data` in its place, if given."""
+        self._held = self._held if data is None else data
         return self._held
 
     @property
@@ -305,16 +305,6 @@ class Connection(BaseProtocol):
         self._owner.connections.discard(self)
         transport.abort()  # Closes this process's descriptor: the connection itself goes on.
         return True
-
-    def look_again(self, data: bytes, after_s: float) -> None:
-        """Keep what has come, and judge it once more after so long."""
-        self._held = data
-        self._loop.call_later(after_s, self._again)
-
-    def _again(self) -> None:
-        if self._held and self._request is None and self.transport is not None:
-            held, self._held = self._held, b""
-            self._take(held)
 
     def _hand_over(self, data: bytes) -> None:
         elsewhere = self._owner.elsewhere

@@ -1,0 +1,431 @@
+"""The node's side of its workers: starts them, says what they have to know, gives them connections, counts their calls.
+
+Built by the wiring where `MESH_WORKERS` is more than 1, in front of the fast path (`FastServer.elsewhere`). The node
+alone listens. A connection goes to a worker at a boundary between requests, once it has shown that it makes calls which
+a worker may serve. The one rule: the end of a worker costs the calls that were under way in it, and nothing else.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from agent import clock
+from agent.routing.table import Route
+from agent.server.fast_path.connection import Connection
+from agent.server.fast_path.heads import Head
+from agent.server.fast_path.serving import FastServer
+from agent.workers.feed import Feed
+from agent.workers.feed import pair as feed_pair
+from agent.workers.gate import Gate
+from agent.workers.passage import Given, Passage
+from agent.workers.passage import pair as passage_pair
+from agent.workers.picture import (
+    TICK_S,
+    CallCancelled,
+    CutOff,
+    Leave,
+    Picture,
+    SessionBegun,
+    SessionOver,
+    Setup,
+    Tick,
+    changes,
+    tools_for_workers,
+)
+from agent.workers.tally import Counted, Done, Ready, Taken, add
+from discovery.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+# A connection has to make so many calls in a row before a worker gets it, twice as many each time that it came back.
+CALLS_BEFORE_MOVE: Final = 2
+_DOUBLINGS_MAX: Final = 5
+_AGAIN: Final = Backoff(first_s=0.5, last_s=30.0)
+# One that lived so long did not fail at its start.
+_LIVED_S: Final = 60.0
+# A worker whose feed has ended ends at once, unless it hangs.
+_END_WITHIN_S: Final = 2.0
+# A worker that does not read what it is sent gets no more connections.
+_UNSENT_BYTES_MAX: Final = 8 << 20
+
+
+class CrewMetrics(Counted, Protocol):
+    """What is counted here (`agent.metrics.Metrics`)."""
+
+    def workers_running(self, count: int, in_flight: int) -> None:
+        """So many serve now, with so many calls under way."""
+        ...
+
+    def worker_called(self, calls: int) -> None:
+        """So many were made there."""
+        ...
+
+    def worker_lost(self) -> None:
+        """One ended that should not have."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Standing:
+    """What the node remembers of a connection, in `Connection.moved`. `calls`: in a row up to now."""
+
+    calls: int = 0
+    returns: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """One running worker. `held`: addresses of its connections; `untaken`: those that it may not have yet."""
+
+    feed: Feed
+    passage: Passage
+    pid: int
+    held: dict[int, str] = field(default_factory=dict)
+    untaken: dict[int, Given] = field(default_factory=dict)
+    tools: dict[str, Route] = field(default_factory=dict)
+    picture: Picture | None = None
+    is_ready: bool = False
+    is_leaving: bool = False
+    in_flight: int = 0
+
+    @property
+    def takes_connections(self) -> bool:
+        return self.is_ready and not self.is_leaving and self.feed.unsent_bytes < _UNSENT_BYTES_MAX
+
+
+class Crew:
+    """See the module. Its one writer is the event loop.
+
+    `count`: of all processes, this one included. `look`: the present picture; `routes`: the tools of `/mcp`, by name.
+    `used`: called with the ID of each session whose calls a worker has served.
+
+    Long because a worker's start, its connections and its end are one state.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        setup: Setup,
+        gate: Gate,
+        *,
+        look: Callable[[], Picture],
+        routes: Callable[[], Mapping[str, Route]],
+        metrics: CrewMetrics,
+        used: Callable[[str], None],
+    ) -> None:
+        self._count = count - 1
+        self._setup = setup
+        self._gate = gate
+        self._look = look
+        self._routes = routes
+        self._metrics = metrics
+        self._used = used
+        self._server: FastServer | None = None
+        self._workers: list[_Worker] = []
+        self._numbers = 0
+        self._calling: set[Connection] = set()
+        self._sessions: set[str] = set()
+        self._picture = Picture()
+        self._tools: dict[str, Route] = {}
+        self._seen: tuple[object, object] | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._nudged = asyncio.Event()
+        self._is_leaving = False
+        self._over = asyncio.Event()
+        gate.sessions = self._sessions
+
+    def __repr__(self) -> str:
+        return f"<Crew {len(self._workers)} of {self._count}, {len(self)} connections>"
+
+    def __len__(self) -> int:
+        """How many connections workers hold."""
+        return sum(len(one.held) for one in self._workers)
+
+    def addresses(self) -> Iterator[str]:
+        """The other side's address of each."""
+        return (address for one in self._workers for address in one.held.values())
+
+    async def run(self, server: FastServer) -> None:
+        """Keep the workers until cancelled, in front of `server`."""
+        self._server = server
+        server.elsewhere = self._elsewhere
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            for number in range(1, self._count + 1):
+                tasks.create_task(self._keep(number), name=f"worker {number}")
+            while True:
+                self._say_what_changed()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(TICK_S):
+                        await self._nudged.wait()
+                self._nudged.clear()
+
+    def nudge(self) -> None:
+        """Something that workers have to know has changed: they hear of it at once."""
+        self._nudged.set()
+
+    # Sessions: those of `/mcp` that need nothing of the node but its word that they live.
+
+    def session_begun(self, session_id: str) -> None:
+        """Workers may serve its calls."""
+        self._sessions.add(session_id)
+        self._send(SessionBegun(session_id))
+
+    def session_over(self, session_id: str, *, ended: bool) -> None:
+        """Workers may not any more; with `ended`, what is under way ends, too."""
+        if session_id in self._sessions:
+            self._sessions.discard(session_id)
+            self._send(SessionOver(session_id, ended))
+
+    def cancel(self, session_id: str, request_id: str | int) -> None:
+        """Cancel a call that may be under way in a worker."""
+        self._send(CallCancelled(session_id, request_id))
+
+    # The end
+
+    def leave(self) -> None:
+        """The node stops: idle connections come back at once, and workers end after their last answer."""
+        self._is_leaving = True
+        for one in self._workers:
+            one.is_leaving = True
+        self._send(Leave())
+        if not self._workers:
+            self._over.set()
+
+    async def finished(self) -> None:
+        """Wait until no worker is left. Only after `leave`."""
+        await self._over.wait()
+
+    def cut_off(self) -> None:
+        """End what is under way in workers."""
+        self._send(CutOff())
+
+    # Connections
+
+    def _elsewhere(self, connection: Connection, head: Head | None, data: bytes) -> bool:
+        """As `agent.server.fast_path.connection.Elsewhere`."""
+        if head is None or self._is_leaving:
+            return False
+        standing = connection.moved
+        if standing is None:
+            standing = connection.moved = Standing()
+        if not self._gate.takes(head, data):
+            standing.calls = 0
+            return False
+        standing.calls += 1
+        if standing.calls < CALLS_BEFORE_MOVE << min(standing.returns, _DOUBLINGS_MAX):
+            return False
+        self._calling.add(connection)
+        worker = min((one for one in self._workers if one.takes_connections), key=_load, default=None)
+        if worker is None or len(self._calling) <= len(worker.held):
+            return False
+        return self._move(connection, worker, standing, data)
+
+    def _move(self, connection: Connection, worker: _Worker, standing: Standing, data: bytes) -> bool:
+        self._numbers += 1
+        number, peer = self._numbers, connection.peername
+
+        def give(descriptor: int) -> None:
+            # One more for this process, until the worker says that it has the connection.
+            worker.untaken[number] = Given(os.dup(descriptor), number, standing.returns, data)
+            worker.held[number] = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+            worker.passage.give(Given(os.dup(descriptor), number, standing.returns, data))
+
+        if not connection.give_away(give):
+            return False
+        self._calling.discard(connection)
+        return True
+
+    async def _serve_here(self, given: Given, *, came_back: bool) -> None:
+        server = self._server
+        assert server is not None, "it runs"
+        connection = Connection(server)
+        connection.moved = Standing(returns=given.returns + came_back)
+        try:
+            end = socket.socket(fileno=given.descriptor)
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, end)
+        except OSError:
+            return  # The client has gone.
+        if given.data:  # In this very turn of the loop, so that nothing is read of it before.
+            connection.data_received(given.data)
+
+    # Workers
+
+    async def _keep(self, number: int) -> None:
+        failures = 0
+        while not self._is_leaving:
+            began_s = clock.now_s()
+            try:
+                code = await self._live(number)
+            except OSError as exc:
+                log.warning("a worker cannot be started", extra={"worker": number, "reason": exc.strerror or str(exc)})
+                code = None
+            if self._is_leaving:
+                break
+            failures = 1 if clock.now_s() - began_s >= _LIVED_S else failures + 1
+            self._metrics.worker_lost()
+            extra = {"worker": number, "code": code, "again_in_s": _AGAIN.step_s(failures)}
+            log.warning("a worker ended, and is started again", extra=extra)
+            await asyncio.sleep(_AGAIN.step_s(failures))
+
+    async def _live(self, number: int) -> int | None:
+        """One life of a worker, to its end; returns its exit code. Raises `OSError` where it cannot be started."""
+        ours, theirs = zip(feed_pair(), passage_pair(), strict=True)
+        try:
+            command = [sys.executable, "-c", _PROGRAM, *(str(end.fileno()) for end in theirs)]
+            process = await asyncio.create_subprocess_exec(
+                *command, pass_fds=[end.fileno() for end in theirs], stdin=asyncio.subprocess.DEVNULL, env=_environ()
+            )
+        except OSError:
+            ours[1].close()
+            ours[0].close()
+            raise
+        finally:
+            for end in theirs:
+                end.close()
+        feed = await Feed.over(ours[0])
+        worker = _Worker(feed, Passage(ours[1], lambda given: self._came_back(worker, given), _nothing), process.pid)
+        try:
+            feed.send(self._setup)
+            self._workers.append(worker)
+            log.info("a worker was started", extra={"worker": number, "pid": process.pid})
+            await self._listen(worker)
+        finally:
+            self._end(worker)
+            code = await _ended(process)
+        return code
+
+    async def _listen(self, worker: _Worker) -> None:
+        with suppress(EOFError):
+            while True:
+                frame = await worker.feed.receive()
+                match frame:
+                    case Done():
+                        self._took_part(worker, frame)
+                    case Taken():
+                        if (given := worker.untaken.pop(frame.number, None)) is not None:
+                            os.close(given.descriptor)
+                    case Ready():
+                        self._show_all(worker)
+                        worker.is_ready = True
+                        if self._is_leaving:
+                            worker.feed.send(Leave())
+
+    def _took_part(self, worker: _Worker, done: Done) -> None:
+        add(done, self._metrics)
+        self._metrics.worker_called(len(done.calls))
+        worker.in_flight = done.in_flight
+        for number in done.closed:
+            worker.held.pop(number, None)
+        for session_id in done.sessions:
+            self._used(session_id)
+
+    def _came_back(self, worker: _Worker, given: Given) -> None:
+        worker.held.pop(given.number, None)
+        self._begin_here(given, came_back=True)
+
+    def _begin_here(self, given: Given, *, came_back: bool) -> None:
+        assert self._tasks is not None, "it runs"
+        serving = self._serve_here(given, came_back=came_back)
+        try:
+            self._tasks.create_task(serving, name="a connection of a worker")
+        except RuntimeError:  # The node itself ends.
+            serving.close()
+            os.close(given.descriptor)
+
+    def _end(self, worker: _Worker) -> None:
+        """It has ended: what it never had is served here, and so is what it gave back before."""
+        if worker in self._workers:
+            self._workers.remove(worker)
+        worker.is_ready = False
+        for given in worker.passage.close():
+            os.close(given.descriptor)
+        worker.feed.close()
+        for given in worker.untaken.values():
+            self._begin_here(given, came_back=False)
+        worker.untaken.clear()
+        worker.held.clear()
+        if self._is_leaving and not self._workers:
+            self._over.set()
+
+    # What workers have to know
+
+    def _say_what_changed(self) -> None:
+        if self._server is not None:
+            self._calling &= self._server.connections
+        self._picture = picture = self._look()
+        routes = self._routes()
+        if self._seen is None or self._seen[0] is not routes or self._seen[1] != picture.links:
+            self._seen = routes, picture.links
+            self._tools = self._gate_tools(tools_for_workers(routes, picture.links))
+        for worker in self._workers:
+            if worker.is_ready:
+                self._show(worker)
+        ready = [one for one in self._workers if one.is_ready]
+        self._metrics.workers_running(len(ready), sum(one.in_flight for one in ready))
+
+    def _gate_tools(self, tools: dict[str, Route]) -> dict[str, Route]:
+        self._gate.tools = tools
+        self._gate.forget()
+        return tools
+
+    def _show(self, worker: _Worker) -> None:
+        if worker.picture != self._picture:
+            worker.picture = self._picture
+            worker.feed.send(self._picture)
+            self._gate.forget()
+        if worker.tools is not self._tools:
+            if (changed := changes(worker.tools, self._tools)) is not None:
+                worker.feed.send(changed)
+            worker.tools = self._tools
+        worker.feed.send(Tick())
+
+    def _show_all(self, worker: _Worker) -> None:
+        self._show(worker)
+        for session_id in self._sessions:
+            worker.feed.send(SessionBegun(session_id))
+
+    def _send(self, frame: object) -> None:
+        for worker in self._workers:
+            if worker.is_ready:
+                worker.feed.send(frame)
+
+
+_PROGRAM: Final = "from agent.workers.process import main; main()"
+
+
+async def _ended(process: asyncio.subprocess.Process) -> int:
+    """Wait for the end of a worker whose feed has ended, which ends it; returns its exit code."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_END_WITHIN_S):
+            return await process.wait()
+    os.kill(process.pid, signal.SIGKILL)  # It is not reaped yet, so the number is still its own.
+    return await process.wait()
+
+
+def _environ() -> dict[str, str]:
+    """The environment of this process, which has no secrets any more, and its path of imports.
+
+    Not of the folder that it is started in, which may have an `agent` of its own.
+    """
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+        "PYTHONSAFEPATH": "1",
+    }
+
+
+def _load(worker: _Worker) -> int:
+    return len(worker.held)
+
+
+def _nothing() -> None:
+    """The end of a worker is noticed at its feed."""

@@ -1,0 +1,89 @@
+"""A worker's dispatch: calls whose every replica can be called from here; all others are the node's.
+
+Made by `agent.workers.process`. A call that nothing has executed goes to the node as well, which may wait for another
+route, dial a backend, or refuse it. The one rule: what may have been executed is never given to the node.
+"""
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final
+
+from agent.client.server_info import OnNotification
+from agent.client.streaming import ResultStream
+from agent.dispatch.dispatcher import Dispatch, Forwarded
+from agent.dispatch.renewals import Present
+from agent.errors import CallRefused, NoLongerOffered
+from agent.model import Json
+from agent.routing.table import Route
+from agent.workers.gate import CALL
+from agent.workers.links import WorkerLinks
+
+
+@dataclass(slots=True)
+class Turn:
+    """One request at a worker. `not_here`: the node is to serve it."""
+
+    not_here: bool = False
+
+
+TURN: Final[ContextVar[Turn | None]] = ContextVar("turn", default=None)
+
+
+def _for_the_node() -> None:
+    if (turn := TURN.get()) is not None:
+        turn.not_here = True
+
+
+class WorkerDispatch(Dispatch):
+    """See the module. `links`: set before the first call."""
+
+    links: WorkerLinks
+
+    async def forward(
+        self,
+        method: str,
+        route: Route,
+        params: Json,
+        on_notification: OnNotification | None = None,
+        *,
+        session_id: str | None = None,
+        on_attempt: Callable[[str], None] = lambda _backend: None,
+        on_delivered: Callable[[bool], None] = lambda _is_error: None,
+        sink: ResultStream | None = None,
+        present: Present | None = None,  # noqa: ARG002 - the node waits, not a worker
+        param_headers: Mapping[str, str] | None = None,
+    ) -> Forwarded:
+        """As `Dispatch.forward`; where it says that nothing was executed, the present turn is the node's."""
+        if method != CALL or not self._may_call(route, session_id):
+            _for_the_node()
+            raise CallRefused(f"{route.public_name} was not executed: it is for another process")
+        try:
+            return await super().forward(
+                method,
+                route,
+                params,
+                on_notification,
+                session_id=session_id,
+                on_attempt=on_attempt,
+                on_delivered=on_delivered,
+                sink=sink,
+                param_headers=param_headers,
+            )
+        except (CallRefused, NoLongerOffered):
+            _for_the_node()
+            raise
+
+    def _may_call(self, route: Route, session_id: str | None) -> bool:
+        """Whether each replica that the node is linked with can be called from here; one that cannot is opened."""
+        links = [self.links.link(replica.backend_key) for replica in route.replicas]
+        ready = True
+        for link in links:
+            if link is None:
+                return False
+            if not link.is_open:
+                link.called()
+                ready = False
+            elif session_id is not None and not link.serves_sessions:
+                return False
+        return ready

@@ -1,0 +1,154 @@
+"""A worker's own ways to the backends that its node is linked with: a client for each, opened at the first need.
+
+What a backend is and whether it is up, the node says (`agent.workers.picture`): a worker lists nothing and probes
+nothing. The one rule: a way is used only while the node's own link is up, and only for a server that keeps no state of
+its callers.
+"""
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Final
+
+from agent.client.event import Event, first_of
+from agent.client.http.stateless import HttpStatelessClient
+from agent.client.protocol import Request
+from agent.client.sessions.dual_era import needs_session
+from agent.errors import CallNotSent, MeshError
+from agent.links.dial import Dial
+from agent.model import BackendSpec, Json, LinkView, NodeIdentity, ServerSpec
+from agent.workers.gate import CALL
+from discovery.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+_AGAIN: Final = Backoff(first_s=1.0, last_s=30.0)
+
+
+class WorkerLink:
+    """The way to one backend; for dispatch, a link (`agent.dispatch.dispatcher.CallableLink`)."""
+
+    def __init__(self, view: LinkView) -> None:
+        self.view = view
+        self.client: HttpStatelessClient | None = None
+        self._wants_sessions = False
+        self.wanted = Event()
+        self.gone = Event()
+
+    def __repr__(self) -> str:
+        return f"<WorkerLink {self.view.key} {'open' if self.is_open else 'closed'}>"
+
+    @property
+    def spec(self) -> BackendSpec:
+        """As `CallableLink`."""
+        return self.view.spec
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a call can be sent now."""
+        return self.client is not None and not self.client.lost.is_set()
+
+    @property
+    def serves_sessions(self) -> bool:
+        """Whether calls of clients with sessions can be sent, which nothing there is gained by."""
+        return self.client is not None and not self.client.lists_by_session and not self._wants_sessions
+
+    def called(self) -> None:
+        """As `CallableLink`: open it."""
+        self.wanted.set()
+
+    async def request(self, request: Request) -> Json:
+        """As `CallableLink`; what is no call is the node's to say."""
+        if self.client is None or request.method != CALL:
+            raise CallNotSent.about(self.view.key, "is not connected")
+        result = await self.client.request(request)
+        if request.in_session and needs_session(result):
+            self._wants_sessions = True  # The node opens them.
+        return result
+
+    async def read_as_caller(self, affinity: str) -> None:
+        """As `CallableLink`: there is nothing to read here."""
+
+
+class WorkerLinks:
+    """Those of one worker. `take` is called with each picture's links."""
+
+    def __init__(self, own: NodeIdentity, dial: Dial, tasks: asyncio.TaskGroup) -> None:
+        self._own = own
+        self._dial = dial
+        self._tasks = tasks
+        self._links: dict[str, WorkerLink] = {}
+
+    def __repr__(self) -> str:
+        return f"<WorkerLinks {list(self._links.values())}>"
+
+    def link(self, key: str) -> WorkerLink | None:
+        """The way to a backend; None where the node has none."""
+        return self._links.get(key)
+
+    def take(self, views: "dict[str, LinkView]") -> None:
+        """Have these and no others. One whose address or identity changed is opened anew."""
+        for key in [key for key, link in self._links.items() if key not in views or _is_other(link.view, views[key])]:
+            self._links.pop(key).gone.set()
+        for key, view in views.items():
+            if (known := self._links.get(key)) is not None:
+                known.view = view
+                continue
+            link = self._links[key] = WorkerLink(view)
+            self._tasks.create_task(self._keep(link), name=f"way to {key}")
+
+    def close(self) -> None:
+        """Close all."""
+        self.take({})
+
+    async def _keep(self, link: WorkerLink) -> None:
+        failures = 0
+        while not link.gone.is_set():
+            await first_of(link.wanted, link.gone)
+            link.wanted.clear()
+            if link.gone.is_set():
+                return
+            try:
+                await self._live(link)
+                failures = 0
+            except MeshError as exc:
+                failures += 1
+                log.log(
+                    logging.INFO if failures == 1 else logging.DEBUG,
+                    "a worker has no way of its own to a backend, calls go through the node",
+                    extra={"backend": link.view.key, "reason": str(exc)},
+                )
+            except Exception:
+                failures += 1
+                log.exception("a worker's way to a backend broke unexpectedly", extra={"backend": link.view.key})
+            finally:
+                link.client = None
+            await _pause(link, _AGAIN.step_s(failures))
+
+    async def _live(self, link: WorkerLink) -> None:
+        """Open the client and keep it until it is lost, or of no more use. Raises `MeshError`."""
+        async with AsyncExitStack() as stack:
+            spec = link.spec
+            if isinstance(spec, ServerSpec):  # As the node speaks to it, and without a second era beside.
+                spec = replace(spec, protocol=link.view.protocol_version)
+            opened = await self._dial(stack, spec, self._own)
+            if not isinstance(opened.client, HttpStatelessClient):
+                # A session, its state and its questions have one holder.
+                raise MeshError("it has sessions, which the node alone keeps")
+            link.client = opened.client
+            await first_of(opened.client.lost, link.gone)
+
+
+async def _pause(link: WorkerLink, seconds: float) -> None:
+    if seconds:
+        try:
+            async with asyncio.timeout(seconds):
+                await link.gone.wait()
+        except TimeoutError:
+            pass
+
+
+def _is_other(before: LinkView, now: LinkView) -> bool:
+    was, spec = before.spec, now.spec
+    return (was.target, before.identity, before.ready_at_s) != (spec.target, now.identity, now.ready_at_s)

@@ -1,0 +1,220 @@
+"""One worker process, from its first frame to its end.
+
+Started by `agent.workers.crew` with the two descriptors that join it with its node. It listens nowhere, registers
+nothing, keeps no file and writes no state. The one rule: it ends when its node ends, whatever it is doing.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+from contextlib import suppress
+from typing import Any, Final
+
+from agent.client.dial_guard import limit_dials
+from agent.client.http.prover import Credentials
+from agent.descriptors import raise_limit
+from agent.dispatch.request_state import RequestStates
+from agent.identity.node_key import NodeKey
+from agent.late import settle_memory
+from agent.links.dial import Dialling, dialler
+from agent.logs import configure_logging, log_uncaught
+from agent.process_secrets import keep_from_others
+from agent.workers.dispatch import TURN, WorkerDispatch
+from agent.workers.feed import Feed
+from agent.workers.links import WorkerLinks
+from agent.workers.passage import Given, Passage
+from agent.workers.picture import (
+    CallCancelled,
+    CutOff,
+    Leave,
+    Picture,
+    SessionBegun,
+    SessionOver,
+    Setup,
+    Tick,
+    Tools,
+)
+from agent.workers.serving import Serving
+from agent.workers.tally import Ready, Taken, Tally
+
+log = logging.getLogger(__name__)
+
+TELL_EVERY_S: Final = 0.25
+# Time for a request that is cut off to write its error.
+_CUT_OFF_S: Final = 0.05
+# The node decides over the end; a terminal sends these to all of its processes.
+_IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def main() -> None:
+    """Run until the node ends, or has let this process go."""
+    for one in _IGNORED:
+        signal.signal(one, signal.SIG_IGN)
+    feed, passage = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
+    keep_from_others(())
+    sys.excepthook = log_uncaught
+    asyncio.run(_run(feed, passage))
+
+
+async def _run(feed_end: socket.socket, passage_end: socket.socket) -> None:
+    feed = await Feed.over(feed_end)
+    with suppress(EOFError):
+        setup = await feed.receive()
+        assert isinstance(setup, Setup), "it is the first frame"
+        configure_logging(setup.log_level, setup.log_format, secrets=setup.log_secrets)
+        _silence_what_the_node_says()
+        limit_dials(setup.dial_allow, setup.dial_deny)
+        raise_limit()
+        async with asyncio.TaskGroup() as tasks:
+            worker = Worker(setup, feed, passage_end, tasks)
+            await worker.run()
+    logging.shutdown()
+    # Whatever else holds on is of no use without the node.
+    os._exit(0)
+
+
+class Worker:
+    """See the module."""
+
+    def __init__(self, setup: Setup, feed: Feed, passage_end: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        self._feed = feed
+        self._tasks = tasks
+        self._secrets: tuple[bytes, ...] = ()
+        self._tally = Tally(_spans(setup))
+        key = NodeKey(setup.key_seed)
+        credentials = Credentials(key, lambda: self._secrets, setup.own.name)
+        dial = dialler(Dialling(credentials, outbound=setup.outbound))
+        self._links = WorkerLinks(setup.own, dial, tasks)
+        dispatch = WorkerDispatch(
+            node_id=setup.own.node_id,
+            link=self._links.link,
+            recorder=self._tally,
+            call_timeout_s=setup.call_timeout_s,
+            rng=random.Random(),  # noqa: S311 - jitter, nothing secret
+            own_weight=setup.weight,
+            states=RequestStates(setup.state_key),
+        )
+        dispatch.links = self._links
+        self._dispatch = dispatch
+        self._passage = Passage(passage_end, self._received, lambda: None)
+        self._serving = Serving(setup, dispatch, self._passage.give)
+        self._left = asyncio.Event()
+        self._gone: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<Worker {self._serving!r}>"
+
+    async def run(self) -> None:
+        """Serve until the node has let it go. Raises `EOFError` when the node has ended."""
+        await self._serving.start()
+        self._feed.send(Ready())
+        settle_memory()
+        telling = self._tasks.create_task(self._tell(), name="tell the node")
+        reading = self._tasks.create_task(self._read(), name="read of the node")
+        leaving = self._tasks.create_task(self._left.wait(), name="leave")
+        await asyncio.wait([reading, leaving], return_when=asyncio.FIRST_COMPLETED)
+        telling.cancel()
+        self._say()
+        logging.shutdown()
+        # Calls under way have no answer that anything could take, or there are none.
+        os._exit(0)
+
+    async def _read(self) -> None:
+        with suppress(EOFError):
+            while True:
+                self._take(await self._feed.receive())
+
+    def _take(self, frame: Any) -> None:
+        serving = self._serving
+        serving.heard()
+        match frame:
+            case Tick():
+                pass
+            case Picture():
+                self._take_picture(frame)
+            case Tools():
+                serving.change_tools(frame)
+                self._dispatch.renewals.routes_changed()
+            case SessionBegun() | SessionOver() | CallCancelled():
+                serving.change_sessions(frame)
+            case Leave():
+                serving.leave()
+            case CutOff():
+                serving.endpoint.sessions.cut_off()
+                asyncio.get_running_loop().call_later(_CUT_OFF_S, self._left.set)
+
+    def _take_picture(self, picture: Picture) -> None:
+        self._secrets = picture.secrets
+        self._serving.show(picture)
+        for key in self._known_links() - picture.links.keys():
+            self._dispatch.forget(key)
+        self._links.take(dict(picture.links))
+        self._gone = set(picture.links)
+        self._dispatch.drain(picture.drained)
+        self._dispatch.far(picture.far)
+
+    def _known_links(self) -> set[str]:
+        return self._gone
+
+    def _received(self, given: Given) -> None:
+        self._feed.send(Taken(given.number))
+        self._tasks.create_task(self._serving.take(given), name="take a connection")
+
+    async def _tell(self) -> None:
+        while True:
+            await asyncio.sleep(TELL_EVERY_S)
+            self._say()
+            if self._serving.is_leaving and not self._serving.count and not self._passage.is_sending:
+                self._left.set()
+
+    def _say(self) -> None:
+        done = self._tally.take()
+        done.closed = self._serving.closed()
+        done.sessions, self._serving.used_sessions = self._serving.used_sessions, set()
+        self._feed.send(done)
+
+
+def _spans(setup: Setup) -> Any:
+    if setup.traces_url is None:
+        return None
+    from agent import __version__  # noqa: PLC0415 - few nodes are traced
+    from agent.tracing.export import Spans  # noqa: PLC0415 - as above
+
+    resource = {"service.name": "mcp-mesh-agent", "service.version": __version__}
+    resource |= {"service.instance.id": setup.own.node_id, "mesh.node": setup.own.name}
+    return Spans(setup.traces_url, resource)
+
+
+class _OfTheNode(logging.Filter):
+    """Drops the lines of requests that the node serves, which writes one itself."""
+
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - as `logging.Filter`
+        """As `logging.Filter`."""
+        turn = TURN.get()
+        return turn is None or not turn.not_here
+
+
+class _Lines:
+    """The same for lines that are no records (`agent.traffic_log.RequestLines`)."""
+
+    def __init__(self, lines: Any) -> None:
+        self._lines = lines
+        self.flush = lines.flush
+
+    def add(self, level: int, fields: Any) -> None:
+        turn = TURN.get()
+        if turn is None or not turn.not_here:
+            self._lines.add(level, fields)
+
+
+def _silence_what_the_node_says() -> None:
+    """The node logs how sessions begin and end; a request has one line, of the process that served it."""
+    logging.getLogger("agent.server.sessions.table").setLevel(logging.WARNING)
+    logging.getLogger("agent.mcp").addFilter(_OfTheNode())
+    for one in logging.getLogger().handlers:
+        if getattr(one, "requests", None) is not None:
+            one.requests = _Lines(one.requests)  # type: ignore[attr-defined]  # `agent.logs` has its own class

@@ -1,0 +1,263 @@
+"""The serving half of a worker: the endpoint, checks and fast path of the node, for connections that it was given.
+
+Made by `agent.workers.process`. The one rule: a connection is the worker's from request to request; at each boundary it
+goes back to the node, with every byte that has come, unless the next request is a call that a worker may serve.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from aiohttp import web
+
+from agent import clock
+from agent.errors import MeshError
+from agent.model import HEADER_BYTES_MAX
+from agent.rest.envelope import envelope_middleware
+from agent.rest.security import EdgePolicy, security_headers, security_middleware, usual_header_lines
+from agent.rest.tokens import TokenTable
+from agent.routing.table import Route, RouteTable
+from agent.server.endpoint import Endpoint, build_endpoint
+from agent.server.fast_path.connection import Connection, FastRequest, ServedElsewhere
+from agent.server.fast_path.heads import Head
+from agent.server.fast_path.serving import FastServer
+from agent.server.pages import PageLimits
+from agent.server.preferences import ERRORS, NOTICES, Preferences
+from agent.server.sessions.sealed_id import seal_keys
+from agent.server.write_deadline import write_deadline_middleware
+from agent.state.ended_sessions import EndedSessions
+from agent.subscriptions.registry import Counts
+from agent.subscriptions.resources import ClientUpdates, ResourceUpdates
+from agent.subscriptions.sessions import SessionUpdates
+from agent.subscriptions.tasks import TaskUpdates
+from agent.workers.dispatch import TURN, Turn, WorkerDispatch
+from agent.workers.gate import PATH, Gate
+from agent.workers.passage import Given
+from agent.workers.picture import SILENT_S, CallCancelled, Picture, SessionBegun, SessionOver, Setup, Tools
+
+if TYPE_CHECKING:
+    from agent.server.node_operations import NodeOperations
+
+# An answer that its client has not read yet is waited for so long before its connection is looked at again.
+_UNREAD_AGAIN_S: Final = 0.05
+_HEADER: Final = "mcp-session-id"
+
+
+@dataclass(slots=True)
+class Origin:
+    """What a worker remembers of a connection, in `Connection.moved`."""
+
+    number: int
+    returns: int
+    is_for_node: bool = False
+
+
+class WorkerServer(FastServer):
+    """The fast path of a worker. A request that turns out to be the node's goes there with its connection."""
+
+    async def handle(self, request: FastRequest) -> web.StreamResponse:
+        """As `FastServer.handle`. Raises `ServedElsewhere`."""
+        turn = Turn()
+        TURN.set(turn)
+        response = await super().handle(request)
+        if turn.not_here and not response.prepared:
+            raise ServedElsewhere
+        return response
+
+
+class Serving:
+    """See the module. `give`: sends a connection to the node."""
+
+    def __init__(self, setup: Setup, dispatch: WorkerDispatch, give: Callable[[Given], None]) -> None:
+        self._setup = setup
+        self._give = give
+        self._routes = RouteTable(tools={})
+        self._tools: dict[str, Route] = {}
+        self._secrets: Sequence[bytes] = ()
+        self._sessions: set[str] = set()
+        self._ended = EndedSessions()
+        self.tokens: Final = TokenTable(closed=setup.is_closed)
+        self._policy = EdgePolicy(
+            host_names=setup.host_names, origins=frozenset(), tokens=self.tokens, metrics_public=False
+        )
+        self.gate: Final = Gate(self._policy)
+        self.gate.sessions = self._sessions
+        self._heard_s = clock.now_s()
+        self.is_leaving = False
+        self.used_sessions: set[str] = set()
+        self._by_number: dict[int, Connection] = {}
+        self.endpoint: Final = self._endpoint(setup, dispatch)
+        self._runner: web.AppRunner | None = None
+        self._server: WorkerServer | None = None
+
+    def __repr__(self) -> str:
+        return f"<Serving {len(self._by_number)} connections, {len(self._tools)} tools>"
+
+    async def start(self) -> None:
+        """Serve what is given from now on."""
+        app = web.Application(
+            middlewares=[write_deadline_middleware, envelope_middleware, security_middleware(self._policy)]
+        )
+        app.on_response_prepare.append(security_headers(self._policy))
+        app.on_response_prepare.append(self._last_answer)
+        self.endpoint.add_to(app)
+        runner = self._runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, auto_decompress=False, max_field_size=HEADER_BYTES_MAX
+        )
+        await runner.setup()
+        assert runner.server is not None
+        server = self._server = WorkerServer(
+            app, runner.server, PATH, lambda request: None if self.is_leaving else usual_header_lines(request)
+        )
+        server.elsewhere = self._elsewhere
+
+    async def stop(self) -> None:
+        """End what is left."""
+        if self._server is not None:
+            await self._server.shutdown(0.0)
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    # Connections
+
+    @property
+    def count(self) -> int:
+        """How many connections there are."""
+        return len(self._by_number)
+
+    async def take(self, given: Given) -> None:
+        """Serve a connection from now on."""
+        server = self._server
+        assert server is not None, "it was started"
+        loop, connection = asyncio.get_running_loop(), Connection(server)
+        connection.moved = Origin(given.number, given.returns)
+        self._by_number[given.number] = connection
+        try:
+            await loop.connect_accepted_socket(lambda: connection, socket.socket(fileno=given.descriptor))
+        except OSError:
+            return  # The client has gone.
+        # In this very turn of the loop, so that nothing is read of it before.
+        connection.data_received(given.data)
+
+    def closed(self) -> list[int]:
+        """The numbers of those that have ended since this was called last."""
+        server = self._server
+        if server is None:
+            return []
+        over = [number for number, one in self._by_number.items() if one.transport is None]
+        for number in over:
+            del self._by_number[number]
+        return over
+
+    def leave(self) -> None:
+        """Give back what is idle, now; the rest ends with its answer."""
+        self.is_leaving = True
+        for connection in list(self._by_number.values()):
+            if connection.request is None and connection.transport is not None:
+                self._give_back(connection, connection.hold())
+
+    def _elsewhere(self, connection: Connection, head: Head | None, data: bytes) -> bool:
+        is_for_node = connection.moved.is_for_node
+        if head is not None and not is_for_node and self._may_serve() and self.gate.takes(head, data):
+            if (session_id := head.by_name.get(_HEADER)) is not None:
+                self.used_sessions.add(session_id)
+            return False
+        self._give_back(connection, data)
+        return True
+
+    def _may_serve(self) -> bool:
+        return not self.is_leaving and clock.now_s() - self._heard_s < SILENT_S
+
+    def _give_back(self, connection: Connection, data: bytes) -> None:
+        origin: Origin = connection.moved
+
+        def give(descriptor: int) -> None:
+            self._by_number.pop(origin.number, None)
+            self._give(Given(os.dup(descriptor), origin.number, origin.returns, data))
+
+        if not connection.give_away(give):
+            origin.is_for_node = True
+            connection.hold(data)
+            asyncio.get_running_loop().call_later(_UNREAD_AGAIN_S, self._look_again, connection)
+
+    def _look_again(self, connection: Connection) -> None:
+        if connection.request is None and connection.transport is not None:
+            connection.data_received(b"")
+
+    async def _last_answer(self, _request: web.Request, response: web.StreamResponse) -> None:
+        if self.is_leaving:
+            response.force_close()
+            response.headers["Connection"] = "close"
+
+    # The node's word
+
+    def heard(self) -> None:
+        """The node lives."""
+        self._heard_s = clock.now_s()
+
+    def show(self, picture: Picture) -> None:
+        """Take the state of now."""
+        self._secrets = picture.secrets
+        self.tokens.replace(picture.tokens, picture.named)
+        self.gate.forget()
+
+    def change_tools(self, tools: Tools) -> None:
+        """Take the tools of now."""
+        self._tools = {
+            name: route for name, route in (self._tools | dict(tools.changed)).items() if name not in tools.gone
+        }
+        self._routes = RouteTable(tools=self._tools)
+        self.gate.tools = self._tools
+        self.gate.forget()
+
+    def change_sessions(self, news: SessionBegun | SessionOver | CallCancelled) -> None:
+        """Take what has become of a session at the node."""
+        match news:
+            case SessionBegun():
+                self._sessions.add(news.session_id)
+            case SessionOver():
+                self._sessions.discard(news.session_id)
+                for end in tuple(self._ended.elsewhere) if news.ended else ():
+                    end(news.session_id)
+            case CallCancelled():
+                self.endpoint.sessions.cancel(news.session_id, news.request_id)
+
+    def _endpoint(self, setup: Setup, dispatch: WorkerDispatch) -> Endpoint:
+        uncounted = Counts(lambda _number: None, lambda: None)
+        updates = ClientUpdates(
+            ResourceUpdates(_no_link, uncounted),
+            TaskUpdates(_no_link, uncounted, own_node_id=setup.own.node_id),
+            SessionUpdates(_no_link, uncounted),
+        )
+        return build_endpoint(
+            PATH,
+            identity=setup.own,
+            node_status=cast("NodeOperations", _AtTheNode()),
+            routes=lambda: self._routes,
+            dispatch=dispatch,
+            list_changed=_nothing,
+            session_event=_nothing,
+            session_keys=lambda: seal_keys(self._secrets, setup.service_name),
+            updates=updates,
+            limits=PageLimits(setup.list_page_size),
+            preferences=Preferences(NOTICES[setup.notices], ERRORS[setup.errors]),
+            ended_ids=self._ended,
+        )
+
+
+class _AtTheNode:
+    """What the management tools would use of the node, had a worker any."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise MeshError(f"{name} is the node's to say")
+
+
+def _no_link(_key: str) -> None:
+    """Nothing is followed here."""
+
+
+def _nothing(_word: str) -> None:
+    """The node counts its sessions."""
