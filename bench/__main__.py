@@ -24,6 +24,7 @@ from bench import (
     scale,
     single,
     start,
+    workers,
 )
 from bench.report import Surroundings, document, report
 
@@ -46,6 +47,7 @@ BENCHMARKS = {
     "authority": authority.measure,
     "scale": scale.measure,
     "churn": churn.measure,
+    "workers": workers.measure,
 }
 RESULTS = Path(".cache/bench.json")
 

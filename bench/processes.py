@@ -44,9 +44,11 @@ def free_ports(count: int) -> list[int]:
 
 
 @asynccontextmanager
-async def node(name: str, *, servers: Mapping[str, object] | None = None, **settings: str) -> AsyncGenerator[str, None]:
-    """Run a node; yields its base URL."""
-    async with node_process(name, servers=servers, **settings) as (base, _):
+async def node(
+    name: str, *, servers: Mapping[str, object] | None = None, is_quiet: bool = False, **settings: str
+) -> AsyncGenerator[str, None]:
+    """Run a node; yields its base URL. `is_quiet`: see `node_process`."""
+    async with node_process(name, servers=servers, is_quiet=is_quiet, **settings) as (base, _):
         yield base
 
 
@@ -56,10 +58,14 @@ async def node_process(
     *,
     servers: Mapping[str, object] | None = None,
     under: Sequence[str] = (),
+    is_quiet: bool = False,
     start_timeout_s: float = START_TIMEOUT_S,
     **settings: str,
 ) -> AsyncGenerator[tuple[str, int], None]:
-    """Run a node; yields its base URL and its process's id. `under`: a command that runs it, without its log."""
+    """Run a node; yields its base URL and its process's id. `under`: a command that runs it, without its log.
+
+    `is_quiet`: its log is written, and not shown.
+    """
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
         port = int(settings.get("PORT") or free_port())
         environment = {"PORT": str(port), "MESH_NODE_NAME": name, "MESH_STATE_DIR": folder, **settings}
@@ -71,7 +77,7 @@ async def node_process(
             environment["MESH_SERVERS_FILE"] = str(path)
         scheme = "https" if "MESH_LISTEN_CERT" in settings else "http"
         command, base = [*under, sys.executable, "-m", "agent", "run"], f"{scheme}://127.0.0.1:{port}"
-        log = asyncio.subprocess.DEVNULL if under else None
+        log = asyncio.subprocess.DEVNULL if under or is_quiet else None
         async with _process(command, environment, f"{base}/readyz", start_timeout_s, log) as process_id:
             yield base, process_id
 
@@ -124,6 +130,11 @@ async def stub_node_process(
 def canned_server(tools: int = 1, delay_ms: int = 0) -> AbstractAsyncContextManager[str]:
     """Run the canned server with so many tools that take so long each; yields its MCP URL."""
     return _server("bench.canned_server", str(tools), str(delay_ms))
+
+
+def bare_server() -> AbstractAsyncContextManager[str]:
+    """Run the server on a bare protocol; yields its MCP URL."""
+    return _server("bench.bare_server")
 
 
 def byte_hop(target: str) -> AbstractAsyncContextManager[str]:

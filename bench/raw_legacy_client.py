@@ -40,6 +40,11 @@ class RawLegacyClient:
             pass
         await self._http.close()
 
+    @property
+    def session_headers(self) -> dict[str, str]:
+        """What each request of the session carries."""
+        return {name: value for name, value in self._headers.items() if name.lower().startswith("mcp-")}
+
     async def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Send one request and return its result; the server may answer with JSON or with a stream."""
         self._id += 1

@@ -15,6 +15,7 @@ from tests.e2e.meshes import RunningKit
 from tests.e2e.raw_line import Line, line_to
 from tests.e2e.running import RunningNode, StartNode, nodes_below, start_node
 from tests.e2e.servers_files import example, replace_file
+from tests.ports import free_port
 from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -144,6 +145,28 @@ async def test_sessions_are_served_by_either_process(pair: RunningNode) -> None:
 
         for line in (first, second, third):
             assert await is_gone(line)
+
+
+async def test_calls_of_another_nodes_tools_are_made_by_workers_too(
+    kit: RunningKit, start: StartNode, tmp_path: Path
+) -> None:
+    settings = {"MESH_DISCOVERY": "embedded", "MESH_EMBEDDED_PORT": str(free_port())}
+    servers = {"kit": {"url": kit.url}, "dice": example("dice", "service")}
+    back = await start("back", tmp_path / "back", servers=servers, **settings)
+    front = await start("front", tmp_path / "front", MESH_WORKERS="2", **settings)
+    await eventually(partial(ready, front))
+    async with line_to(front.port) as line:
+        await until_served_by_worker(front, line)
+        assert "result" in await line.call("dice__roll", {"sides": 6})
+        await until_served_by_worker(front, line)
+        back.kill()
+
+        async def is_away() -> bool:
+            # The worker has no way any more, so the node says what it says without workers.
+            error: dict[str, Any] = (await line.call("kit__add", {"terms": [1]})).get("error", {})
+            return error.get("code") == -32000 and error["data"]["outcome"] == "not_executed"
+
+        await eventually(is_away)
 
 
 async def test_death_of_a_worker_costs_the_calls_in_it_and_no_other(
