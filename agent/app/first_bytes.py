@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from aiohttp import web
 
@@ -156,6 +156,14 @@ class FirstBytes(asyncio.Protocol):
         self._transport.abort()
 
 
+class OtherConnections(Connections, Protocol):
+    """Those that other processes of this node have."""
+
+    def close_idle(self, count: int, idle_s: float) -> None:
+        """Have so many closed that were idle for so long."""
+        ...
+
+
 class GuardedSite(web.SockSite):
     """As `web.SockSite`, with all its connections counted, and each given so long for its first request.
 
@@ -173,7 +181,7 @@ class GuardedSite(web.SockSite):
         descriptors: int = 1_024,
         known: Callable[[], Iterable[str]] = tuple,
         refused: Callable[[str], None] = lambda _reason: None,
-        elsewhere: Connections | None = None,
+        elsewhere: OtherConnections | None = None,
     ) -> None:
         super().__init__(runner, bound, backlog=backlog, ssl_context=tls)
         self.tls: Final = tls
@@ -236,7 +244,10 @@ class GuardedSite(web.SockSite):
         while self._closed_oldest(FIRST_REQUEST_S):
             pass
         if (crowded := len(self) - self._admission.caps.each) >= 0:
-            self._serving.close_idle(crowded + self._admission.caps.reserved, IDLE_GIVES_WAY_S)
+            wanted = crowded + self._admission.caps.reserved
+            wanted -= self._serving.close_idle(wanted, IDLE_GIVES_WAY_S)
+            if self._elsewhere is not None and wanted:
+                self._elsewhere.close_idle(wanted, IDLE_GIVES_WAY_S)
 
     def _closed_oldest(self, silent_s: float, place: str = "") -> bool:
         """Close the connection that has waited longest for its first request, if it has for so long.
@@ -259,7 +270,7 @@ async def start_site(
     *,
     known: Callable[[], Iterable[str]],
     refused: Callable[[str], None],
-    elsewhere: Connections | None = None,
+    elsewhere: OtherConnections | None = None,
 ) -> None:
     """Serve on a bound socket, within what this process may have. For the others see `GuardedSite`."""
     asyncio.get_running_loop().set_exception_handler(RareErrors())

@@ -18,6 +18,7 @@ from agent.control.reconciler import Mesh
 from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.request_state import RequestStates
 from agent.identity.keeper import AssociationKeeper
+from agent.logs import kept_lines
 from agent.metrics import Metrics
 from agent.model import NodeIdentity
 from agent.rest.security import EdgePolicy
@@ -86,6 +87,7 @@ class Workers:
             routes=lambda: joined.mesh.routes.tools,
             metrics=joined.metrics,
             used=endpoint.sessions.used,
+            keep_line=kept_lines().add,
         )
         endpoint.sessions.watch = _Watch(crew)
 

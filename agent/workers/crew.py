@@ -30,6 +30,7 @@ from agent.workers.passage import pair as passage_pair
 from agent.workers.picture import (
     TICK_S,
     CallCancelled,
+    CloseIdle,
     CutOff,
     Leave,
     Picture,
@@ -105,7 +106,7 @@ class Crew:
     """See the module. Its one writer is the event loop.
 
     `count`: of all processes, this one included. `look`: the present picture; `routes`: the tools of `/mcp`, by name.
-    `used`: called with the ID of each session whose calls a worker has served.
+    `used`: called with the ID of each session whose calls a worker has served; `keep_line` with each line of its log.
 
     Long because a worker's start, its connections and its end are one state.
     """
@@ -120,6 +121,7 @@ class Crew:
         routes: Callable[[], Mapping[str, Route]],
         metrics: CrewMetrics,
         used: Callable[[str], None],
+        keep_line: Callable[[int, str], None],
     ) -> None:
         self._count = count - 1
         self._setup = setup
@@ -127,7 +129,7 @@ class Crew:
         self._look = look
         self._routes = routes
         self._metrics = metrics
-        self._used = used
+        self._used, self._keep_line = used, keep_line
         self._server: FastServer | None = None
         self._workers: list[_Worker] = []
         self._numbers = 0
@@ -152,6 +154,13 @@ class Crew:
     def addresses(self) -> Iterator[str]:
         """The other side's address of each."""
         return (address for one in self._workers for address in one.held.values())
+
+    def close_idle(self, count: int, idle_s: float) -> None:
+        """Have each worker close its part of so many connections that were idle for so long."""
+        held = len(self)
+        for one in self._workers:
+            if part := -(-count * len(one.held) // held) if held else 0:
+                one.feed.send(CloseIdle(part, idle_s))
 
     async def run(self, server: FastServer) -> None:
         """Keep the workers until cancelled, in front of `server`."""
@@ -327,6 +336,8 @@ class Crew:
             worker.held.pop(number, None)
         for session_id in done.sessions:
             self._used(session_id)
+        for level, line in done.lines:
+            self._keep_line(level, line)
 
     def _came_back(self, worker: _Worker, given: Given) -> None:
         worker.held.pop(given.number, None)

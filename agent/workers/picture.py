@@ -96,6 +96,14 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class CloseIdle:
+    """The node has too many connections: close up to `count` that were idle for `idle_s`, the longest first."""
+
+    count: int
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """The node stops: give every connection back as soon as nothing is under way on it, then end."""
 

@@ -21,7 +21,7 @@ from agent.dispatch.request_state import RequestStates
 from agent.identity.node_key import NodeKey
 from agent.late import settle_memory
 from agent.links.dial import Dialling, dialler
-from agent.logs import configure_logging, log_uncaught
+from agent.logs import configure_logging, kept_lines, log_uncaught
 from agent.process_secrets import keep_from_others
 from agent.workers.dispatch import TURN, WorkerDispatch
 from agent.workers.feed import Feed
@@ -29,6 +29,7 @@ from agent.workers.links import WorkerLinks
 from agent.workers.passage import Given, Passage
 from agent.workers.picture import (
     CallCancelled,
+    CloseIdle,
     CutOff,
     Leave,
     Picture,
@@ -103,7 +104,8 @@ class Worker:
         self._passage = Passage(passage_end, self._received, lambda: None)
         self._serving = Serving(setup, dispatch, self._passage.give)
         self._left = asyncio.Event()
-        self._gone: set[str] = set()
+        self._known: frozenset[str] = frozenset()
+        self._lines, self._lines_told = kept_lines(), 0
 
     def __repr__(self) -> str:
         return f"<Worker {self._serving!r}>"
@@ -141,6 +143,8 @@ class Worker:
                 self._dispatch.renewals.routes_changed()
             case SessionBegun() | SessionOver() | CallCancelled():
                 serving.change_sessions(frame)
+            case CloseIdle():
+                serving.close_idle(frame.count, frame.idle_s)
             case Leave():
                 serving.leave()
             case CutOff():
@@ -150,15 +154,12 @@ class Worker:
     def _take_picture(self, picture: Picture) -> None:
         self._secrets = picture.secrets
         self._serving.show(picture)
-        for key in self._known_links() - picture.links.keys():
+        for key in self._known - picture.links.keys():
             self._dispatch.forget(key)
+        self._known = frozenset(picture.links)
         self._links.take(dict(picture.links))
-        self._gone = set(picture.links)
         self._dispatch.drain(picture.drained)
         self._dispatch.far(picture.far)
-
-    def _known_links(self) -> set[str]:
-        return self._gone
 
     def _received(self, given: Given) -> None:
         self._feed.send(Taken(given.number))
@@ -175,6 +176,7 @@ class Worker:
         done = self._tally.take()
         done.closed = self._serving.closed()
         done.sessions, self._serving.used_sessions = self._serving.used_sessions, set()
+        self._lines_told, _, done.lines = self._lines.since(self._lines_told)
         self._feed.send(done)
 
 

@@ -152,6 +152,11 @@ class Serving:
             del self._by_number[number]
         return over
 
+    def close_idle(self, count: int, idle_s: float) -> None:
+        """As `FastServer.close_idle`."""
+        if self._server is not None:
+            self._server.close_idle(count, idle_s)
+
     def leave(self) -> None:
         """Give back what is idle, now; the rest ends with its answer."""
         self.is_leaving = True

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Done:
-    """Since the last one. `calls`: backend, tool, outcome, seconds, trace; `closed`: numbers of connections."""
+    """Since the last one. `calls`: backend, tool, outcome, seconds, trace; `closed`: numbers of connections.
+
+    `sessions`: whose calls were served; `lines`: of the log, with their levels, for those who read it over REST.
+    """
 
     calls: list[tuple[str, str, str, float, str]] = field(default_factory=list)
     retried: list[str] = field(default_factory=list)
@@ -23,6 +26,7 @@ class Done:
     in_flight: int = 0
     closed: list[int] = field(default_factory=list)
     sessions: set[str] = field(default_factory=set)
+    lines: list[tuple[int, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,11 @@ async def test_calls_are_made_by_both_processes_and_counted_once(pair: RunningNo
 
         await eventually(all_counted)
         assert 0 < await calls_of_workers(pair) - of_workers < CALLERS * CALLS
+        # One line for each, in one place.
+        assert sum(event.get("mcp_name") == "kit__plant" for event in pair.events("MCP request")) == CALLERS * CALLS
+        status, shown = await pair.request("GET", "/api/v1/mcp/logs?level=info")
+        assert status == 200
+        assert str(shown).count("kit__plant") >= CALLERS * CALLS
 
 
 async def test_any_request_on_any_connection_is_answered_as_ever(pair: RunningNode) -> None:
