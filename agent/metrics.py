@@ -112,7 +112,8 @@ class Metrics:
         self._calls_in_flight = self._calls_in_workers = 0
         in_flight = Gauge("mesh_calls_in_flight", "Calls that have no outcome yet.", registry=registry)
         in_flight.set_function(lambda: self._calls_in_flight + self._calls_in_workers)
-        self._workers, self._worker_calls, self._workers_lost = _metrics_of_workers(registry)
+        self._workers, self._worker_connections, *counters = _metrics_of_workers(registry)
+        self._worker_calls, self._workers_lost = counters
         self.history, self.servers_file_ok = CallHistory(), True
         whether = "Whether the servers file could be read as it is now."
         servers_file_ok = Gauge("mesh_servers_file_ok", whether, registry=registry)
@@ -209,9 +210,10 @@ class Metrics:
         self._call_seconds.labels(backend).observe(seconds, {"trace_id": trace_id} if trace_id else None)
         self.history.add(backend, outcome, seconds)
 
-    def workers_running(self, count: int, in_flight: int) -> None:
-        """So many processes beside this one serve calls, with so many under way."""
+    def workers_running(self, count: int, connections: int, in_flight: int) -> None:
+        """So many processes beside this one serve calls, with so many connections, and so many calls under way."""
         self._workers.set(count)
+        self._worker_connections.set(connections)
         self._calls_in_workers = in_flight
 
     def worker_called(self, calls: int) -> None:
@@ -329,9 +331,10 @@ def _gauges_of_definitions(registry: CollectorRegistry) -> tuple[Gauge, Gauge]:
     )
 
 
-def _metrics_of_workers(registry: CollectorRegistry) -> tuple[Gauge, Counter, Counter]:
+def _metrics_of_workers(registry: CollectorRegistry) -> tuple[Gauge, Gauge, Counter, Counter]:
     return (
         Gauge("mesh_workers", "Processes beside this one that serve calls.", registry=registry),
+        Gauge("mesh_worker_connections", "Connections that such processes have.", registry=registry),
         Counter("mesh_worker_calls", "Calls that such processes made.", registry=registry),
         Counter("mesh_lost_workers", "Such processes that ended.", registry=registry),
     )

@@ -26,9 +26,10 @@ from agent.app.connect import ConnectFiles
 from agent.app.drain import StopSignals, drain, last_answer, runner_of, serving_of
 from agent.app.first_bytes import start_site
 from agent.app.listener_tls import ListenerTls, judge_of_callers, outbound_of
+from agent.app.parts import Parts
 from agent.app.refused_dials import audited
 from agent.app.sockets import display_host, listened_host
-from agent.app.workers import Joined, Workers
+from agent.app.workers import Workers
 from agent.audit.files import FILE_NAME
 from agent.audit.trail import Trail
 from agent.client.dial_guard import GuardedResolver, refusal_of_url
@@ -294,8 +295,8 @@ class Node:
         logins = ServerLoginsApi(self._mesh, self._authorizers, self._audit)
         for part in (*self._more_routes(), peers, pins, audit, logins, node_status, probes, oauth, page, OpenApi(app)):
             app.add_routes(part.routes())
-        joined = Joined(self._mesh, self._dispatch, self._metrics, self._access, self._associations)
-        self._workers.prepare(policy, self._endpoints[0], joined)
+        others = self._mesh, self._dispatch, self._metrics, self._access, self._associations
+        self._workers.prepare(Parts(policy, self._endpoints[0], *others))
         runner = runner_of(app, fast_path=plans.MCP_PATH, common=self._usual_lines)
         await runner.setup()
         known, tls = partial(plans.addresses_of_peers, self._mesh.views), self._tls.context

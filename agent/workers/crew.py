@@ -61,8 +61,8 @@ _UNSENT_BYTES_MAX: Final = 8 << 20
 class CrewMetrics(Counted, Protocol):
     """What is counted here (`agent.metrics.Metrics`)."""
 
-    def workers_running(self, count: int, in_flight: int) -> None:
-        """So many serve now, with so many calls under way."""
+    def workers_running(self, count: int, connections: int, in_flight: int) -> None:
+        """So many serve now, with so many connections, and so many calls under way."""
         ...
 
     def worker_called(self, calls: int) -> None:
@@ -381,7 +381,7 @@ class Crew:
             if worker.is_ready:
                 self._show(worker)
         ready = [one for one in self._workers if one.is_ready]
-        self._metrics.workers_running(len(ready), sum(one.in_flight for one in ready))
+        self._metrics.workers_running(len(ready), len(self), sum(one.in_flight for one in ready))
 
     def _gate_tools(self, tools: dict[str, Route]) -> dict[str, Route]:
         self._gate.tools = tools

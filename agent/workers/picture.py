@@ -32,7 +32,6 @@ class Setup:
     call_timeout_s: float
     weight: int
     service_name: str
-    name_len_max: int
     list_page_size: int
     notices: str
     errors: str

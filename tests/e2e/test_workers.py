@@ -43,15 +43,30 @@ async def add(line: Line, one: int = 1) -> None:
     assert answer["result"]["structuredContent"]["total"] == one + 2, answer
 
 
-async def until_served_by_worker(node: RunningNode, line: Line) -> None:
-    """Call until a worker has the connection, which it keeps while nothing but calls come."""
-    before = await calls_of_workers(node)
+async def workers_have(node: RunningNode, connections: int) -> bool:
+    return await node.metric("mesh_worker_connections") == connections
 
-    async def served() -> bool:
+
+async def until_worker_has(node: RunningNode, line: Line, connections: int = 1) -> None:
+    """Call until a worker has the connection, which it keeps while nothing but calls come.
+
+    `connections`: that workers have then. Of two that call, the node keeps one.
+    """
+
+    async def is_moved() -> bool:
         await add(line)
-        return await more_calls_of_workers(node, before)
+        return await workers_have(node, connections)
 
-    await eventually(served)
+    await eventually(is_moved)
+
+
+@asynccontextmanager
+async def line_of_worker(node: RunningNode, token: str | None = None) -> AsyncGenerator[Line, None]:
+    """The only connection of a worker."""
+    await eventually(partial(workers_have, node, 0))
+    async with line_to(node.port, token=token) as line:
+        await until_worker_has(node, line)
+        yield line
 
 
 def workers_of(node: RunningNode) -> list[int]:
@@ -94,7 +109,7 @@ async def lines(node: RunningNode, count: int, token: str | None = None) -> Asyn
 async def test_calls_are_made_by_both_processes_and_counted_once(pair: RunningNode) -> None:
     labels = {"backend": "server:kit", "outcome": "ok", "tool": "kit__plant"}  # Which no other test calls.
     async with lines(pair, CALLERS) as callers:
-        await until_served_by_worker(pair, callers[0])
+        await until_worker_has(pair, callers[0])
         of_workers = await calls_of_workers(pair)
 
         async def calls(line: Line) -> None:
@@ -116,28 +131,31 @@ async def test_calls_are_made_by_both_processes_and_counted_once(pair: RunningNo
 
 
 async def test_any_request_on_any_connection_is_answered_as_ever(pair: RunningNode) -> None:
-    async with lines(pair, 3) as (status_line, page_line, line):
-        for one in (status_line, page_line, line):
-            await until_served_by_worker(pair, one)
-        status, _, body = await status_line.request("GET", "/api/v1/mcp/status")
+    async with line_of_worker(pair) as line:
+        status, _, body = await line.request("GET", "/api/v1/mcp/status")
         assert (status, body["data"]["self"]["name"]) == (200, "pair")
-        status, _, page = await page_line.request("GET", "/ui/")
+        await add(line)
+    async with line_of_worker(pair) as line:
+        status, _, page = await line.request("GET", "/ui/")
         assert status == 200
         assert "<html" in page
+        await add(line)
+    async with line_of_worker(pair) as line:
         # A tool of a child, which the node alone has.
         assert "result" in await line.call("dice__roll", {"sides": 6})
-        await until_served_by_worker(pair, line)
+        await eventually(partial(workers_have, pair, 0))
+        await until_worker_has(pair, line)
         assert (await line.call_refused("kit__nothing"))["error"]["code"] == -32602
-        for one in (status_line, page_line, line):
-            await add(one)
+        await until_worker_has(pair, line)
 
 
 async def test_sessions_are_served_by_either_process(pair: RunningNode) -> None:
+    await eventually(partial(workers_have, pair, 0))
     async with lines(pair, 3) as (first, second, third):
         headers = await first.open_session()
         for line in (second, third):
             line.join_session(headers)
-        await until_served_by_worker(pair, second)
+        await until_worker_has(pair, second)
         for line in (first, second, third):
             await add(line)
         status, _, _ = await first.request("DELETE", "/mcp", headers=headers)
@@ -152,7 +170,7 @@ async def test_sessions_are_served_by_either_process(pair: RunningNode) -> None:
             assert await is_gone(line)
 
 
-async def test_calls_of_another_nodes_tools_are_made_by_workers_too(
+async def test_calls_of_another_nodes_tools_are_made_by_workers_of_the_node_that_has_any(
     kit: RunningKit, start: StartNode, tmp_path: Path
 ) -> None:
     settings = {"MESH_DISCOVERY": "embedded", "MESH_EMBEDDED_PORT": str(free_port())}
@@ -160,10 +178,14 @@ async def test_calls_of_another_nodes_tools_are_made_by_workers_too(
     back = await start("back", tmp_path / "back", servers=servers, **settings)
     front = await start("front", tmp_path / "front", MESH_WORKERS="2", **settings)
     await eventually(partial(ready, front))
-    async with line_to(front.port) as line:
-        await until_served_by_worker(front, line)
+    async with line_of_worker(front) as line:
         assert "result" in await line.call("dice__roll", {"sides": 6})
-        await until_served_by_worker(front, line)
+        await until_worker_has(front, line)
+        before = await calls_of_workers(front)
+        assert "result" in await line.call("dice__roll", {"sides": 6})
+        await eventually(partial(more_calls_of_workers, front, before))
+        assert await back.metric("mesh_workers") == 0
+        assert not workers_of(back)
         back.kill()
 
         async def is_away() -> bool:
@@ -174,7 +196,7 @@ async def test_calls_of_another_nodes_tools_are_made_by_workers_too(
         await eventually(is_away)
 
 
-async def test_death_of_a_worker_costs_the_calls_in_it_and_no_other(
+async def test_death_of_a_worker_costs_the_calls_in_it_and_the_nodes_death_ends_it(
     kit: RunningKit, start: StartNode, tmp_path: Path
 ) -> None:
     node = await start("loses", tmp_path, servers={"kit": {"url": kit.url}}, MESH_DISCOVERY="off", MESH_WORKERS="2")
@@ -209,6 +231,10 @@ async def test_death_of_a_worker_costs_the_calls_in_it_and_no_other(
     assert broken[0] <= CALLERS  # Each connection of the worker once at most; those of the node never.
     assert (await node.status())["self"]["node_id"] == status_before["self"]["node_id"]
     assert node.events("a worker ended, and is started again")[0]["code"] == -signal.SIGKILL
+    first, second = workers_of(node)
+    node.kill()
+    for one in (first, second):
+        await eventually(partial(has_ended, one), 10)
 
 
 async def test_revoked_token_is_refused_by_every_process(kit: RunningKit, start: StartNode, tmp_path: Path) -> None:
@@ -220,9 +246,8 @@ async def test_revoked_token_is_refused_by_every_process(kit: RunningKit, start:
     node = await start("guards", tmp_path, servers=servers, **settings)
     node.token = new
     await eventually(partial(ready, node))
-    async with line_to(node.port, token=old) as line, line_to(node.port, token=new) as other:
-        await until_served_by_worker(node, line)
-        await until_served_by_worker(node, other)
+    async with line_of_worker(node, old) as line, line_to(node.port, token=new) as other:
+        await add(other)
         replace_file(tokens, f"{new}\n".encode())
         node.process.send_signal(signal.SIGHUP)
 
@@ -241,9 +266,10 @@ async def test_sigterm_waits_for_calls_in_workers_and_leaves_none_behind(
     await eventually(partial(ready, node))
     (pid,) = workers_of(node)
     gate = tmp_path / "gate"
-    async with line_to(node.port) as line, line_to(node.port) as idle, asyncio.TaskGroup() as group:
-        await until_served_by_worker(node, line)
-        await until_served_by_worker(node, idle)
+    async with line_of_worker(node) as line, lines(node, 2) as (other, idle), asyncio.TaskGroup() as group:
+        await add(other)
+        await add(other)  # The node keeps it, so that a worker gets the next one.
+        await until_worker_has(node, idle, 2)
         held = group.create_task(line.call("kit__hold", {"gate": str(gate)}), name="held call")
 
         async def has_begun() -> bool:
@@ -261,23 +287,3 @@ async def test_sigterm_waits_for_calls_in_workers_and_leaves_none_behind(
         async with asyncio.timeout(20):
             assert await node.process.wait() == 0
     assert not is_alive(pid)
-
-
-async def test_workers_end_with_a_node_that_is_killed(kit: RunningKit, start: StartNode, tmp_path: Path) -> None:
-    node = await start("dies", tmp_path, servers={"kit": {"url": kit.url}}, MESH_DISCOVERY="off", MESH_WORKERS="3")
-    await eventually(partial(ready, node, 2))
-    pids = workers_of(node)
-    assert len(pids) == 2
-    node.kill()
-    for pid in pids:
-        await eventually(partial(has_ended, pid), 10)
-
-
-async def test_node_without_the_setting_is_one_process(kit: RunningKit, start: StartNode, tmp_path: Path) -> None:
-    node = await start("alone", tmp_path, servers={"kit": {"url": kit.url}}, MESH_DISCOVERY="off")
-    await eventually(partial(ready, node, 0))
-    async with line_to(node.port) as line:
-        for _ in range(CALLS):
-            await add(line)
-    assert not workers_of(node)
-    assert await calls_of_workers(node) == 0

@@ -35,11 +35,12 @@ def test_calls_of_a_worker_are_counted_at_the_node_once() -> None:
 def test_calls_under_way_in_workers_are_shown_with_the_nodes_own() -> None:
     metrics = Metrics("1")
     metrics.call_started()
-    metrics.workers_running(2, 3)
+    metrics.workers_running(2, 5, 3)
     metrics.worker_lost()
     metrics.worker_called(5)
     shown = samples(metrics)
     assert shown["mesh_calls_in_flight"] == 4
     assert shown["mesh_workers"] == 2
+    assert shown["mesh_worker_connections"] == 5
     assert shown["mesh_lost_workers_total"] == 1
     assert shown["mesh_worker_calls_total"] == 5
