@@ -11,7 +11,7 @@ import re
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -112,8 +112,7 @@ class Metrics:
         self._calls_in_flight = self._calls_in_workers = 0
         in_flight = Gauge("mesh_calls_in_flight", "Calls that have no outcome yet.", registry=registry)
         in_flight.set_function(lambda: self._calls_in_flight + self._calls_in_workers)
-        self._workers, self._worker_connections, *counters = _metrics_of_workers(registry)
-        self._worker_calls, self._workers_lost = counters
+        self._of_workers = _metrics_of_workers(registry)
         self.history, self.servers_file_ok = CallHistory(), True
         whether = "Whether the servers file could be read as it is now."
         servers_file_ok = Gauge("mesh_servers_file_ok", whether, registry=registry)
@@ -212,17 +211,17 @@ class Metrics:
 
     def workers_running(self, count: int, connections: int, in_flight: int) -> None:
         """So many processes beside this one serve calls, with so many connections, and so many calls under way."""
-        self._workers.set(count)
-        self._worker_connections.set(connections)
+        self._of_workers.running.set(count)
+        self._of_workers.connections.set(connections)
         self._calls_in_workers = in_flight
 
     def worker_called(self, calls: int) -> None:
         """Such processes have made so many calls, which are counted as all others, too."""
-        self._worker_calls.inc(calls)
+        self._of_workers.calls.inc(calls)
 
     def worker_lost(self) -> None:
         """A process beside this one has ended, and is started again."""
-        self._workers_lost.inc()
+        self._of_workers.lost.inc()
 
     def retried(self, backend: str) -> None:
         """A call is sent again, to `backend`."""
@@ -331,8 +330,17 @@ def _gauges_of_definitions(registry: CollectorRegistry) -> tuple[Gauge, Gauge]:
     )
 
 
-def _metrics_of_workers(registry: CollectorRegistry) -> tuple[Gauge, Gauge, Counter, Counter]:
-    return (
+class _WorkerMetrics(NamedTuple):
+    """Of the processes beside this one."""
+
+    running: Gauge
+    connections: Gauge
+    calls: Counter
+    lost: Counter
+
+
+def _metrics_of_workers(registry: CollectorRegistry) -> _WorkerMetrics:
+    return _WorkerMetrics(
         Gauge("mesh_workers", "Processes beside this one that serve calls.", registry=registry),
         Gauge("mesh_worker_connections", "Connections that such processes have.", registry=registry),
         Counter("mesh_worker_calls", "Calls that such processes made.", registry=registry),
