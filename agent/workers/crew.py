@@ -8,13 +8,10 @@ a worker may serve. The one rule: the end of a worker costs the calls that were 
 import asyncio
 import logging
 import os
-import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, Protocol
 
 from agent import clock
@@ -23,10 +20,8 @@ from agent.server.fast_path.connection import Connection
 from agent.server.fast_path.heads import Head
 from agent.server.fast_path.serving import FastServer
 from agent.workers.feed import Feed
-from agent.workers.feed import pair as feed_pair
 from agent.workers.gate import Gate
 from agent.workers.passage import Given, Passage
-from agent.workers.passage import pair as passage_pair
 from agent.workers.picture import (
     TICK_S,
     CallCancelled,
@@ -38,22 +33,25 @@ from agent.workers.picture import (
     SessionOver,
     Setup,
     Tick,
+    Wanted,
+    backends_of,
     changes,
+    tools_for_sessions,
     tools_for_workers,
 )
+from agent.workers.spawning import ended, started
 from agent.workers.tally import Counted, Done, Ready, Taken, add
 from discovery.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
-# A connection has to make so many calls in a row before a worker gets it, twice as many each time that it came back.
+# A connection has to make so many calls in a row before a worker gets it, and twice as many for each time that another
+# request brought it back.
 CALLS_BEFORE_MOVE: Final = 2
 _DOUBLINGS_MAX: Final = 5
 _AGAIN: Final = Backoff(first_s=0.5, last_s=30.0)
 # One that lived so long did not fail at its start.
 _LIVED_S: Final = 60.0
-# A worker whose feed has ended ends at once, unless it hangs.
-_END_WITHIN_S: Final = 2.0
 # A worker that does not read what it is sent gets no more connections.
 _UNSENT_BYTES_MAX: Final = 8 << 20
 
@@ -88,10 +86,11 @@ class _Worker:
 
     feed: Feed
     passage: Passage
-    pid: int
     held: dict[int, str] = field(default_factory=dict)
     untaken: dict[int, Given] = field(default_factory=dict)
     tools: dict[str, Route] = field(default_factory=dict)
+    ways: frozenset[str] = frozenset()
+    wanted: frozenset[str] = frozenset()
     picture: Picture | None = None
     is_ready: bool = False
     is_leaving: bool = False
@@ -226,17 +225,28 @@ class Crew:
         standing = connection.moved
         if standing is None:
             standing = connection.moved = Standing()
-        if not self._gate.takes(head, data):
+        if not (tool := self._gate.takes(head, data)):
             standing.calls = 0
             return False
         standing.calls += 1
         if standing.calls < CALLS_BEFORE_MOVE << min(standing.returns, _DOUBLINGS_MAX):
             return False
         self._calling.add(connection)
-        worker = min((one for one in self._workers if one.takes_connections), key=_load, default=None)
+        backends = backends_of(self._tools[tool])
+        ready = [one for one in self._workers if one.takes_connections and self._has_ways(one, backends)]
+        worker = min(ready, key=_load, default=None)
         if worker is None or len(self._calling) <= len(worker.held):
             return False
         return self._move(connection, worker, standing, data)
+
+    def _has_ways(self, worker: _Worker, backends: frozenset[str]) -> bool:
+        """Whether it can call all of these; it opens what is missing, and says so when it has."""
+        if backends <= worker.ways:
+            return True
+        if not backends <= worker.wanted:
+            worker.wanted |= backends
+            worker.feed.send(Wanted(backends))
+        return False
 
     def _move(self, connection: Connection, worker: _Worker, standing: Standing, data: bytes) -> bool:
         self._numbers += 1
@@ -253,11 +263,11 @@ class Crew:
         self._calling.discard(connection)
         return True
 
-    async def _serve_here(self, given: Given, *, came_back: bool) -> None:
+    async def _serve_here(self, given: Given) -> None:
         server = self._server
         assert server is not None, "it runs"
         connection = Connection(server)
-        connection.moved = Standing(returns=given.returns + came_back)
+        connection.moved = Standing(returns=given.returns)
         try:
             end = socket.socket(fileno=given.descriptor)
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, end)
@@ -285,23 +295,11 @@ class Crew:
             log.warning("a worker ended, and is started again", extra=extra)
             await asyncio.sleep(_AGAIN.step_s(failures))
 
-    async def _live(self, number: int) -> int | None:
+    async def _live(self, number: int) -> int:
         """One life of a worker, to its end; returns its exit code. Raises `OSError` where it cannot be started."""
-        ours, theirs = zip(feed_pair(), passage_pair(), strict=True)
-        try:
-            command = [sys.executable, "-c", _PROGRAM, *(str(end.fileno()) for end in theirs)]
-            process = await asyncio.create_subprocess_exec(
-                *command, pass_fds=[end.fileno() for end in theirs], stdin=asyncio.subprocess.DEVNULL, env=_environ()
-            )
-        except OSError:
-            ours[1].close()
-            ours[0].close()
-            raise
-        finally:
-            for end in theirs:
-                end.close()
-        feed = await Feed.over(ours[0])
-        worker = _Worker(feed, Passage(ours[1], lambda given: self._came_back(worker, given), _nothing), process.pid)
+        process, feed_end, passage_end = await started()
+        feed = await Feed.over(feed_end)
+        worker = _Worker(feed, Passage(passage_end, lambda given: self._came_back(worker, given), _nothing))
         try:
             feed.send(self._setup)
             self._workers.append(worker)
@@ -309,7 +307,7 @@ class Crew:
             await self._listen(worker)
         finally:
             self._end(worker)
-            code = await _ended(process)
+            code = await ended(process)
         return code
 
     async def _listen(self, worker: _Worker) -> None:
@@ -332,6 +330,8 @@ class Crew:
         add(done, self._metrics)
         self._metrics.worker_called(len(done.calls))
         worker.in_flight = done.in_flight
+        # A way that was wanted and is not open yet is wanted anew.
+        worker.ways, worker.wanted = done.ways, frozenset()
         for number in done.closed:
             worker.held.pop(number, None)
         for session_id in done.sessions:
@@ -341,11 +341,11 @@ class Crew:
 
     def _came_back(self, worker: _Worker, given: Given) -> None:
         worker.held.pop(given.number, None)
-        self._begin_here(given, came_back=True)
+        self._begin_here(given)
 
-    def _begin_here(self, given: Given, *, came_back: bool) -> None:
+    def _begin_here(self, given: Given) -> None:
         assert self._tasks is not None, "it runs"
-        serving = self._serve_here(given, came_back=came_back)
+        serving = self._serve_here(given)
         try:
             self._tasks.create_task(serving, name="a connection of a worker")
         except RuntimeError:  # The node itself ends.
@@ -361,7 +361,7 @@ class Crew:
             os.close(given.descriptor)
         worker.feed.close()
         for given in worker.untaken.values():
-            self._begin_here(given, came_back=False)
+            self._begin_here(given)
         worker.untaken.clear()
         worker.held.clear()
         if self._is_leaving and not self._workers:
@@ -385,6 +385,7 @@ class Crew:
 
     def _gate_tools(self, tools: dict[str, Route]) -> dict[str, Route]:
         self._gate.tools = tools
+        self._gate.session_tools = tools_for_sessions(tools, self._picture.links)
         self._gate.forget()
         return tools
 
@@ -408,30 +409,6 @@ class Crew:
         for worker in self._workers:
             if worker.is_ready:
                 worker.feed.send(frame)
-
-
-_PROGRAM: Final = "from agent.workers.process import main; main()"
-
-
-async def _ended(process: asyncio.subprocess.Process) -> int:
-    """Wait for the end of a worker whose feed has ended, which ends it; returns its exit code."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_END_WITHIN_S):
-            return await process.wait()
-    os.kill(process.pid, signal.SIGKILL)  # It is not reaped yet, so the number is still its own.
-    return await process.wait()
-
-
-def _environ() -> dict[str, str]:
-    """The environment of this process, which has no secrets any more, and its path of imports.
-
-    Not of the folder that it is started in, which may have an `agent` of its own.
-    """
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
-        "PYTHONSAFEPATH": "1",
-    }
 
 
 def _load(worker: _Worker) -> int:

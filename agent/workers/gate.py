@@ -32,12 +32,14 @@ _NOT_PLAIN: Final = tuple(
 class Gate:
     """See the module. `tools`: the names that workers may call; `sessions`: those that they may serve.
 
-    Both are replaced by their owner, which then calls `forget`, as it does when tokens change.
+    `session_tools`: what they may call in these. All are replaced by their owner, which then calls `forget`, as it does
+    when tokens change.
     """
 
     def __init__(self, policy: EdgePolicy) -> None:
         self._policy = policy
         self.tools: Container[str] = frozenset()
+        self.session_tools: Container[str] = frozenset()
         self.sessions: Container[str] = frozenset()
         # By the identity of a head, which is kept with its verdict: None, or the grant and whether it is of a session.
         self._judged: dict[int, tuple[Head, tuple[Grant, str] | None]] = {}
@@ -49,8 +51,8 @@ class Gate:
         """Judge every head anew."""
         self._judged.clear()
 
-    def takes(self, head: Head, data: bytes) -> bool:
-        """Whether a worker may serve the request that `data` begins with."""
+    def takes(self, head: Head, data: bytes) -> str:
+        """The tool of the call that `data` begins with, if a worker may make it; empty for every other request."""
         known = self._judged.get(id(head))
         if known is None:
             if len(self._judged) >= HEADS_MAX:
@@ -58,11 +60,13 @@ class Gate:
             known = self._judged[id(head)] = head, self._judge(head)
         verdict = known[1]
         if verdict is None:
-            return False
+            return ""
         grant, session_id = verdict
         if grant.until_s is not None and grant.has_ended(time.time()):
-            return False
-        return not session_id or (session_id in self.sessions and self._is_call(data))
+            return ""
+        if not session_id:
+            return head.by_name["mcp-name"]
+        return self._called(data) if session_id in self.sessions else ""
 
     def _judge(self, head: Head) -> tuple[Grant, str] | None:
         headers, by_name, message = head.message.headers, head.by_name, head.message
@@ -83,13 +87,14 @@ class Gate:
         is_call = by_name.get("mcp-method") == CALL and by_name.get("mcp-name", "") in self.tools
         return (grant, "") if is_call else None
 
-    def _is_call(self, data: bytes) -> bool:
-        """Whether it is a call by its body: earlier versions name the method nowhere else."""
+    def _called(self, data: bytes) -> str:
+        """The tool that a message of a session calls, by its body: earlier versions name it nowhere else."""
         try:
             message = orjson.loads(memoryview(data)[data.find(b"\r\n\r\n") + 4 :])
         except orjson.JSONDecodeError:  # Also where another request follows.
-            return False
+            return ""
         if not isinstance(message, dict) or message.get("method") != CALL or "id" not in message:
-            return False
+            return ""
         params = message.get("params")
-        return isinstance(params, dict) and "task" not in params and params.get("name") in self.tools
+        name = params.get("name") if isinstance(params, dict) and "task" not in params else None
+        return name if isinstance(name, str) and name in self.session_tools else ""

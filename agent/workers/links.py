@@ -7,6 +7,7 @@ its callers.
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Final
@@ -97,6 +98,16 @@ class WorkerLinks:
                 continue
             link = self._links[key] = WorkerLink(view)
             self._tasks.create_task(self._keep(link), name=f"way to {key}")
+
+    def want(self, keys: Iterable[str]) -> None:
+        """Open these, as far as they are there."""
+        for key in keys:
+            if (link := self._links.get(key)) is not None:
+                link.called()
+
+    def open_ones(self) -> frozenset[str]:
+        """The backends that can be called now."""
+        return frozenset(key for key, link in self._links.items() if link.is_open)
 
     def close(self) -> None:
         """Close all."""

@@ -67,6 +67,13 @@ class Tools:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """Calls of these backends are about to come."""
+
+    backends: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class SessionBegun:
     """A session that workers may serve."""
 
@@ -148,10 +155,21 @@ def tools_for_workers(routes: Mapping[str, Route], links: Mapping[str, LinkView]
     return {name: route for name, route in routes.items() if _is_plain(route, usable)}
 
 
+def tools_for_sessions(tools: Mapping[str, Route], links: Mapping[str, LinkView]) -> frozenset[str]:
+    """Of these, those that a worker may call for a client with a session: of a node, the session may gain something."""
+    servers = {key for key, view in links.items() if view.identity is None}
+    return frozenset(name for name, route in tools.items() if servers.issuperset(backends_of(route)))
+
+
+def backends_of(route: Route) -> frozenset[str]:
+    """The backends of its replicas."""
+    return frozenset(replica.backend_key for replica in route.replicas)
+
+
 def _is_plain(route: Route, usable: set[str]) -> bool:
     if route.away_since_s is not None or route.fleet is not None or route.sticky or not route.replicas:
         return False
-    return all(replica.backend_key in usable for replica in route.replicas)
+    return usable.issuperset(backends_of(route))
 
 
 def changes(before: Mapping[str, Route], now: Mapping[str, Route]) -> Tools | None:

@@ -38,6 +38,7 @@ from agent.workers.picture import (
     Setup,
     Tick,
     Tools,
+    Wanted,
 )
 from agent.workers.serving import Serving
 from agent.workers.tally import Ready, Taken, Tally
@@ -143,6 +144,8 @@ class Worker:
                 self._dispatch.renewals.routes_changed()
             case SessionBegun() | SessionOver() | CallCancelled():
                 serving.change_sessions(frame)
+            case Wanted():
+                self._links.want(frame.backends)
             case CloseIdle():
                 serving.close_idle(frame.count, frame.idle_s)
             case Leave():
@@ -174,7 +177,7 @@ class Worker:
 
     def _say(self) -> None:
         done = self._tally.take()
-        done.closed = self._serving.closed()
+        done.closed, done.ways = self._serving.closed(), self._links.open_ones()
         done.sessions, self._serving.used_sessions = self._serving.used_sessions, set()
         self._lines_told, _, done.lines = self._lines.since(self._lines_told)
         self._feed.send(done)

@@ -7,7 +7,7 @@ goes back to the node, with every byte that has come, unless the next request is
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -15,7 +15,7 @@ from aiohttp import web
 
 from agent import clock
 from agent.errors import MeshError
-from agent.model import HEADER_BYTES_MAX
+from agent.model import HEADER_BYTES_MAX, LinkView
 from agent.rest.envelope import envelope_middleware
 from agent.rest.security import EdgePolicy, security_headers, security_middleware, usual_header_lines
 from agent.rest.tokens import TokenTable
@@ -36,7 +36,16 @@ from agent.subscriptions.tasks import TaskUpdates
 from agent.workers.dispatch import TURN, Turn, WorkerDispatch
 from agent.workers.gate import PATH, Gate
 from agent.workers.passage import Given
-from agent.workers.picture import SILENT_S, CallCancelled, Picture, SessionBegun, SessionOver, Setup, Tools
+from agent.workers.picture import (
+    SILENT_S,
+    CallCancelled,
+    Picture,
+    SessionBegun,
+    SessionOver,
+    Setup,
+    Tools,
+    tools_for_sessions,
+)
 
 if TYPE_CHECKING:
     from agent.server.node_operations import NodeOperations
@@ -76,6 +85,7 @@ class Serving:
         self._give = give
         self._routes = RouteTable(tools={})
         self._tools: dict[str, Route] = {}
+        self._links: Mapping[str, LinkView] = {}
         self._secrets: Sequence[bytes] = ()
         self._sessions: set[str] = set()
         self._ended = EndedSessions()
@@ -89,6 +99,8 @@ class Serving:
         self.is_leaving = False
         self.used_sessions: set[str] = set()
         self._by_number: dict[int, Connection] = {}
+        self._arriving = 0
+        self._gone: list[int] = []  # Before they had arrived.
         self.endpoint: Final = self._endpoint(setup, dispatch)
         self._runner: web.AppRunner | None = None
         self._server: WorkerServer | None = None
@@ -126,7 +138,7 @@ class Serving:
     @property
     def count(self) -> int:
         """How many connections there are."""
-        return len(self._by_number)
+        return len(self._by_number) + self._arriving
 
     async def take(self, given: Given) -> None:
         """Serve a connection from now on."""
@@ -134,23 +146,25 @@ class Serving:
         assert server is not None, "it was started"
         loop, connection = asyncio.get_running_loop(), Connection(server)
         connection.moved = Origin(given.number, given.returns)
-        self._by_number[given.number] = connection
+        self._arriving += 1
         try:
             await loop.connect_accepted_socket(lambda: connection, socket.socket(fileno=given.descriptor))
         except OSError:
-            return  # The client has gone.
+            self._gone.append(given.number)
+            return
+        finally:
+            self._arriving -= 1
+        self._by_number[given.number] = connection
         # In this very turn of the loop, so that nothing is read of it before.
         connection.data_received(given.data)
 
     def closed(self) -> list[int]:
         """The numbers of those that have ended since this was called last."""
-        server = self._server
-        if server is None:
-            return []
         over = [number for number, one in self._by_number.items() if one.transport is None]
         for number in over:
             del self._by_number[number]
-        return over
+        gone, self._gone = self._gone, []
+        return over + gone
 
     def close_idle(self, count: int, idle_s: float) -> None:
         """As `FastServer.close_idle`."""
@@ -165,11 +179,15 @@ class Serving:
                 self._give_back(connection, connection.hold())
 
     def _elsewhere(self, connection: Connection, head: Head | None, data: bytes) -> bool:
-        is_for_node = connection.moved.is_for_node
-        if head is not None and not is_for_node and self._may_serve() and self.gate.takes(head, data):
+        origin: Origin = connection.moved
+        if not self._may_serve():
+            self._give_back(connection, data)
+            return True
+        if head is not None and not origin.is_for_node and self.gate.takes(head, data):
             if (session_id := head.by_name.get(_HEADER)) is not None:
                 self.used_sessions.add(session_id)
             return False
+        origin.returns += not origin.is_for_node
         self._give_back(connection, data)
         return True
 
@@ -206,7 +224,12 @@ class Serving:
     def show(self, picture: Picture) -> None:
         """Take the state of now."""
         self._secrets = picture.secrets
+        self._links = picture.links
         self.tokens.replace(picture.tokens, picture.named)
+        self._judge_anew()
+
+    def _judge_anew(self) -> None:
+        self.gate.session_tools = tools_for_sessions(self._tools, self._links)
         self.gate.forget()
 
     def change_tools(self, tools: Tools) -> None:
@@ -216,7 +239,7 @@ class Serving:
         }
         self._routes = RouteTable(tools=self._tools)
         self.gate.tools = self._tools
-        self.gate.forget()
+        self._judge_anew()
 
     def change_sessions(self, news: SessionBegun | SessionOver | CallCancelled) -> None:
         """Take what has become of a session at the node."""

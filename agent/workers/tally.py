@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class Done:
     """Since the last one. `calls`: backend, tool, outcome, seconds, trace; `closed`: numbers of connections.
 
-    `sessions`: whose calls were served; `lines`: of the log, with their levels, for those who read it over REST.
+    `sessions`: those whose calls were served; `ways`: the backends that can be called now; `lines`: of the log, with
+    their levels, for readers over REST.
     """
 
     calls: list[tuple[str, str, str, float, str]] = field(default_factory=list)
@@ -26,6 +27,7 @@ class Done:
     in_flight: int = 0
     closed: list[int] = field(default_factory=list)
     sessions: set[str] = field(default_factory=set)
+    ways: frozenset[str] = frozenset()
     lines: list[tuple[int, str]] = field(default_factory=list)
 
 

@@ -14,6 +14,7 @@ from agent.server.fast_path.heads import Heads
 from agent.workers.gate import Gate
 
 TOOL = "kit__add"
+OTHER = "back__add"  # Of a node, whose sessions may gain something.
 SESSION = "mesh1-known"
 MODERN = {"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/call", "Mcp-Name": TOOL}
 LEGACY = {"MCP-Protocol-Version": "2025-11-25", "Mcp-Session-Id": SESSION}
@@ -36,7 +37,7 @@ def gate(*, with_tokens: bool = False) -> Gate:
     tokens = TokenTable(["token-of-all"], named) if with_tokens else TokenTable()
     policy = EdgePolicy(frozenset({"node.example"}), frozenset(), tokens, metrics_public=False)
     made = Gate(policy)
-    made.tools, made.sessions = {TOOL}, {SESSION}
+    made.tools, made.session_tools, made.sessions = {TOOL, OTHER}, {TOOL}, {SESSION}
     return made
 
 
@@ -46,12 +47,13 @@ def takes(judge: Gate, headers: Mapping[str, str], body: object = CALL, path: st
     lines = "".join(f"{name}: {value}\r\n" for name, value in given.items() if value)
     data = f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode() + written
     beginning = Heads("/mcp").read(data)
-    return beginning is not None and judge.takes(beginning.head, data)
+    return beginning is not None and judge.takes(beginning.head, data) != ""
 
 
 async def test_plain_calls_of_either_era_are_taken() -> None:
     assert takes(gate(), MODERN)
     assert takes(gate(), LEGACY)
+    assert takes(gate(), MODERN | {"Mcp-Name": OTHER})
 
 
 @pytest.mark.parametrize(
@@ -83,6 +85,7 @@ async def test_other_endpoints_and_views_are_left(path: str) -> None:
     [
         {**CALL, "method": "tools/list"},
         {**CALL, "params": {"name": "kit__other"}},
+        {**CALL, "params": {"name": OTHER}},
         {**CALL, "params": {"name": TOOL, "task": {}}},
         {**CALL, "params": None},
         {key: value for key, value in CALL.items() if key != "id"},
@@ -123,8 +126,8 @@ async def test_verdict_over_a_head_lasts_until_it_is_forgotten() -> None:
     data = f"POST /mcp HTTP/1.1\r\n{lines}Content-Length: {len(written)}\r\n\r\n".encode() + written
     beginning = Heads("/mcp").read(data)
     assert beginning is not None
-    assert judge.takes(beginning.head, data)
+    assert judge.takes(beginning.head, data) == TOOL
     judge.tools = frozenset()
-    assert judge.takes(beginning.head, data)
+    assert judge.takes(beginning.head, data) == TOOL
     judge.forget()
     assert not judge.takes(beginning.head, data)
