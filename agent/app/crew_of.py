@@ -13,7 +13,7 @@ from agent.app.parts import Parts
 from agent.client.capabilities import declared_features
 from agent.config.load import Settings
 from agent.logs import kept_lines
-from agent.model import NodeIdentity
+from agent.model import LinkView, NodeIdentity
 from agent.server.sessions.sealed_id import is_sealed
 from agent.server.sessions.session import ServerSession
 from agent.server.sessions.table import BY_CLIENT, REVOKED
@@ -32,7 +32,7 @@ def crew_of(settings: Settings, own: NodeIdentity, key_seed: bytes, state_key: b
         settings.workers,
         _setup(settings, own, key_seed, state_key, parts.policy.host_names),
         Gate(parts.policy),
-        look=partial(_picture, parts),
+        look=_Look(parts),
         routes=lambda: parts.mesh.routes.tools,
         metrics=parts.metrics,
         used=sessions.used,
@@ -42,10 +42,29 @@ def crew_of(settings: Settings, own: NodeIdentity, key_seed: bytes, state_key: b
     return crew
 
 
-def _picture(parts: Parts) -> Picture:
-    drained, far = parts.dispatch.apart
-    links = {view.key: link_shown(view) for view in parts.mesh.views() if view.connected}
-    return Picture(*parts.access.valid, parts.associations.valid_secrets(), links, drained, far)
+class _Look:
+    """Makes the picture of now."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        # Of each server's link: since when it is up, what it listed first, and whether that has changed.
+        self._first: dict[str, tuple[float | None, str, bool]] = {}
+
+    def __call__(self) -> Picture:
+        parts = self._parts
+        views = [view for view in parts.mesh.views() if view.connected]
+        self._first = {view.key: self._compared(view) for view in views if view.identity is None}
+        changing = frozenset(key for key, (_, _, has_changed) in self._first.items() if has_changed)
+        drained, far = parts.dispatch.apart
+        links = {view.key: link_shown(view) for view in views}
+        return Picture(*parts.access.valid, parts.associations.valid_secrets(), links, drained, far, changing)
+
+    def _compared(self, view: LinkView) -> tuple[float | None, str, bool]:
+        since_s, first, has_changed = self._first.get(view.key, (None, "", False))
+        now = view.offer.digest
+        if since_s != view.ready_at_s or not first:
+            return view.ready_at_s, now, False
+        return since_s, first, has_changed or now != first
 
 
 def _setup(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from agent import clock
+from agent.model import LinkView
 from agent.routing.table import Route
 from agent.server.fast_path.connection import Connection
 from agent.server.fast_path.heads import Head
@@ -137,6 +138,7 @@ class Crew:
         self._picture = Picture()
         self._tools: dict[str, Route] = {}
         self._seen: tuple[object, object] | None = None
+        self._heard_changing: dict[str, float | None] = {}  # By workers, of the link of that time.
         self._tasks: asyncio.TaskGroup | None = None
         self._nudged = asyncio.Event()
         self._is_leaving = False
@@ -336,6 +338,8 @@ class Crew:
             worker.held.pop(number, None)
         for session_id in done.sessions:
             self._used(session_id)
+        for key in done.changing & self._picture.links.keys():
+            self._heard_changing[key] = self._picture.links[key].ready_at_s
         for level, line in done.lines:
             self._keep_line(level, line)
 
@@ -374,14 +378,18 @@ class Crew:
             self._calling &= self._server.connections
         self._picture = picture = self._look()
         routes = self._routes()
-        if self._seen is None or self._seen[0] is not routes or self._seen[1] != picture.links:
-            self._seen = routes, picture.links
-            self._tools = self._gate_tools(tools_for_workers(routes, picture.links))
+        links = {key: view for key, view in picture.links.items() if not self._is_changing(key, view)}
+        if self._seen is None or self._seen[0] is not routes or self._seen[1] != links:
+            self._seen = routes, links
+            self._tools = self._gate_tools(tools_for_workers(routes, links))
         for worker in self._workers:
             if worker.is_ready:
                 self._show(worker)
         ready = [one for one in self._workers if one.is_ready]
         self._metrics.workers_running(len(ready), len(self), sum(one.in_flight for one in ready))
+
+    def _is_changing(self, key: str, view: LinkView) -> bool:
+        return key in self._picture.changing or self._heard_changing.get(key) == view.ready_at_s
 
     def _gate_tools(self, tools: dict[str, Route]) -> dict[str, Route]:
         self._gate.tools = tools

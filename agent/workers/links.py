@@ -14,6 +14,7 @@ from typing import Final
 
 from agent.client.event import Event, first_of
 from agent.client.http.stateless import HttpStatelessClient
+from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.protocol import Request
 from agent.client.sessions.dual_era import needs_session
 from agent.errors import CallNotSent, MeshError
@@ -34,6 +35,7 @@ class WorkerLink:
         self.view = view
         self.client: HttpStatelessClient | None = None
         self._wants_sessions = False
+        self.lists_changed = False  # In a call, as far as it was heard here.
         self.wanted = Event()
         self.gone = Event()
 
@@ -63,7 +65,14 @@ class WorkerLink:
         """As `CallableLink`; what is no call is the node's to say."""
         if self.client is None or request.method != CALL:
             raise CallNotSent.about(self.view.key, "is not connected")
-        result = await self.client.request(request)
+        heard = request.on_notification
+
+        async def hear(method: str, params: Json) -> None:
+            self.lists_changed |= method in LIST_CHANGES
+            if heard is not None:
+                await heard(method, params)
+
+        result = await self.client.request(request.heard_by(hear))
         if request.in_session and needs_session(result):
             self._wants_sessions = True  # The node opens them.
         return result
@@ -108,6 +117,10 @@ class WorkerLinks:
     def open_ones(self) -> frozenset[str]:
         """The backends that can be called now."""
         return frozenset(key for key, link in self._links.items() if link.is_open)
+
+    def changing(self) -> frozenset[str]:
+        """The backends whose lists changed during a call."""
+        return frozenset(key for key, link in self._links.items() if link.lists_changed)
 
     def close(self) -> None:
         """Close all."""

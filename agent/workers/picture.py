@@ -48,7 +48,11 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The state at one moment. `secrets`: the mesh's valid ones, the current one first; `links`: by backend key."""
+    """The state at one moment. `secrets`: the mesh's valid ones, the current one first; `links`: by backend key.
+
+    `changing`: the servers whose lists have changed since they were linked. A client that lists right after a call has
+    to see what that call changed, which the node alone waits for.
+    """
 
     tokens: tuple[str, ...] = field(default=(), repr=False)
     named: tuple[NamedToken, ...] = field(default=(), repr=False)
@@ -56,6 +60,7 @@ class Picture:
     links: Mapping[str, LinkView] = field(default_factory=dict)
     drained: frozenset[str] = frozenset()
     far: frozenset[str] = frozenset()
+    changing: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,7 +177,8 @@ class Worker:
 
     def _say(self) -> None:
         done = self._tally.take()
-        done.closed, done.ways = self._serving.closed(), self._links.open_ones()
+        done.closed = self._serving.closed()
+        done.ways, done.changing = self._links.open_ones(), self._links.changing()
         done.sessions, self._serving.used_sessions = self._serving.used_sessions, set()
         self._lines_told, _, done.lines = self._lines.since(self._lines_told)
         self._feed.send(done)

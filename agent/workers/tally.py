@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class Done:
     """Since the last one. `calls`: backend, tool, outcome, seconds, trace; `closed`: numbers of connections.
 
-    `sessions`: those whose calls were served; `ways`: the backends that can be called now; `lines`: of the log, with
+    `sessions`: those whose calls were served; `ways`: the backends that can be called now; `changing`: those
+    whose lists changed during a call; `lines`: of the log, with
     their levels, for readers over REST.
     """
 
@@ -28,6 +29,7 @@ class Done:
     closed: list[int] = field(default_factory=list)
     sessions: set[str] = field(default_factory=set)
     ways: frozenset[str] = frozenset()
+    changing: frozenset[str] = frozenset()
     lines: list[tuple[int, str]] = field(default_factory=list)
 
 

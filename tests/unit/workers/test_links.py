@@ -1,0 +1,85 @@
+"""A worker's way to a backend: what it learns of it during calls."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from agent.client.protocol import Request
+from agent.errors import CallNotSent, Unreachable
+from agent.links.dial import OpenClient
+from agent.model import BackendSpec, Era, HttpTarget, LinkState, LinkView, NodeIdentity, ServerScope, ServerSpec
+from agent.workers.links import WorkerLink, WorkerLinks
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from agent.client.http.stateless import HttpStatelessClient
+
+SPEC = ServerSpec("kit", HttpTarget("http://127.0.0.1:9/mcp"), ServerScope.SERVICE)
+VIEW = LinkView(SPEC, LinkState.READY, era=Era.MODERN, protocol_version="2026-07-28", ready_at_s=1.0)
+OWN = NodeIdentity("id", "node")
+
+
+class NotifyingClient:
+    """A client whose server notifies of something before it answers."""
+
+    def __init__(self, method: str, result: dict[str, Any]) -> None:
+        self._method = method
+        self._result = result
+
+    async def request(self, request: Request) -> dict[str, Any]:
+        assert request.on_notification is not None
+        await request.on_notification(self._method, {})
+        return self._result
+
+
+def link_with(client: NotifyingClient) -> WorkerLink:
+    link = WorkerLink(VIEW)
+    link.client = cast("HttpStatelessClient", client)
+    return link
+
+
+@pytest.mark.parametrize(
+    ("method", "changed"), [("notifications/tools/list_changed", True), ("notifications/progress", False)]
+)
+async def test_change_of_a_list_during_a_call_is_noted_and_handed_on(method: str, *, changed: bool) -> None:
+    heard: list[str] = []
+
+    async def hear(method: str, _params: object) -> None:
+        heard.append(method)
+
+    link = link_with(NotifyingClient(method, {"content": []}))
+    assert await link.request(Request.within("tools/call", {}, timeout_s=1.0, on_notification=hear)) == {"content": []}
+    assert heard == [method]
+    assert link.lists_changed is changed
+
+
+async def test_what_is_no_call_and_what_has_no_way_is_not_sent() -> None:
+    with pytest.raises(CallNotSent):
+        await WorkerLink(VIEW).request(Request.within("tools/call", {}, timeout_s=1.0))
+    link = link_with(NotifyingClient("notifications/progress", {}))
+    with pytest.raises(CallNotSent):
+        await link.request(Request.within("mesh-agent/client", {}, timeout_s=1.0))
+
+
+async def test_way_is_opened_when_it_is_wanted_and_given_up_with_its_link() -> None:
+    dialled: list[BackendSpec] = []
+
+    async def dial(_stack: AsyncExitStack, spec: BackendSpec, _own: NodeIdentity) -> OpenClient:
+        dialled.append(spec)
+        raise Unreachable("nothing is there")
+
+    async def was_dialled() -> bool:
+        return len(dialled) == 1
+
+    async with asyncio.TaskGroup() as tasks:
+        links = WorkerLinks(OWN, dial, tasks)
+        links.take({VIEW.key: VIEW})
+        assert not dialled
+        links.want([VIEW.key, "server:unknown"])
+        await eventually(was_dialled)
+        assert isinstance(dialled[0], ServerSpec)
+        assert dialled[0].protocol == "2026-07-28"
+        assert not links.open_ones()
+        links.close()
