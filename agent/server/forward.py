@@ -336,16 +336,19 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
         if (trace := _trace_of(self._params)) is not None:
             fields["trace"] = trace
         fields["backend"] = served.backend
-        fields["outcome"] = _outcome(served, failure)
+        fields["outcome"] = "ok" if failure is None and not served.tool_error else _outcome(served, failure)
         if served.reason:
             fields["reason"] = served.reason
         fields["ms"] = round((time.monotonic() - self._started_s) * 1000, 2)
-        quiet = failure is None and (self._is_housekeeping() or _only_polls(self._method, self._params))
+        quiet = failure is None and self._is_quiet()
         request_line(logging.DEBUG if quiet else logging.INFO, fields)
 
-    def _is_housekeeping(self) -> bool:
-        """Whether another node reads lists or follows them, as it does whenever anything changes anywhere."""
-        return self._caller.grant.is_another_node and self._method not in CALLS
+    def _is_quiet(self) -> bool:
+        """Whether it says nothing about what clients do: another node looks, reads lists or follows them."""
+        if self._method in CALLS and "requestState" not in self._params:
+            return False
+        is_housekeeping = self._method not in CALLS and self._caller.grant.is_another_node
+        return is_housekeeping or _only_polls(self._method, self._params)
 
     def _recorder(self, failure: BaseException | None) -> None:
         """Have calls and refusals recorded: names and outcomes, never arguments."""
