@@ -123,6 +123,11 @@ class Authorizer:
 
     # For requests
 
+    @property
+    def has_token(self) -> bool:
+        """Whether `token` gives any; it may have ended."""
+        return self._login() is not None
+
     async def token(self) -> str | None:
         """What the next request carries; None where nothing is known to be wanted.
 
