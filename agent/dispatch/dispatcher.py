@@ -16,7 +16,15 @@ from agent.client.protocol import Request
 from agent.client.server_info import OnNotification
 from agent.client.streaming import ResultStream
 from agent.dispatch.call import Call, Failed, attempt_deadline_s, may_repeat
-from agent.dispatch.next_hop import believed, comes_in_session, ended, large_result, outgoing, received_failure
+from agent.dispatch.next_hop import (
+    believed,
+    comes_in_session,
+    ended,
+    large_result,
+    outgoing,
+    received_failure,
+    says_no_more,
+)
 from agent.dispatch.outlier import outcome_of
 from agent.dispatch.param_headers import ParamHeaders
 from agent.dispatch.renewals import Present, RouteRenewals
@@ -173,10 +181,11 @@ class Dispatch:
             AnswerCut: `sink` got a part of the result, and will get no more.
         """
         now_s, known = clock.now_s(), route
-        try:
-            route, params = self._states.unwrapped(method, route, params, now_s)
-        except CallNotSent as exc:
-            raise CallRefused(f"{route.public_name} was not executed: {exc}") from exc
+        if params.get("requestState") is not None:
+            try:
+                route, params = self._states.unwrapped(method, route, params, now_s)
+            except CallNotSent as exc:
+                raise CallRefused(f"{route.public_name} was not executed: {exc}") from exc
         received_s = received_deadline_s(params)
         affinity = affinity_key(params, session_id)
         call = Call(
@@ -196,25 +205,26 @@ class Dispatch:
             on_delivered=on_delivered,
         )
         self._stats.called(route, now_s)
-        return await self._answered(call)
+        return await self._answered(call, now_s)
 
-    async def _answered(self, call: Call) -> Forwarded:
+    async def _answered(self, call: Call, now_s: float) -> Forwarded:
         """Attempt after attempt until one is answered. Raises as `forward`."""
         tried: dict[str, float] = {}
         attempts = 0
         failed: Failed | None = None
         told: Failed | None = None  # The caller's error: a later "not executed" must not hide an unknown outcome.
-        while (replica := await self._next(call, tried, told)) is not None:
+        while (replica := self._at_once(call, tried, told) or await self._next(call, tried, told)) is not None:
             if failed is not None:
                 step = self._next_step(call, replica, failed, attempts=attempts)
                 if step is not Step.AGAIN:
                     break
-            tried[replica.backend_key] = clock.now_s()
+            now_s = clock.now_s() if failed is not None or call.present is None else now_s
+            tried[replica.backend_key] = now_s
             attempts += 1
             call.on_attempt(replica.backend_key)
             was_away = call.route.away_since_s is not None
             try:
-                return Forwarded(await self._send(call, replica, tried), replica)
+                return Forwarded(await self._send(call, replica, tried, now_s), replica)
             except (RpcError, AnswerCut):
                 raise
             except MeshError as exc:
@@ -243,6 +253,13 @@ class Dispatch:
         links = (self._link(replica.backend_key) for replica in route.replicas)
         said = (word for link in links if link for word in _failures(link.view))
         return next((f": {word}" for word in said if word), "")
+
+    def _at_once(self, call: Call, tried: Collection[str], told: Failed | None) -> Replica | None:
+        """The one replica of a call that was not sent yet, if it takes calls; most calls need no more than that."""
+        if told is not None or call.present is None or len(call.route.replicas) != 1:
+            return None
+        only = call.route.replicas[0]
+        return only if only.backend_key not in tried and self._takes_calls(call.route, only) else None
 
     async def _next(self, call: Call, tried: dict[str, float], told: Failed | None) -> Replica | None:
         """The next replica; when none is left and the call may be sent again, one that has come back or is new."""
@@ -317,12 +334,12 @@ class Dispatch:
 
     def _next_step(self, call: Call, replica: Replica, failed: Failed, attempts: int) -> Step:
         """Decide whether `replica` gets the call now, and charge that to the budget."""
-        now_s = clock.now_s()
+        now_s, link = clock.now_s(), self._link(replica.backend_key)
         step = next_step(
             fate_of(failed.failure),
             repeatable=is_repeatable(call.method, call.route, failed.replica),
             attempts=attempts,
-            remaining_s=attempt_deadline_s(call, self._own_timeout_s(self._link(replica.backend_key))) - now_s,
+            remaining_s=attempt_deadline_s(call, self._own_timeout_s(None if link is None else link.spec)) - now_s,
             budget=self._stats.budget(call.route),
             now_s=now_s,
         )
@@ -341,12 +358,13 @@ class Dispatch:
             )
         return step
 
-    async def _send(self, call: Call, replica: Replica, tried: Collection[str]) -> Json:
-        link, now_s = self._link(replica.backend_key), clock.now_s()
+    async def _send(self, call: Call, replica: Replica, tried: Collection[str], now_s: float) -> Json:
+        link = self._link(replica.backend_key)
         if link is None:
             raise CallNotSent.about(replica.backend_key, "is gone")
-        own_timeout_s = self._own_timeout_s(link)
-        deadline_s, view = attempt_deadline_s(call, own_timeout_s), link.view
+        view = link.view
+        own_timeout_s = self._own_timeout_s(view.spec)
+        deadline_s = attempt_deadline_s(call, own_timeout_s)
         timeout_s = deadline_s - now_s
         if timeout_s <= 0:
             raise CallNotSent.for_clients("the deadline passed before it could be sent")
@@ -359,7 +377,7 @@ class Dispatch:
             timeout_s=timeout_s,
             key=call.affinity,
             in_session=call.in_session,
-            alternatives=any(one.backend_key not in tried for one in call.route.replicas),
+            alternatives=len(call.route.replicas) > 1 and any(r.backend_key not in tried for r in call.route.replicas),
         )
         params = with_task(call.method, call.route, params, view)
         headers = self._param_headers.outgoing(call.method, call.route, params, call.param_headers)
@@ -384,19 +402,22 @@ class Dispatch:
             outcome = outcome_of(exc)
             raise
         else:
-            outcome = _outcome_of(is_error=result.get("isError") is True)
-            view = link.view
-            result = believed(result, view)
-            result = shown_task(call.method, call.params, result, replica, view, own_node_id=self._node_id)
-            return self._states.wrapped(call.method, call.route, replica, result, clock.now_s())
+            outcome = "tool_error" if result.get("isError") is True else "ok"
+            return result if says_no_more(call.method, result) else self._believed(call, replica, result, link.view)
         finally:
             if outcome == "cancelled" and sink is not None and sink.ended_with_error is not None:
                 outcome = _outcome_of(is_error=sink.ended_with_error)
                 call.on_delivered(sink.ended_with_error)
             self._stats.finish(attempt, outcome, clock.now_s())
 
-    def _own_timeout_s(self, link: CallableLink | None) -> float:
-        own = link.spec.call_timeout_s if link is not None and isinstance(link.spec, ServerSpec) else None
+    def _believed(self, call: Call, replica: Replica, result: Json, view: LinkView) -> Json:
+        """A result that asks for something, is a task, or says more of itself, as its caller gets it."""
+        result = believed(result, view)
+        result = shown_task(call.method, call.params, result, replica, view, own_node_id=self._node_id)
+        return self._states.wrapped(call.method, call.route, replica, result, clock.now_s())
+
+    def _own_timeout_s(self, spec: BackendSpec | None) -> float:
+        own = spec.call_timeout_s if isinstance(spec, ServerSpec) else None
         return self._call_timeout_s if own is None else own
 
     def _weight_of(self, backend_key: str) -> int:

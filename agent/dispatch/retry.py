@@ -76,7 +76,7 @@ class Budget(NamedTuple):
         if self.seconds and self.seconds[-1][0] == second:
             _, known_calls, known_repeated = self.seconds[-1]
             return Budget((*self.seconds[:-1], (second, known_calls + calls, known_repeated + repeated)))
-        kept = tuple(entry for entry in self.seconds if entry[0] > second - WINDOW_S)
+        kept = tuple([entry for entry in self.seconds if entry[0] > second - WINDOW_S])
         return Budget((*kept, (second, calls, repeated)))
 
 

@@ -32,6 +32,7 @@ from agent.rest.introspection import TokenRefused
 from agent.rest.logins import Logins
 from agent.rest.oauth import METADATA_PATH, OAuthVerifier
 from agent.rest.tokens import TokenTable
+from agent.server.fast_path.connection import FastRequest
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ _OAUTH_PATH = re.compile(
 _PEER_PATHS = frozenset({PEER_PATH, f"{PEER_PATH}/"})
 MCP_PATHS = frozenset({"/mcp", "/mcp/", *_PEER_PATHS})
 _IDENTITY = "identity"
+_OF_ONE_REQUEST = frozenset({"content-encoding", "cookie", "origin", PROOF_HEADER.lower()})
 _PROOF = web.RequestKey("mesh_proof", str)  # Of the answer, while its request is handled.
 
 CORS_METHODS = "GET, POST, DELETE, OPTIONS"
@@ -123,33 +125,48 @@ def security_middleware(policy: EdgePolicy) -> Middleware:
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if (refusal := _host_refusal(request, policy)) is not None:
-            return refusal
-        if (answer := _origin_answer(request, policy)) is not None:
-            return answer
-        if request.headers.get("Content-Encoding", _IDENTITY) != _IDENTITY:
-            refusal = refused(request, 415, "compressed_body", "Request bodies are taken uncompressed")
-            refusal.force_close()  # What is left of the body is not worth reading.
-            return refusal
-        logins = policy.logins
-        shown = request.headers.getall("Authorization", ()) if logins is None else logins.authorization(request)
-        verdict, caller = _judged(request, policy, shown)
-        why = ""
-        if verdict is Verdict.BAD_TOKEN and policy.oauth is not None:
-            verdict, caller, why = await _judged_by_issuer(request, policy.oauth, shown, caller)
-        serve_for(caller)
-        if request.rel_url.raw_path == HANDSHAKE_PATH:
-            request[FOR_CLIENTS] = verdict is Verdict.ALLOWED
-            return await handler(request)
-        if verdict is Verdict.ALLOWED:
-            return await handler(request)
-        if verdict is Verdict.NO_OAUTH:
-            return await handler(request) if _is_metadata(request, policy) else _no_oauth(policy.tokens)
-        if verdict is Verdict.OUT_OF_SCOPE:
-            return _scope_refusal(request, caller)
-        return await _token_refusal(request, verdict, policy, brake, why)
+        if type(request) is not FastRequest:
+            return await _checked(request, handler, policy, brake)
+        head, tokens = request.head, policy.tokens
+        if head.passed is None or head.passed[0] is not tokens.generation:
+            head.passed = tokens.generation, _of_head(request, policy)
+        if head.passed[1] is None:
+            return await _checked(request, handler, policy, brake)
+        serve_for(head.passed[1])
+        return await handler(request)
 
     return check
+
+
+async def _checked(
+    request: web.Request, handler: Handler, policy: EdgePolicy, brake: FailureBrake
+) -> web.StreamResponse:
+    """Answer a request that has to be judged by itself."""
+    if (refusal := _host_refusal(request, policy)) is not None:
+        return refusal
+    if (answer := _origin_answer(request, policy)) is not None:
+        return answer
+    if request.headers.get("Content-Encoding", _IDENTITY) != _IDENTITY:
+        refusal = refused(request, 415, "compressed_body", "Request bodies are taken uncompressed")
+        refusal.force_close()  # What is left of the body is not worth reading.
+        return refusal
+    logins = policy.logins
+    shown = request.headers.getall("Authorization", ()) if logins is None else logins.authorization(request)
+    verdict, caller = _judged(request, policy, shown)
+    why = ""
+    if verdict is Verdict.BAD_TOKEN and policy.oauth is not None:
+        verdict, caller, why = await _judged_by_issuer(request, policy.oauth, shown, caller)
+    serve_for(caller)
+    if request.rel_url.raw_path == HANDSHAKE_PATH:
+        request[FOR_CLIENTS] = verdict is Verdict.ALLOWED
+        return await handler(request)
+    if verdict is Verdict.ALLOWED:
+        return await handler(request)
+    if verdict is Verdict.NO_OAUTH:
+        return await handler(request) if _is_metadata(request, policy) else _no_oauth(policy.tokens)
+    if verdict is Verdict.OUT_OF_SCOPE:
+        return _scope_refusal(request, caller)
+    return await _token_refusal(request, verdict, policy, brake, why)
 
 
 def security_headers(policy: EdgePolicy) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
@@ -185,6 +202,20 @@ def usual_header_lines(request: web.Request) -> str | None:
         return None
     proof = request.get(_PROOF)
     return _USUAL_LINES if proof is None else f"{_USUAL_LINES}{PROOF_HEADER}: {proof}\r\n"
+
+
+def _of_head(request: FastRequest, policy: EdgePolicy) -> Caller | None:
+    """The caller of each request with this head, which passes until tokens change; None where it has to be judged anew.
+
+    A proof is for one request, a login and the token of an issuer end by themselves, and so do some of ours.
+    """
+    by_name = request.head.by_name
+    if not by_name.keys().isdisjoint(_OF_ONE_REQUEST) or request.rel_url.raw_path == HANDSHAKE_PATH:
+        return None
+    if _host_refusal(request, policy) is not None:
+        return None
+    verdict, caller = _judged(request, policy, request.headers.getall("Authorization", ()))
+    return caller if verdict is Verdict.ALLOWED and caller.grant.until_s is None else None
 
 
 def _judged(request: web.Request, policy: EdgePolicy, authorization: Sequence[str]) -> tuple[Verdict, Caller]:

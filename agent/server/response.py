@@ -20,12 +20,14 @@ from agent.errors import MCPError, TooManyCalls
 from agent.lossless_json.raw import Bytes
 from agent.model import Json
 from agent.rpc_codes import ERROR_CODE_HTTP_STATUS
+from agent.server.fast_path.connection import FastRequest
 from agent.server.write_deadline import WRITE_TIMEOUT_S, drop_client
 
 # An answer that takes longer becomes a stream with pings, so that no proxy on the way times out.
 PING_EVERY_S: Final = 15.0
 # About what a socket's buffer takes at once; the rest of a large result waits where it is.
 _SLICE_BYTES: Final = 256 << 10
+_OK: Final = 200
 _PING: Final = b": ping\r\n\r\n"
 STREAM_HEADERS: Final = {
     "Content-Type": "text/event-stream",
@@ -39,15 +41,22 @@ StartTask: TypeAlias = Callable[[Coroutine[None, None, None], str], asyncio.Task
 class Answer:
     """One response: JSON, or an event stream as soon as a notification precedes the result.
 
-    `beginning` gives the first event of such a stream.
+    `beginning` gives the first event of such a stream. `at_once`: nothing is added to the response that is returned,
+    so it may have gone out.
     """
 
     def __init__(
-        self, request: web.Request, request_id: object, *, beginning: Callable[[], bytes] | None = None
+        self,
+        request: web.Request,
+        request_id: object,
+        *,
+        beginning: Callable[[], bytes] | None = None,
+        at_once: bool = True,
     ) -> None:
         self._request = request
         self._request_id = orjson.dumps(request_id)
         self._beginning = beginning
+        self._at_once = at_once
         self._stream: web.StreamResponse | None = None
         self._gone = False
         self._result_begun = False
@@ -118,6 +127,10 @@ class Answer:
 
     async def _finish(self, body: bytes, status: int, headers: Mapping[str, str] | None = None) -> web.StreamResponse:
         if self._stream is None:
+            if status == _OK and type(self._request) is FastRequest and self._at_once:
+                sent = self._request.sent(body)
+                if sent is not None:
+                    return sent
             return web.Response(body=body, status=status, content_type="application/json", headers=headers)
         await self.tell(body)
         async with self._write_deadline():

@@ -12,13 +12,13 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from agent.server.fast_path.connection import AT_ONCE_BYTES_MAX
+
 log = logging.getLogger(__name__)
 
 # A reader that takes nothing for this long while our buffer is full is dropped; it delays no other client, but it
 # holds memory and a stream. Long enough for a suspended laptop's TCP to recover once.
 WRITE_TIMEOUT_S: Final = 30.0
-# Half of what a transport holds before it makes a writer wait (asyncio's 64 KiB), which leaves room for the headers.
-_TAKEN_AT_ONCE_BYTES_MAX: Final = 32 << 10
 
 
 @web.middleware
@@ -49,7 +49,7 @@ def _is_taken_at_once(request: web.Request, response: web.StreamResponse) -> boo
     transport, length = request.transport, response.content_length
     if not isinstance(transport, asyncio.WriteTransport):
         return True
-    if length is None or length > _TAKEN_AT_ONCE_BYTES_MAX:
+    if length is None or length > AT_ONCE_BYTES_MAX:
         return False
     # What earlier answers left there is what their reader has not taken.
     return transport.get_write_buffer_size() == 0

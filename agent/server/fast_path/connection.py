@@ -20,8 +20,6 @@ from agent.server.fast_path.answers import Answers
 from agent.server.fast_path.heads import Beginning, Head, Heads
 
 if TYPE_CHECKING:
-    from aiohttp.streams import StreamReader
-    from aiohttp.web_protocol import RequestHandler
     from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
 log = logging.getLogger(__name__)
@@ -31,6 +29,8 @@ log = logging.getLogger(__name__)
 HELD_BYTES_MAX: Final = 128 << 10
 # What comes more slowly is aiohttp's, where bodies have a time limit (`agent.server.request`).
 PARTS_WITHIN_S: Final = 5.0
+# Half of what a transport holds before it makes a writer wait (asyncio's 64 KiB), which leaves room for the headers.
+AT_ONCE_BYTES_MAX: Final = 32 << 10
 # Longer than proxies and balancers keep theirs (Google's 600 s is the longest default): whose end closes first must not
 # lose the other's next request. Where there is no room, less (`agent.app.first_bytes`).
 IDLE_MAX_S: Final = 650.0
@@ -86,28 +86,40 @@ class WholeBody:
             yield data
 
 
+class _Sent(web.Response):
+    """Stands for an answer that has gone out whole."""
+
+    @property
+    def prepared(self) -> bool:
+        """That it was begun, as aiohttp knows it."""
+        return True
+
+
+SENT: Final = _Sent()
+
+
 class FastRequest(web.Request):
-    """A request whose head is remembered, so that its own length stands beside it."""
+    """A request whose head is remembered, so that its own length stands beside it. `whole_body`: all that it has."""
 
-    ATTRS = web.Request.ATTRS | frozenset({"head", "_body_bytes"})
+    ATTRS = web.Request.ATTRS | frozenset({"head", "whole_body", "connection"})
 
-    def __init__(self, connection: "Connection", beginning: Beginning, body: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        super().__init__(
-            beginning.head.message,
-            cast("StreamReader", WholeBody(body)),
-            cast("RequestHandler", connection),
-            StreamWriter(connection, loop),
-            cast("asyncio.Task[None]", None),
-            loop,
-        )
+    def __init__(self, connection: "Connection", beginning: Beginning, body: bytes, loop: Any) -> None:
+        reader: Any = WholeBody(body)  # Not cast, which is a call.
+        protocol: Any = connection
+        task: Any = None
+        super().__init__(beginning.head.message, reader, protocol, StreamWriter(connection, loop), task, loop)
         self.head: Head = beginning.head
-        self._body_bytes = beginning.body_bytes
+        self.connection = connection
+        self.whole_body = body
 
     @property
     def content_length(self) -> int:
         """Of its body, in bytes."""
-        return self._body_bytes
+        return len(self.whole_body)
+
+    def sent(self, body: bytes) -> web.Response | None:
+        """Send a result in JSON, where the client takes it at once; None: it has to be answered with a response."""
+        return SENT if self.connection.sent(self, body) else None
 
     def begun(self, task: "asyncio.Task[None]") -> None:
         """Note the task that it is handled in."""
@@ -216,17 +228,18 @@ class Connection(BaseProtocol):
                 self._held = data
             return
         self._held = data[end:]
-        request = FastRequest(self, beginning, data[beginning.head_bytes : end])
+        request = FastRequest(self, beginning, data[beginning.head_bytes : end], self._loop)
         self._request = task = self._loop.create_task(self._serve(request), name="MCP request")
         request.begun(task)
 
     async def _serve(self, request: FastRequest) -> None:
         try:
             response = await self._answered(request)
-            if not self._is_written(request, response):
-                await response.prepare(request)
-                await response.write_eof()
-            self._ending |= response.keep_alive is False
+            if response is not SENT:
+                if not self._is_written(request, response):
+                    await response.prepare(request)
+                    await response.write_eof()
+                self._ending |= response.keep_alive is False
         except ConnectionError:
             self._ending = True  # The client has gone.
         except Exception:  # one request's failure must not end in silence, nor its connection be used again
@@ -241,6 +254,20 @@ class Connection(BaseProtocol):
             return await self._owner.handle(request)
         except web.HTTPException as exc:
             return exc  # As aiohttp does: it is an answer as well.
+
+    def sent(self, request: FastRequest, body: bytes) -> bool:
+        """As `FastRequest.sent`."""
+        transport = self.transport
+        # What earlier answers left in the buffer is what their reader has not taken.
+        if transport is None or transport.is_closing() or len(body) > AT_ONCE_BYTES_MAX:
+            return False
+        if transport.get_write_buffer_size():
+            return False
+        whole = self._owner.answers.composed(request, 200, "application/json", body)
+        if whole is None:
+            return False
+        transport.write(whole)
+        return True
 
     def _is_written(self, request: FastRequest, response: web.StreamResponse) -> bool:
         """Write an answer that is whole and usual."""

@@ -15,6 +15,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.http_writer import HttpVersion11
 
+from agent.authority.caller import Caller
+
 # A few clients send a few heads; the bounds keep hostile ones from filling memory.
 HEADS_MAX: Final = 512
 HEAD_BYTES_MAX: Final = 4096
@@ -25,12 +27,21 @@ _KEEP_ALIVE: Final = "keep-alive"
 _UNUSUAL: Final = ("Transfer-Encoding", "Content-Encoding", "Upgrade", "Expect", "Trailer")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Head:
-    """A request's head but for its length. `by_name`: one value of each header, by names in lower case."""
+    """A request's head but for its length. `by_name`: one value of each header, by names in lower case.
+
+    The others are verdicts that depend on it alone, noted by those who found them; None before. `passed`: its caller
+    while the tokens are these, None where each request is judged anew
+    (`agent.rest.security`). `speaks_json`: see `agent.server.request`.
+    `param_headers`: see `agent.dispatch.param_headers.received_headers`.
+    """
 
     message: RawRequestMessage
     by_name: dict[str, str]
+    passed: tuple[object, Caller | None] | None = None
+    speaks_json: bool | None = None
+    param_headers: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

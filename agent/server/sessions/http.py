@@ -178,7 +178,7 @@ class SessionServer:
     async def _initialize(
         self, request: web.Request, request_id: str | int, params: Json, preferences: Preferences
     ) -> web.StreamResponse:
-        answer = Answer(request, request_id)
+        answer = Answer(request, request_id, at_once=False)
         try:
             declared = orjson.dumps(params["capabilities"]) if await is_initialize(params) else None
         except orjson.JSONEncodeError:  # Nested too deeply to be passed to any server.
