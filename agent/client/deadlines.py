@@ -36,7 +36,7 @@ class Timer(Protocol):
 class Deadline:
     """Ends the block of one request, as `asyncio.timeout_at`, from `begin` on; `sink`: see `Deadlines.add`."""
 
-    __slots__ = ("_cancelling", "_deadlines", "_due_s", "_is_over", "_sink", "_task", "_timer")
+    __slots__ = ("_cancelling", "_deadlines", "_due_s", "_is_over", "_sink", "_task", "_timer", "lasts_s")
 
     def __init__(self, deadlines: "Deadlines", due_s: float, sink: LargeResult | None) -> None:
         self._deadlines, self._due_s, self._sink = deadlines, due_s, sink
@@ -44,12 +44,13 @@ class Deadline:
         self._timer: asyncio.TimerHandle | None = None
         self._is_over = False
         self._cancelling = 0
+        self.lasts_s = 0.0  # From its beginning to its end.
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
         assert self._task is not None, "requests are made in tasks"
         self._cancelling = self._task.cancelling()
-        self._deadlines.add(self, self._due_s, self._sink)
+        self.lasts_s = self._due_s - self._deadlines.add(self, self._due_s, self._sink)
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: TracebackType | None) -> None:
         self._deadlines.discard(self)
@@ -87,20 +88,22 @@ class Deadlines:
     def __repr__(self) -> str:
         return f"<Deadlines {len(self._far)} far>"
 
-    def add(self, timeout: Timer, deadline_s: float, sink: LargeResult | None = None) -> None:
-        """End the block of `timeout`, which has been entered without a time limit, at `deadline_s` in loop time.
+    def add(self, timeout: Timer, deadline_s: float, sink: LargeResult | None = None) -> float:
+        """End the block of `timeout`, which has been entered without a time limit, at `deadline_s`; returns loop time.
 
         Unless its result begins to go to `sink` before: a server is not to blame for a slow reader.
         """
         if sink is not None:
             sink.when_begun(lambda: self._lift(timeout))
         loop = asyncio.get_running_loop()
-        if deadline_s < loop.time() + NEAR_S:
+        now_s = loop.time()
+        if deadline_s < now_s + NEAR_S:
             timeout.reschedule(deadline_s)
-            return
+            return now_s
         self._far[timeout] = deadline_s
         if self._timer is None:
             self._timer = loop.call_later(_CHECK_EVERY_S, self._set_near_ones)
+        return now_s
 
     def discard(self, timeout: Timer) -> None:
         """It has no deadline any more."""

@@ -6,9 +6,9 @@ only as `agent.dispatch.retry` allows, and a failure always says whether the req
 
 import logging
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from agent import clock
 from agent.client.affinity import affinity_key
@@ -148,7 +148,7 @@ class Dispatch:
         """The groups of replicas, for the page. Call it in the event loop."""
         return self._stats.groups(clock.now_s())
 
-    async def forward(
+    def forward(
         self,
         method: str,
         route: Route,
@@ -161,7 +161,7 @@ class Dispatch:
         sink: ResultStream | None = None,
         present: Present | None = None,
         param_headers: Mapping[str, str] | None = None,
-    ) -> Forwarded:
+    ) -> Coroutine[Any, Any, Forwarded]:
         """Send `params` (with the name as the mesh knows it) to one of the route's replicas.
 
         `session_id` of a legacy client keeps its calls together: on a replica where the route is sticky, in a session
@@ -205,7 +205,7 @@ class Dispatch:
             on_delivered=on_delivered,
         )
         self._stats.called(route, now_s)
-        return await self._answered(call, now_s)
+        return self._answered(call, now_s)
 
     async def _answered(self, call: Call, now_s: float) -> Forwarded:
         """Attempt after attempt until one is answered. Raises as `forward`."""

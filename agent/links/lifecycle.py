@@ -174,12 +174,12 @@ class LinkLifecycle:
         A list change that the server tells of meanwhile is read before the caller hears of it or gets the result.
         """
         listener = self._listener(request)
-        begun_at_s = clock.now_s()
+        begun_at_s = asyncio.get_running_loop().time()
         self._in_flight += 1
         if self._stall is not None:
             self._stall.begun()
         try:
-            result = await self._client.request(request.heard_by(partial(self._offer.notice, listener)))
+            result = await self._client.request(request.heard_by(listener))
         except (CallFailed, ProtocolBroken, LoginNeeded) as exc:
             if isinstance(exc, CallTimedOut):
                 self._given_up(begun_at_s, request)

@@ -198,6 +198,8 @@ def security_headers(policy: EdgePolicy) -> Callable[[web.Request, web.StreamRes
 
 def usual_header_lines(request: web.Request) -> str | None:
     """What `security_headers` adds to the answer to a request, as lines of its head; None for a page of a browser."""
+    if type(request) is FastRequest and request.head.passed is not None and request.head.passed[1] is not None:
+        return _USUAL_LINES  # It has neither an origin nor a proof.
     if "Origin" in request.headers:
         return None
     proof = request.get(_PROOF)

@@ -82,7 +82,7 @@ class Endpoint:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one HTTP request in its client's era."""
         preferences = self.preferences.of(request)
-        if isinstance(preferences, web.Response):
+        if not isinstance(preferences, Preferences):
             return preferences
         return await (self.legacy if is_legacy(request) else self.stateless).handle(request, preferences)
 

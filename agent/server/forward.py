@@ -22,7 +22,7 @@ from agent.client.legacy_notifications import LOG_MESSAGE, asked_level, is_wante
 from agent.client.server_info import OnNotification
 from agent.client.streaming import ResultStream
 from agent.dispatch.dispatcher import Dispatch, Forwarded
-from agent.dispatch.next_hop import asked_uri, is_asked_by_node, is_for_nodes, own_error, servers_word
+from agent.dispatch.next_hop import asked_uri, is_asked_by_node, is_for_nodes, own_error, says_no_more, servers_word
 from agent.dispatch.request_state import StateRefused, asks
 from agent.errors import (
     FORBIDDEN,
@@ -60,6 +60,8 @@ _MODERN_KEYS: Final = frozenset({"resultType", "ttlMs", "cacheScope"})
 ANSWER_NESTING_MAX: Final = 250
 # A client may send a name of any length; the log keeps its beginning.
 NAME_LEN_LOGGED: Final = 128
+# Up to here, looking for a word costs less than walking through what was read.
+_SCANNED_BYTES_MAX: Final = 4096
 REQUEST_ID_LEN_LOGGED: Final = 64
 _TRACE_KEY: Final = "traceparent"
 _TRACE_PARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.{0,64}")
@@ -153,11 +155,14 @@ async def forward(
     except (NoLongerOffered, CallRefused, CallUnanswered) as exc:
         served.reason = str(exc.__cause__ or exc)
         raise _own_refusal(exc, route, params) from exc
-    if asks(forwarded.result):
-        _refuse_undeclared(forwarded.result, params, route)
+    result = forwarded.result
+    if asks(result):
+        _refuse_undeclared(result, params, route)
+    served.tool_error = result.get("isError") is True
+    if method == "tools/call" and not names_page and says_no_more(method, result) and not _may_name_uris(forwarded.raw):
+        return forwarded
     if list_index.task_seal is not None:
         forwarded = list_index.task_seal.with_shown(forwarded)
-    served.tool_error = forwarded.result.get("isError") is True
     named = _named_for_clients(method, route, forwarded, params)
     return Forwarded(with_page(route, named.result), named.replica) if names_page else named
 
@@ -167,8 +172,11 @@ def with_own_affinity(params: Json) -> Json:
 
     Nodes, those of other meshes too, name their clients by it.
     """
-    grant, meta = caller().grant, params.get("_meta")
-    if grant.is_of_node or not isinstance(meta, dict) or not isinstance(meta.get(AFFINITY_META_KEY), str):
+    meta = params.get("_meta")
+    if not isinstance(meta, dict) or AFFINITY_META_KEY not in meta:
+        return params
+    grant = caller().grant
+    if grant.is_of_node or not isinstance(meta[AFFINITY_META_KEY], str):
         return params
     key = f"{grant.realm}\0{meta[AFFINITY_META_KEY]}".encode("utf-8", "surrogatepass")
     own = f"token:{hashlib.blake2b(key, digest_size=16).hexdigest()}"
@@ -240,6 +248,14 @@ def _refuse_undeclared(result: Json, params: Json, route: Route) -> None:
         )
 
 
+def _may_name_uris(raw: Bytes | None) -> bool:
+    """Whether a result may have a member for a URI: by its bytes, which most have not, as all those names end alike."""
+    if raw is None or len(raw) > _SCANNED_BYTES_MAX:
+        return True
+    text = bytes(raw)
+    return b'ri"' in text or b"\\" in text
+
+
 def _named_for_clients(method: str, route: Route, forwarded: Forwarded, params: Json) -> Forwarded:
     """The same with the public URIs of resources, and the requested URI as the client wrote it."""
     codec, replica = route.uris(forwarded.replica), forwarded.replica
@@ -256,6 +272,8 @@ def written(method: str, route: Route, forwarded: Forwarded, *, modern: bool) ->
     Raises `MCPError` for server requests that this client cannot get, and for a result too deep to be serialized anew.
     """
     result, raw = forwarded.result, forwarded.raw
+    if modern and raw is not None and method == "tools/call" and "resultType" in result:
+        return (raw,)
     if raw is None:
         return (_dumped(_fit(method, route, result, modern=modern), route, forwarded),)
     if not modern:

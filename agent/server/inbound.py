@@ -24,6 +24,7 @@ _METHOD_HEADER: Final = "mcp-method"
 _NAME_HEADER: Final = "mcp-name"
 _ROUTING_HEADERS: Final = frozenset({VERSION_HEADER, _METHOD_HEADER, _NAME_HEADER})
 _REQUIRED_KEYS: Final = (PROTOCOL_VERSION_META_KEY, CLIENT_CAPABILITIES_META_KEY)
+_REQUIRED_KEYS_SET: Final = frozenset(_REQUIRED_KEYS)
 
 
 def repeated_header(headers: Iterable[tuple[str, str]]) -> str | None:
@@ -52,7 +53,8 @@ def envelope_error(message: Json, headers: Mapping[str, str]) -> MCPError | None
     if params is None or not isinstance(meta, dict):
         keys = " and ".join(map(repr, _REQUIRED_KEYS))
         return _invalid(f"params._meta must be an object carrying the required {keys} envelope keys")
-    if missing := [key for key in _REQUIRED_KEYS if key not in meta]:
+    if not meta.keys() >= _REQUIRED_KEYS_SET:
+        missing = [key for key in _REQUIRED_KEYS if key not in meta]
         return _invalid(f"params._meta is missing the required envelope key(s): {', '.join(missing)}")
     version, method = meta[PROTOCOL_VERSION_META_KEY], message["method"]
     if VERSION_HEADER not in headers or headers[VERSION_HEADER] != version:

@@ -249,7 +249,8 @@ class ListIndex:
                 check_object(params, "arguments")
                 if name in self._own_tools:
                     return None
-                return table.find(RouteKind.TOOL, name) or self._named_by_server(RouteKind.TOOL, name, params)
+                known = table.tools.get(name) or table.find(RouteKind.TOOL, name)
+                return known or self._named_by_server(RouteKind.TOOL, name, params)
             case "prompts/get":
                 name = _text(params, "name")
                 check_object(params, "arguments")

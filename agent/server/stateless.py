@@ -37,6 +37,7 @@ from agent.server.own_tools import OwnTools, plain
 from agent.server.preferences import Preferences
 from agent.server.request import BODY_BYTES_MAX, headers_by_name, param_headers, read_body
 from agent.server.response import Answer, SlowAnswers, StartTask
+from agent.server.search import CALL_TOOL
 from agent.server.sessions.client_events import as_mcp_error
 from agent.server.sessions.sealed_id import LIFETIME_S
 from agent.server.task_requests import check_task_header
@@ -102,7 +103,7 @@ class StatelessServer:
                     return await answer.result(await self._heard(params))
                 check_task_header(method, params, headers)
                 # Such a call carries the headers of call_tool, not those that the inner tool asks for.
-                inner = self._views.index.unwrapped(method, params)
+                inner = self._views.index.unwrapped(method, params) if params.get("name") == CALL_TOOL else None
                 params, served.by_search = inner or params, inner is not None
                 index, route = await self._found(method, params)
                 if method in LISTS:

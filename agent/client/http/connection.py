@@ -282,7 +282,10 @@ class Connection(asyncio.Protocol):
             raise
         finally:
             self._waiting = None
-        response.begin(self)
+        if response.whole is None or self.failure is not None:
+            response.begin(self)
+        else:
+            self.finish()
         return response
 
     def finish(self) -> None:

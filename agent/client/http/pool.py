@@ -170,7 +170,10 @@ class HttpPool:
         """
         data, route = body.data, route or self._route
         try:
-            response = await self._exchange(headers, data, body, route)
+            if self._prover is None and self._authorizer is None:
+                response = await self._exchange_once(headers, data, body, route, None)
+            else:
+                response = await self._exchange(headers, data, body, route)
             if response.whole is not None:
                 return response
             if self._is_moved(response, route):
@@ -221,7 +224,10 @@ class HttpPool:
         authorizer = self._authorizer
         if authorizer is not None and authorizer.has_token:
             return await authorized(authorizer, headers, lambda more: self._exchange_proven(more, data, body, route))
-        response = await self._exchange_proven(headers, data, body, route)
+        if self._prover is None:
+            response = await self._exchange_once(headers, data, body, route, None)
+        else:
+            response = await self._exchange_proven(headers, data, body, route)
         if authorizer is None or response.status not in REFUSED:
             return response
         return await refused(
@@ -371,7 +377,7 @@ class HttpPool:
         """One that is idle for no longer than this and alive at this very moment."""
         while self._idle:
             connection, since_s = self._idle.popitem()
-            if since_s + keepalive_s > clock.now_s() and not connection.is_dead(used_before=True):
+            if since_s + keepalive_s > asyncio.get_running_loop().time() and not connection.is_dead(used_before=True):
                 return connection
             connection.abort(ConnectionBroken("closed the connection"))
         return None

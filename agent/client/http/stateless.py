@@ -71,7 +71,7 @@ class HttpStatelessClient:
 
     async def request(self, request: Request) -> Json:
         """As `McpClient.request`; a stateless server keeps nothing for an affinity."""
-        request_id, method, timeout_s = next(self._ids), request.method, request.left_s()
+        request_id, method = next(self._ids), request.method
         stamped = self._stamp.params(request.params)
         body = RequestBody(jsonrpc.encode_request(request_id, method, stamped), harmless=method in _SENT_TWICE)
         headers = self._stamp.headers(method, stamped)
@@ -83,11 +83,12 @@ class HttpStatelessClient:
             if on_notification is not None and jsonrpc.is_notification(message):
                 await on_notification(message["method"], jsonrpc.params_of(message))
 
+        deadline = Deadline(self._pool.deadlines, request.deadline_s, sink)
         try:
-            with Deadline(self._pool.deadlines, request.deadline_s, sink):
+            with deadline:
                 message, _ = await exchange(self._pool, body, headers, request_id, on_message, large=sink)
         except TimeoutError as exc:
-            raise timed_out(self._pool, method, timeout_s, sent=body.sent) from exc
+            raise timed_out(self._pool, method, deadline.lasts_s, sent=body.sent) from exc
         except HttpRefusal as exc:
             raise exc.as_failure() from exc
         except DialRefused as exc:

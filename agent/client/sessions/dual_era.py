@@ -167,7 +167,7 @@ class DualEraRouter(BesideSessions[McpClient]):
             if request.method == CLIENT_METHOD:
                 return await self._take_client_event(request)
             return await self._shared.request(request)
-        if is_pending_state(params.get("requestState")):
+        if "requestState" in params and is_pending_state(params["requestState"]):
             return await self._calls.retry(request)
         features = self._features_for_session(request, params) if request.in_session else None
         if features is not None:
@@ -181,7 +181,8 @@ class DualEraRouter(BesideSessions[McpClient]):
         result = await self._shared.request(request)
         if result.get("resultType") == "input_required" and len(self._has_asked) < IN_ROUNDS_MAX:
             self._has_asked |= {_subject(request.method, params)}
-        return await self.request(request) if self._learns_to_need_sessions(request, result) else result
+        again = request.in_session and self._learns_to_need_sessions(request, result)
+        return await self.request(request) if again else result
 
     def _refuse_without_session(self, request: Request, exc: SessionRefused | None = None) -> None:
         """Raise `CallNotSent` for a call that must have a session, to a server that opens none."""

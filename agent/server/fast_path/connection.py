@@ -45,7 +45,7 @@ class Owner(Protocol):
     answers: Answers
     connections: set["Connection"]
 
-    async def handle(self, request: "FastRequest") -> web.StreamResponse:
+    def handle(self, request: "FastRequest") -> Awaitable[web.StreamResponse]:
         """Answer a request."""
         ...
 
@@ -234,7 +234,10 @@ class Connection(BaseProtocol):
 
     async def _serve(self, request: FastRequest) -> None:
         try:
-            response = await self._answered(request)
+            try:
+                response = await self._owner.handle(request)
+            except web.HTTPException as exc:
+                response = exc  # As aiohttp does: it is an answer as well.
             if response is not SENT:
                 if not self._is_written(request, response):
                     await response.prepare(request)
@@ -248,12 +251,6 @@ class Connection(BaseProtocol):
         finally:
             self._request = None
             self._go_on()
-
-    async def _answered(self, request: FastRequest) -> web.StreamResponse:
-        try:
-            return await self._owner.handle(request)
-        except web.HTTPException as exc:
-            return exc  # As aiohttp does: it is an answer as well.
 
     def sent(self, request: FastRequest, body: bytes) -> bool:
         """As `FastRequest.sent`."""
@@ -281,7 +278,7 @@ class Connection(BaseProtocol):
         if self._ending:
             self.abort()
             return
-        self._idle_since_s = clock.now_s()
+        self._idle_since_s = self._loop.time()
         if self._held:
             held, self._held = self._held, b""
             self._take(held)

@@ -8,7 +8,7 @@ finds in it nothing that is not looked for here; with every other one, its conne
 import asyncio
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
@@ -44,8 +44,7 @@ class Head:
     param_headers: dict[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Beginning:
+class Beginning(NamedTuple):
     """What a connection's bytes begin with: a head of `head_bytes`, and after it a body of `body_bytes`."""
 
     head: Head
@@ -79,7 +78,8 @@ class Heads:
             if len(self._known) >= HEADS_MAX:
                 self._known.clear()
             head = self._known[key] = self._parsed(data[:head_bytes], length[1].decode())
-        return None if head is None else Beginning(head, head_bytes, int(length[1]))
+        # As `Beginning` makes it, without a call in between.
+        return None if head is None else tuple.__new__(Beginning, (head, head_bytes, int(length[1])))
 
     def _parsed(self, head: bytes, length: str) -> Head | None:
         loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ shutdown ends the connections of both.
 
 import asyncio
 import heapq
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from functools import partial
 from operator import itemgetter
 from typing import Final
@@ -73,16 +73,20 @@ class FastServer:
         loop, options = asyncio.get_running_loop(), self._server._kwargs  # noqa: SLF001 - see above
         return OtherRequests(self._server, loop=loop, **options)
 
-    async def handle(self, request: FastRequest) -> web.StreamResponse:
+    def handle(self, request: FastRequest) -> Awaitable[web.StreamResponse]:
         """Call the application's handler for a request, with its middlewares around it."""
-        path = request.head.message.path
-        route = self._routes.get(path)
+        route = self._routes.get(request.head.message.path)
         if route is None:
-            route = await self._resolved(request)
-            if len(self._routes) >= HEADS_MAX:
-                self._routes.clear()
-            if route[0].http_exception is None:  # Else it holds its one answer.
-                self._routes[path] = route
+            return self._handle_first(request)
+        request.take_route(route[0])
+        return route[1](request)
+
+    async def _handle_first(self, request: FastRequest) -> web.StreamResponse:
+        route = await self._resolved(request)
+        if len(self._routes) >= HEADS_MAX:
+            self._routes.clear()
+        if route[0].http_exception is None:  # Else it holds its one answer.
+            self._routes[request.head.message.path] = route
         request.take_route(route[0])
         return await route[1](request)
 
