@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-import orjson
-
 from agent.authority.caller import Caller, caller
 from agent.client.capabilities import undeclared_features
 from agent.client.legacy_notifications import LOG_MESSAGE, asked_level, is_wanted
@@ -39,25 +37,15 @@ from agent.lossless_json.exact import is_deeper_than
 from agent.lossless_json.raw import Bytes, exact
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY
 from agent.model import AFFINITY_META_KEY, NODE_CLIENT_NAME, POLL_META_KEY, PROBE_META_KEY, Json
-from agent.routing.away import server_words
 from agent.routing.table import Route, RouteKind
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 from agent.server.apps import is_for_models, page_of, with_page
-from agent.server.earlier_clients import without_later_structure
 from agent.server.fleet_calls import FleetCall
-from agent.server.lists import LIST_HINTS, ListIndex, is_by_own_name, unknown
+from agent.server.lists import ListIndex, is_by_own_name, unknown
+from agent.server.written_results import ANSWER_NESTING_MAX
 from agent.tasks.ids import TASK_METHODS
 from agent.traffic_log import request_line
 
-# Results that must carry cache hints at 2026-07-28; a legacy backend does not know them.
-_CACHEABLE: Final = frozenset({"resources/read"})
-_COMPLETE: Final[Json] = {"resultType": "complete"}
-_COMPLETE_WITH_HINTS: Final[Json] = {**_COMPLETE, **LIST_HINTS}
-# Members of 2026-07-28 that earlier clients do not know.
-_MODERN_KEYS: Final = frozenset({"resultType", "ttlMs", "cacheScope"})
-# A result can be read 1,024 levels deep, and passes as bytes then; one that is serialized anew may be only 254 deep,
-# and its envelope takes a few levels.
-ANSWER_NESTING_MAX: Final = 250
 # A client may send a name of any length; the log keeps its beginning.
 NAME_LEN_LOGGED: Final = 128
 # Up to here, looking for a word costs less than walking through what was read.
@@ -266,55 +254,6 @@ def _named_for_clients(method: str, route: Route, forwarded: Forwarded, params: 
     return Forwarded(codec.result(method, exact(forwarded.result), asked), replica)
 
 
-def written(method: str, route: Route, forwarded: Forwarded, *, modern: bool) -> tuple[Bytes, ...]:
-    """The result as JSON, in consecutive parts, in the shape of the client's era.
-
-    Raises `MCPError` for server requests that this client cannot get, and for a result too deep to be serialized anew.
-    """
-    result, raw = forwarded.result, forwarded.raw
-    if modern and raw is not None and method == "tools/call" and "resultType" in result:
-        return (raw,)
-    if raw is None:
-        return (_dumped(_fit(method, route, result, modern=modern), route, forwarded),)
-    if not modern:
-        fit = _fit(method, route, result, modern=False)
-        return (raw,) if len(fit) == len(result) else (_dumped(fit, route, forwarded),)
-    missing = {member: value for member, value in added(method).items() if member not in result}
-    if not missing:
-        return (raw,)
-    head = orjson.dumps(missing)
-    return (head[:-1] + b",", raw[1:]) if result else (head,)
-
-
-def _fit(method: str, route: Route, result: Json, *, modern: bool) -> Json:
-    """A backend's result in the shape of the client's era; content is never touched."""
-    result = exact(result)
-    if modern:
-        return {**added(method), **result}
-    if asks(result):
-        raise MCPError(
-            code=INVALID_PARAMS,
-            message="The server asks for client input that no client can be asked for",
-        )
-    if method == "tools/call":
-        result = without_later_structure(route.definition, result)
-    return {key: value for key, value in result.items() if key not in _MODERN_KEYS}
-
-
-def added(method: str) -> Json:
-    """The members that a result must have at 2026-07-28, if it lacks them."""
-    return _COMPLETE_WITH_HINTS if method in _CACHEABLE else _COMPLETE
-
-
-def _dumped(result: Json, route: Route, forwarded: Forwarded) -> bytes:
-    try:
-        return orjson.dumps([[[[result]]]])[
-            4:-4
-        ]  # As deep as in an answer's envelope, which leaves `ANSWER_NESTING_MAX`.
-    except orjson.JSONEncodeError as exc:
-        raise _unwritable(route, forwarded) from exc
-
-
 class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, params)`
     """Let a request of the present caller begin, and write one line about it when it is over.
 
@@ -422,15 +361,6 @@ def _only_polls(method: str, params: Json) -> bool:
         return meta.get(POLL_META_KEY) is True
     client = meta.get(CLIENT_INFO_META_KEY)
     return meta.get(PROBE_META_KEY) is True or (isinstance(client, dict) and client.get("name") == NODE_CLIENT_NAME)
-
-
-def _unwritable(route: Route, forwarded: Forwarded) -> MCPError:
-    backend, server = forwarded.replica.backend_key, server_words(route, forwarded.replica)
-    return MCPError(
-        code=INTERNAL_ERROR,
-        message=f"{route.public_name}: {server} answered with more than {ANSWER_NESTING_MAX} levels of nesting",
-        data={"outcome": "unknown", "timed_out": False, "replica": backend, "bytes_sent": True},
-    )
 
 
 def _named_as_asked(data: object, route: Route, params: Json) -> object:

@@ -28,7 +28,7 @@ from agent.model import CLIENT_METHOD, ClientEvent, Json
 from agent.routing.table import Route
 from agent.rpc_codes import HEADER_MISMATCH, INVALID_PARAMS
 from agent.server.caller_views import CallerViews
-from agent.server.forward import Served, added, forward, logged, with_own_affinity, written
+from agent.server.forward import Served, forward, logged, with_own_affinity
 from agent.server.limits import check_is_node
 from agent.server.listen import ListenStreams
 from agent.server.lists import LISTS, ListIndex
@@ -43,6 +43,7 @@ from agent.server.sessions.sealed_id import LIFETIME_S
 from agent.server.task_requests import check_task_header
 from agent.server.validation import read_message, refused_by_head, shaped, unknown_method
 from agent.server.view_tools import ViewTools
+from agent.server.written_results import added, written
 
 log = logging.getLogger(__name__)
 

@@ -197,6 +197,8 @@ class Connection(asyncio.Protocol):
 
     Its owner's `take_back` is called when an exchange is over and another may follow, `forget` once, when none may
     follow any more.
+
+    Long because the exchange, its answer and the end of the connection share one state.
     """
 
     __slots__ = (

@@ -170,10 +170,7 @@ class HttpPool:
         """
         data, route = body.data, route or self._route
         try:
-            if self._prover is None and self._authorizer is None:
-                response = await self._exchange_once(headers, data, body, route, None)
-            else:
-                response = await self._exchange(headers, data, body, route)
+            response = await self._exchange(headers, data, body, route)
             if response.whole is not None:
                 return response
             if self._is_moved(response, route):

@@ -209,7 +209,9 @@ class DualEraRouter(BesideSessions[McpClient]):
 
     def _learns_to_need_sessions(self, request: Request, result: Json) -> bool:
         """Whether a call failed for want of a session and is made again in one; the next ones run in one anyway."""
-        if self._by_session or not (request.in_session and is_of_session(request.affinity) and _needs_session(result)):
+        if result.get("isError") is not True or self._by_session:
+            return False
+        if not (request.in_session and is_of_session(request.affinity) and _needs_session(result)):
             return False
         log.info('MCP server needs sessions, as "sessions": "own" gives it', extra={"client": repr(self._shared)})
         self._by_session = True

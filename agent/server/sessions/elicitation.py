@@ -80,7 +80,7 @@ async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
     """
     params = _with_meta(params, CLIENT_CAPABILITIES_META_KEY, client.capabilities)
     received_s = received_deadline_s(params)
-    ends_s = clock.now_s() + (PATIENCE_S if received_s is None else min(PATIENCE_S, received_s))
+    ends_s = asyncio.get_running_loop().time() + (PATIENCE_S if received_s is None else min(PATIENCE_S, received_s))
     forwarded = await send(params)
     rounds, empty_rounds = 0, 0
     while asks(forwarded.result):
