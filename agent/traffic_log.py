@@ -61,7 +61,10 @@ class RequestLines:
         )
         remembered = self._remembered
         for key, value in fields.items():
-            known = remembered.get(value) if type(value) is str and key not in _NEVER_AGAIN else None
+            if type(value) is not str:
+                line += f',"{key}":{"null" if value is None else repr(value)}'
+                continue
+            known = remembered.get(value) if key not in _NEVER_AGAIN else None
             line += f',"{key}":{known or self._json(key, value)}'
         line += "}\n"
         self._keep(level, line)
@@ -82,9 +85,7 @@ class RequestLines:
             lines, self._waiting = "".join(self._waiting), []
             self._write(lines)
 
-    def _json(self, key: str, value: str | float | None) -> str:
-        if not isinstance(value, str):
-            return "null" if value is None else repr(value)
+    def _json(self, key: str, value: str) -> str:
         if key in _NEVER_AGAIN:
             return orjson.dumps(self._cleaned(value)).decode()
         if len(self._remembered) >= _REMEMBERED_MAX:

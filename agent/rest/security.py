@@ -24,7 +24,7 @@ from agent.identity.association import FORGOTTEN, PROOF_HEADER, Association
 from agent.identity.keeper import AssociationKeeper
 from agent.mcp_headers import is_param_header
 from agent.model import AUTH_REALM, HANDSHAKE_PATH, PEER_PATH
-from agent.rest.envelope import refused
+from agent.rest.envelope import envelope_middleware, refused
 from agent.rest.failure_brake import FAILURE_DELAY_S, FailureBrake
 from agent.rest.handshake import FOR_CLIENTS
 from agent.rest.hosts import host_allowed, normal_host_names, normal_origins, origin_allowed
@@ -129,13 +129,27 @@ def security_middleware(policy: EdgePolicy) -> Middleware:
             return await _checked(request, handler, policy, brake)
         head, tokens = request.head, policy.tokens
         if head.passed is None or head.passed[0] is not tokens.generation:
-            head.passed = tokens.generation, _of_head(request, policy)
+            head.passed, head.serve = (tokens.generation, _of_head(request, policy)), None
         if head.passed[1] is None:
             return await _checked(request, handler, policy, brake)
         serve_for(head.passed[1])
         return await handler(request)
 
     return check
+
+
+def direct_answers(policy: EdgePolicy) -> Callable[[FastRequest], Awaitable[web.StreamResponse] | None]:
+    """Return what answers a request that passes by its head, at an endpoint that is known; None for all others."""
+    tokens = policy.tokens
+
+    def answer(request: FastRequest) -> Awaitable[web.StreamResponse] | None:
+        serve, passed = request.head.serve, request.head.passed
+        if serve is None or passed is None or passed[1] is None or passed[0] is not tokens.generation:
+            return None
+        serve_for(passed[1])
+        return envelope_middleware(request, serve)
+
+    return answer
 
 
 async def _checked(

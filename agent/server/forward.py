@@ -144,11 +144,11 @@ async def forward(
         served.reason = str(exc.__cause__ or exc)
         raise _own_refusal(exc, route, params) from exc
     result = forwarded.result
-    if asks(result):
-        _refuse_undeclared(result, params, route)
     served.tool_error = result.get("isError") is True
     if method == "tools/call" and not names_page and says_no_more(method, result) and not _may_name_uris(forwarded.raw):
         return forwarded
+    if asks(result):
+        _refuse_undeclared(result, params, route)
     if list_index.task_seal is not None:
         forwarded = list_index.task_seal.with_shown(forwarded)
     named = _named_for_clients(method, route, forwarded, params)
@@ -289,7 +289,7 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
             fields["public_name"] = served.public_name[:NAME_LEN_LOGGED]
         fields["caller"] = self._caller.grant.name
         if self._request_id is not None:
-            fields["request_id"] = _short(self._request_id)
+            fields["request_id"] = given if type(given := self._request_id) is int else _short(given)
         if (trace := _trace_of(self._params)) is not None:
             fields["trace"] = trace
         fields["backend"] = served.backend

@@ -61,7 +61,7 @@ def read_message(body: bytes, headers: CIMultiDictProxy[str], by_name: Mapping[s
     if (
         not isinstance(message["method"], str)
         or not (params is None or isinstance(params, dict))
-        or (has_id and not _is_id(message["id"]))
+        or (has_id and type(message["id"]) is not int and not _is_id(message["id"]))
     ):
         return refuse(400, "A request has a text as method, an object as params, and a text or a whole number as id")
     if not has_id:

@@ -205,7 +205,7 @@ class Views:
         async def serve(request: web.Request) -> web.StreamResponse:
             reach = caller().grant.reach
             if reach is WHOLE or reach == WHOLE:
-                return await endpoint.handle(request)
+                return await endpoint.handle(request, is_usual=True)
             return await self._serve(request, _Asked(endpoint.path, lambda: _ALL, None, reach, base))
 
         return serve

@@ -12,21 +12,27 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from agent.server.fast_path.connection import AT_ONCE_BYTES_MAX
-
 log = logging.getLogger(__name__)
 
 # A reader that takes nothing for this long while our buffer is full is dropped; it delays no other client, but it
 # holds memory and a stream. Long enough for a suspended laptop's TCP to recover once.
 WRITE_TIMEOUT_S: Final = 30.0
+# Half of what a transport holds before it makes a writer wait (asyncio's 64 KiB), which leaves room for the headers.
+AT_ONCE_BYTES_MAX: Final = 32 << 10
 
 
 @web.middleware
 async def write_deadline_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Drop a client that takes none of its answer for `WRITE_TIMEOUT_S`."""
     response = await handler(request)
+    await in_time(request, response)
+    return response
+
+
+async def in_time(request: web.Request, response: web.StreamResponse) -> None:
+    """Write an answer that its client may take slowly; one that the connection takes at once is left to the server."""
     if response.prepared or _is_taken_at_once(request, response):
-        return response
+        return
     try:
         async with asyncio.timeout(WRITE_TIMEOUT_S):
             await response.prepare(request)
@@ -35,7 +41,6 @@ async def write_deadline_middleware(request: web.Request, handler: Handler) -> w
         pass  # aiohttp raises it again, and handles it.
     except TimeoutError:
         drop_client(request)
-    return response
 
 
 def drop_client(request: web.Request) -> None:

@@ -18,6 +18,7 @@ from aiohttp.tcp_helpers import tcp_keepalive
 from agent import clock
 from agent.server.fast_path.answers import Answers
 from agent.server.fast_path.heads import Beginning, Head, Heads
+from agent.server.write_deadline import AT_ONCE_BYTES_MAX, in_time
 
 if TYPE_CHECKING:
     from aiohttp.web_urldispatcher import UrlMappingMatchInfo
@@ -29,8 +30,6 @@ log = logging.getLogger(__name__)
 HELD_BYTES_MAX: Final = 128 << 10
 # What comes more slowly is aiohttp's, where bodies have a time limit (`agent.server.request`).
 PARTS_WITHIN_S: Final = 5.0
-# Half of what a transport holds before it makes a writer wait (asyncio's 64 KiB), which leaves room for the headers.
-AT_ONCE_BYTES_MAX: Final = 32 << 10
 # Longer than proxies and balancers keep theirs (Google's 600 s is the longest default): whose end closes first must not
 # lose the other's next request. Where there is no room, less (`agent.app.first_bytes`).
 IDLE_MAX_S: Final = 650.0
@@ -116,10 +115,6 @@ class FastRequest(web.Request):
     def content_length(self) -> int:
         """Of its body, in bytes."""
         return len(self.whole_body)
-
-    def sent(self, body: bytes) -> web.Response | None:
-        """Send a result in JSON, where the client takes it at once; None: it has to be answered with a response."""
-        return SENT if self.connection.sent(self, body) else None
 
     def begun(self, task: "asyncio.Task[None]") -> None:
         """Note the task that it is handled in."""
@@ -239,6 +234,7 @@ class Connection(BaseProtocol):
             except web.HTTPException as exc:
                 response = exc  # As aiohttp does: it is an answer as well.
             if response is not SENT:
+                await in_time(request, response)
                 if not self._is_written(request, response):
                     await response.prepare(request)
                     await response.write_eof()
@@ -253,7 +249,7 @@ class Connection(BaseProtocol):
             self._go_on()
 
     def sent(self, request: FastRequest, body: bytes) -> bool:
-        """As `FastRequest.sent`."""
+        """Send a result in JSON, where the client takes it at once; False: it has to be answered with a response."""
         transport = self.transport
         # What earlier answers left in the buffer is what their reader has not taken.
         if transport is None or transport.is_closing() or len(body) > AT_ONCE_BYTES_MAX:

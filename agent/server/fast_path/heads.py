@@ -14,6 +14,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.http_writer import HttpVersion11
+from aiohttp.typedefs import Handler
 
 from agent.authority.caller import Caller
 
@@ -33,13 +34,14 @@ class Head:
 
     The others are verdicts that depend on it alone, noted by those who found them; None before. `passed`: its caller
     while the tokens are these, None where each request is judged anew
-    (`agent.rest.security`). `speaks_json`: see `agent.server.request`.
-    `param_headers`: see `agent.dispatch.param_headers.received_headers`.
+    (`agent.rest.security`); `serve`: what serves it at its endpoint, for that caller. `speaks_json`: see
+    `agent.server.request`; `param_headers`: see `agent.dispatch.param_headers.received_headers`.
     """
 
     message: RawRequestMessage
     by_name: dict[str, str]
     passed: tuple[object, Caller | None] | None = None
+    serve: Handler | None = None
     speaks_json: bool | None = None
     param_headers: dict[str, str] | None = None
 

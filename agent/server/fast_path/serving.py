@@ -6,10 +6,10 @@ shutdown ends the connections of both.
 
 import asyncio
 import heapq
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from operator import itemgetter
-from typing import Final
+from typing import Final, TypeAlias
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -23,14 +23,20 @@ from agent.server.fast_path.other_requests import OtherRequests
 
 SWEEP_EVERY_S: Final = 10.0
 
+Direct: TypeAlias = Callable[[FastRequest], Awaitable[web.StreamResponse] | None]
+
 
 class FastServer:
     """See the module. Like `web.Server`, a factory of protocols."""
 
-    def __init__(self, app: web.Application, server: web.Server, path: str, common: CommonLines) -> None:
+    def __init__(
+        self, app: web.Application, server: web.Server, path: str, common: CommonLines, direct: Direct = lambda _: None
+    ) -> None:
+        """`direct`: answers a request whose way is known, without the middlewares; None for every other one."""
         self.heads = Heads(path)
         self.answers = Answers(common)
         self.connections: set[Connection] = set()
+        self._direct = direct
         self._app = app
         self._server = server
         self._routes: dict[str, tuple[UrlMappingMatchInfo, Handler]] = {}
@@ -79,7 +85,7 @@ class FastServer:
         if route is None:
             return self._handle_first(request)
         request.take_route(route[0])
-        return route[1](request)
+        return self._direct(request) or route[1](request)
 
     async def _handle_first(self, request: FastRequest) -> web.StreamResponse:
         route = await self._resolved(request)
