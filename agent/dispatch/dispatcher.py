@@ -17,6 +17,7 @@ from agent.client.server_info import OnNotification
 from agent.client.streaming import ResultStream
 from agent.dispatch.call import Call, Failed, attempt_deadline_s, may_repeat
 from agent.dispatch.next_hop import (
+    CALL_META_KEYS,
     believed,
     comes_in_session,
     ended,
@@ -186,8 +187,10 @@ class Dispatch:
                 route, params = self._states.unwrapped(method, route, params, now_s)
             except CallNotSent as exc:
                 raise CallRefused(f"{route.public_name} was not executed: {exc}") from exc
-        received_s = received_deadline_s(params)
-        affinity = affinity_key(params, session_id)
+        meta = params.get("_meta")
+        says_more = isinstance(meta, dict) and not CALL_META_KEYS.isdisjoint(meta)
+        received_s = received_deadline_s(params) if says_more else None
+        affinity = affinity_key(params, session_id) if says_more or session_id is not None else None
         call = Call(
             method,
             route,
@@ -198,7 +201,7 @@ class Dispatch:
             affinity=affinity,
             key=affinity if route.sticky else None,
             param_headers=param_headers,
-            in_session=session_id is not None or comes_in_session(params, affinity),
+            in_session=session_id is not None or (says_more and comes_in_session(params, affinity)),
             began_s=now_s,
             deadline_s=None if received_s is None else now_s + received_s,
             on_attempt=on_attempt,

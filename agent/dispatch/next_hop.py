@@ -61,6 +61,8 @@ _OWN_KEYS: Final = (
     ALTERNATIVES_META_KEY,
     IN_SESSION_META_KEY,
 )
+# Of those, what a call says of itself to the node that gets it.
+CALL_META_KEYS: Final = frozenset({DEADLINE_META_KEY, AFFINITY_META_KEY, IN_SESSION_META_KEY})
 
 
 def outgoing(

@@ -35,7 +35,7 @@ from agent.server.lists import LISTS, ListIndex
 from agent.server.one_server import OneServer
 from agent.server.own_tools import OwnTools, plain
 from agent.server.preferences import Preferences
-from agent.server.request import BODY_BYTES_MAX, headers_by_name, param_headers, read_body
+from agent.server.request import BODY_BYTES_MAX, body_at_hand, headers_by_name, param_headers, read_body
 from agent.server.response import Answer, SlowAnswers, StartTask
 from agent.server.search import CALL_TOOL
 from agent.server.sessions.client_events import as_mcp_error
@@ -87,7 +87,7 @@ class StatelessServer:
         """Serve one HTTP request."""
         if (refusal := refused_by_head(request)) is not None:
             return refusal
-        body = await read_body(request, self._body_bytes_max)
+        body = body_at_hand(request) or await read_body(request, self._body_bytes_max)
         if not isinstance(body, bytes):
             return body
         headers = request.headers

@@ -75,7 +75,8 @@ class HttpStatelessClient:
         stamped = self._stamp.params(request.params)
         body = RequestBody(jsonrpc.encode_request(request_id, method, stamped), harmless=method in _SENT_TWICE)
         headers = self._stamp.headers(method, stamped)
-        headers = _short({**headers, **request.headers} if request.headers else headers)
+        if request.headers or len(body.data) > HEADER_BYTES_MAX // 2:  # They repeat less than that, in base64 at most.
+            headers = _short({**headers, **request.headers} if request.headers else headers)
         on_notification, sink = request.on_notification, request.sink
 
         async def on_message(message: Json) -> None:

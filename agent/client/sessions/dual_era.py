@@ -25,6 +25,7 @@ from agent.client.sessions.dedicated import OnNotice, OpenSession, SessionClient
 from agent.client.sessions.pending_call import OnPending
 from agent.client.sessions.pool import SessionLimits
 from agent.errors import AuthRefused, CallNotSent, RpcError
+from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import CLIENT_METHOD, Json
 from agent.rpc_codes import INTERNAL_ERROR
 from agent.tasks.ids import declares_tasks
@@ -196,6 +197,8 @@ class DualEraRouter(BesideSessions[McpClient]):
         Answers without a state of ours belong to a call that asks in rounds; a task is found again without sessions
         alone. Raises `CallNotSent` where it must have one.
         """
+        if not self._by_session and not (params.get("_meta") or {}).get(CLIENT_CAPABILITIES_META_KEY):
+            return None
         if params.get("requestState") is not None or params.get("inputResponses") is not None:
             return None
         if _subject(request.method, params) in self._in_rounds or declares_tasks(params):

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_writer import StreamWriter
 from aiohttp.tcp_helpers import tcp_keepalive
@@ -100,16 +101,29 @@ SENT: Final = _Sent()
 class FastRequest(web.Request):
     """A request whose head is remembered, so that its own length stands beside it. `whole_body`: all that it has."""
 
-    ATTRS = web.Request.ATTRS | frozenset({"head", "whole_body", "connection"})
+    ATTRS = web.Request.ATTRS | frozenset({"head", "whole_body", "connection", "_writer_made", "_payload_writer"})
 
     def __init__(self, connection: "Connection", beginning: Beginning, body: bytes, loop: Any) -> None:
         reader: Any = WholeBody(body)  # Not cast, which is a call.
         protocol: Any = connection
         task: Any = None
-        super().__init__(beginning.head.message, reader, protocol, StreamWriter(connection, loop), task, loop)
+        writer: Any = None
+        self._writer_made: AbstractStreamWriter | None = None
+        super().__init__(beginning.head.message, reader, protocol, writer, task, loop)
         self.head: Head = beginning.head
         self.connection = connection
         self.whole_body = body
+
+    @property
+    def _payload_writer(self) -> AbstractStreamWriter:
+        """That of aiohttp, made when it is asked for: most answers go out without it."""
+        if self._writer_made is None:
+            self._writer_made = StreamWriter(self.connection, self._loop)
+        return self._writer_made
+
+    @_payload_writer.setter
+    def _payload_writer(self, given: AbstractStreamWriter) -> None:
+        self._writer_made = given
 
     @property
     def content_length(self) -> int:

@@ -46,7 +46,7 @@ ServerRequests: TypeAlias = dict[str, tuple[str, Json]]
 Send: TypeAlias = Callable[[Json], Awaitable[Forwarded]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class AskedClient:
     """A client that accepts server requests: its capabilities, and a function that sends one.
 

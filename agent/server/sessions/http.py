@@ -23,7 +23,7 @@ from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, PAR
 from agent.server.fast_path.connection import FastRequest
 from agent.server.lists import LISTS
 from agent.server.preferences import Preferences
-from agent.server.request import accepts_events, read_body, refuse, speaks_json
+from agent.server.request import accepts_events, body_at_hand, read_body, refuse, speaks_json
 from agent.server.response import Answer, SlowAnswers, error_message
 from agent.server.sessions.batch import BATCH_LEN_MAX, BatchedCall, Refusal, answer_batch, result_message
 from agent.server.sessions.batch import VERSION as BATCH_VERSION
@@ -44,6 +44,7 @@ INITIALIZE_BYTES_MAX: Final = 64 << 10
 # A client's capabilities are kept as long as its session; the largest honest ones are a few hundred bytes.
 DECLARED_BYTES_MAX: Final = 8 << 10
 _RETRY_AFTER_S: Final = 30
+_OBJECT_IF_ANY: Final = (dict, type(None))
 # Why a call has no answer.
 _BROKE: Final = "The connection of this call broke, and its answer is lost"
 _STOPPED: Final = "The node of this call stopped before its server had answered"
@@ -130,11 +131,11 @@ class SessionServer:
         is_of_session = SESSION_HEADER in request.headers
         session = self._session(request, preferences) if is_of_session else None  # Refuses before the body is read.
         _check_media(request)
-        body = await read_body(request)
+        body = body_at_hand(request) or await read_body(request)
         if not isinstance(body, bytes):
             return body
         # Once more, as a session may end while a body comes, and nothing may be done in one that has ended.
-        if is_of_session and type(request) is not FastRequest:
+        if is_of_session and not isinstance(request, FastRequest):
             session = self._session(request, preferences)
         read = _read(body)
         if isinstance(read, list) and session is not None and session.version == BATCH_VERSION:
@@ -354,7 +355,8 @@ def _checked(message: Any) -> Json:
         raise _Refused(400, "The body must be one JSON-RPC 2.0 message")
     if "method" in message:
         has_id = "id" not in message or type(message["id"]) in (str, int)
-        if not has_id or not isinstance(message["method"], str) or not isinstance(message.get("params"), dict | None):
+        has_params = isinstance(message.get("params"), _OBJECT_IF_ANY)
+        if not (has_id and has_params and isinstance(message["method"], str)):
             raise _Refused(
                 400, "A request has a text as method, an object as params, and a text or a whole number as id"
             )

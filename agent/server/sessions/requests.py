@@ -58,7 +58,7 @@ ROUTED: Final = (
 UNSET_LOG_LEVEL: Final = "info"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class ReplyChannel:
     """The channel back to the client of one call: `tell` sends a JSON-RPC message ahead of the answer.
 
