@@ -244,7 +244,8 @@ def _judged(request: web.Request, policy: EdgePolicy, authorization: Sequence[st
     verdict, caller = judge(path, authorization, tokens, metrics_public=policy.metrics_public)
     if verdict is Verdict.ALLOWED and not _has_scope(request, caller):
         verdict = Verdict.OUT_OF_SCOPE
-    if (proof := request.headers.get(PROOF_HEADER)) is None:
+    of_this_one = request.proof if isinstance(request, FastRequest) else None
+    if (proof := of_this_one or request.headers.get(PROOF_HEADER)) is None:
         return verdict, caller
     found = policy.associations.of(proof) if policy.associations is not None else None
     return _with_proof(request, verdict, caller, found, tokens)

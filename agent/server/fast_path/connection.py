@@ -101,7 +101,9 @@ SENT: Final = _Sent()
 class FastRequest(web.Request):
     """A request whose head is remembered, so that its own length stands beside it. `whole_body`: all that it has."""
 
-    ATTRS = web.Request.ATTRS | frozenset({"head", "whole_body", "connection", "_writer_made", "_payload_writer"})
+    ATTRS = web.Request.ATTRS | frozenset(
+        {"head", "whole_body", "connection", "proof", "_writer_made", "_payload_writer"}
+    )
 
     def __init__(self, connection: "Connection", beginning: Beginning, body: bytes, loop: Any) -> None:
         reader: Any = WholeBody(body)  # Not cast, which is a call.
@@ -113,6 +115,7 @@ class FastRequest(web.Request):
         self.head: Head = beginning.head
         self.connection = connection
         self.whole_body = body
+        self.proof = beginning.proof
 
     @property
     def _payload_writer(self) -> AbstractStreamWriter:
