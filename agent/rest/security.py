@@ -36,7 +36,6 @@ from agent.server.fast_path.connection import FastRequest
 
 log = logging.getLogger(__name__)
 
-
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 # The files of the node's page hold nothing of this node; what they show they fetch.
 _PAGE_FILE = re.compile(r"/(?:ui(?:/[\w.-]*)?)?")
@@ -52,7 +51,7 @@ _OAUTH_PATH = re.compile(
 _PEER_PATHS = frozenset({PEER_PATH, f"{PEER_PATH}/"})
 MCP_PATHS = frozenset({"/mcp", "/mcp/", *_PEER_PATHS})
 _IDENTITY = "identity"
-_OF_ONE_REQUEST = frozenset({"content-encoding", "cookie", "origin", PROOF_HEADER.lower()})
+_OF_ONE_REQUEST = frozenset({"content-encoding", "cookie", "origin"})
 _PROOF = web.RequestKey("mesh_proof", str)  # Of the answer, while its request is handled.
 
 CORS_METHODS = "GET, POST, DELETE, OPTIONS"
@@ -119,7 +118,7 @@ class Verdict(Enum):
 def security_middleware(policy: EdgePolicy) -> Middleware:
     """Return the checks in their order: Host, then Origin (which answers preflights), then the token.
 
-    One for all three: each more would cost every call a coroutine.
+    One for all three: each more would cost every call a coroutine. What a head says for all is judged once.
     """
     brake = FailureBrake(policy.failure_delay_s)
 
@@ -129,10 +128,17 @@ def security_middleware(policy: EdgePolicy) -> Middleware:
             return await _checked(request, handler, policy, brake)
         head, tokens = request.head, policy.tokens
         if head.passed is None or head.passed[0] is not tokens.generation:
-            head.passed, head.serve = (tokens.generation, _of_head(request, policy)), None
-        if head.passed[1] is None:
-            return await _checked(request, handler, policy, brake)
-        serve_for(head.passed[1])
+            head.serve, head.unproven = None, _of_head(request, policy)
+            passes = head.unproven is not None and request.proof is None
+            head.passed = tokens.generation, head.unproven[1] if head.unproven is not None and passes else None
+        caller, judged = head.passed[1], None
+        if caller is None and request.proof is not None and head.unproven is not None:
+            found = policy.associations.of(request.proof) if policy.associations is not None else None
+            judged = _with_proof(request, *head.unproven, found, tokens)
+            caller = judged[1] if judged[0] is Verdict.ALLOWED else None
+        if caller is None:
+            return await _checked(request, handler, policy, brake, judged)
+        serve_for(caller)
         return await handler(request)
 
     return check
@@ -153,9 +159,13 @@ def direct_answers(policy: EdgePolicy) -> Callable[[FastRequest], Awaitable[web.
 
 
 async def _checked(
-    request: web.Request, handler: Handler, policy: EdgePolicy, brake: FailureBrake
+    request: web.Request,
+    handler: Handler,
+    policy: EdgePolicy,
+    brake: FailureBrake,
+    judged: tuple[Verdict, Caller] | None = None,
 ) -> web.StreamResponse:
-    """Answer a request that has to be judged by itself."""
+    """Answer a request that has to be judged by itself. `judged`: the verdict, where its proof was taken already."""
     if (refusal := _host_refusal(request, policy)) is not None:
         return refusal
     if (answer := _origin_answer(request, policy)) is not None:
@@ -166,7 +176,7 @@ async def _checked(
         return refusal
     logins = policy.logins
     shown = request.headers.getall("Authorization", ()) if logins is None else logins.authorization(request)
-    verdict, caller = _judged(request, policy, shown)
+    verdict, caller = judged or _judged(request, policy, shown)
     why = ""
     if verdict is Verdict.BAD_TOKEN and policy.oauth is not None:
         verdict, caller, why = await _judged_by_issuer(request, policy.oauth, shown, caller)
@@ -220,35 +230,48 @@ def usual_header_lines(request: web.Request) -> str | None:
     return _USUAL_LINES if proof is None else f"{_USUAL_LINES}{PROOF_HEADER}: {proof}\r\n"
 
 
-def _of_head(request: FastRequest, policy: EdgePolicy) -> Caller | None:
-    """The caller of each request with this head, which passes until tokens change; None where it has to be judged anew.
+def _of_head(request: FastRequest, policy: EdgePolicy) -> tuple[Verdict, Caller] | None:
+    """The verdict over each request with this head but for its proof, until tokens change; None where there is none.
 
-    A proof is for one request, a login and the token of an issuer end by themselves, and so do some of ours.
+    A login and the token of an issuer end by themselves, and so do some of ours.
     """
     by_name = request.head.by_name
+    if PROOF_HEADER.lower() in by_name and request.proof is None:
+        return None
     if not by_name.keys().isdisjoint(_OF_ONE_REQUEST) or request.rel_url.raw_path == HANDSHAKE_PATH:
         return None
     if _host_refusal(request, policy) is not None:
         return None
-    verdict, caller = _judged(request, policy, request.headers.getall("Authorization", ()))
-    return caller if verdict is Verdict.ALLOWED and caller.grant.until_s is None else None
+    verdict, caller = _unproven(request, policy, request.headers.getall("Authorization", ()))
+    is_lasting = verdict is Verdict.ALLOWED or (verdict is Verdict.NO_TOKEN and request.proof is not None)
+    return (verdict, caller) if is_lasting and caller.grant.until_s is None else None
 
 
 def _judged(request: web.Request, policy: EdgePolicy, authorization: Sequence[str]) -> tuple[Verdict, Caller]:
     """Whether a request may pass, and in whose name."""
+    verdict, caller = _unproven(request, policy, authorization)
+    of_this_one = request.proof if isinstance(request, FastRequest) else None
+    if (proof := of_this_one or request.headers.get(PROOF_HEADER)) is None or _is_for_anyone(request, policy):
+        return verdict, caller
+    found = policy.associations.of(proof) if policy.associations is not None else None
+    return _with_proof(request, verdict, caller, found, policy.tokens)
+
+
+def _is_for_anyone(request: web.Request, policy: EdgePolicy) -> bool:
+    """Whether it reads a file of the page, or what the registry shows to all."""
+    is_page = request.method in ("GET", "HEAD") and _PAGE_FILE.fullmatch(request.rel_url.raw_path) is not None
+    return is_page or _is_open_reading(request, policy)
+
+
+def _unproven(request: web.Request, policy: EdgePolicy, authorization: Sequence[str]) -> tuple[Verdict, Caller]:
+    """The same, whatever proof of a node it shows."""
     tokens, path = policy.tokens, request.rel_url.raw_path
-    if request.method in ("GET", "HEAD") and _PAGE_FILE.fullmatch(path):
-        return Verdict.ALLOWED, tokens.anyone
-    if _is_open_reading(request, policy):
+    if _is_for_anyone(request, policy):
         return Verdict.ALLOWED, tokens.anyone
     verdict, caller = judge(path, authorization, tokens, metrics_public=policy.metrics_public)
     if verdict is Verdict.ALLOWED and not _has_scope(request, caller):
         verdict = Verdict.OUT_OF_SCOPE
-    of_this_one = request.proof if isinstance(request, FastRequest) else None
-    if (proof := of_this_one or request.headers.get(PROOF_HEADER)) is None:
-        return verdict, caller
-    found = policy.associations.of(proof) if policy.associations is not None else None
-    return _with_proof(request, verdict, caller, found, tokens)
+    return verdict, caller
 
 
 async def _judged_by_issuer(

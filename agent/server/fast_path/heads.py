@@ -8,7 +8,7 @@ finds in it nothing that is not looked for here; with every other one, its conne
 import asyncio
 import re
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
@@ -36,14 +36,15 @@ class Head:
     """A request's head but for its length. `by_name`: one value of each header, by names in lower case.
 
     The others are verdicts that depend on it alone, noted by those who found them; None before. `passed`: its caller
-    while the tokens are these, None where each request is judged anew
-    (`agent.rest.security`); `serve`: what serves it at its endpoint, for that caller. `speaks_json`: see
+    while the tokens are these, None where each request is judged anew (`agent.rest.security`, whose verdict but for a
+    proof is `unproven`); `serve`: what serves it at its endpoint, for that caller. `speaks_json`: see
     `agent.server.request`; `param_headers`: see `agent.dispatch.param_headers.received_headers`.
     """
 
     message: RawRequestMessage
     by_name: dict[str, str]
     passed: tuple[object, Caller | None] | None = None
+    unproven: tuple[Any, Caller] | None = None
     serve: Handler | None = None
     speaks_json: bool | None = None
     param_headers: dict[str, str] | None = None
