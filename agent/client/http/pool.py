@@ -321,13 +321,7 @@ class HttpPool:
         return moved is not None
 
     def _head(
-        self,
-        method: str,
-        headers: Mapping[str, str],
-        length: int | None,
-        route: Route,
-        *,
-        remember: bool = False,
+        self, method: str, headers: Mapping[str, str], length: int | None, route: Route, *, remember: bool = False
     ) -> bytes:
         """Everything before the body but for the empty line at the end. `remember`: the same may be needed again.
 
@@ -337,10 +331,10 @@ class HttpPool:
             return self._new_head(method, headers, length, route)
         target = route.target or self._target
         key = target, *headers.items()
-        if self._heads is None or len(self._heads) >= _HEADS_REMEMBERED_MAX:
-            self._heads = {}
-        known = self._heads.get(key)
+        known = None if self._heads is None else self._heads.get(key)
         if known is None:
+            if self._heads is None or len(self._heads) >= _HEADS_REMEMBERED_MAX:
+                self._heads = {}
             known = self._heads[key] = self._new_head(method, headers, 0, route).removesuffix(b"0\r\n")
         return known + b"%d\r\n" % length
 
