@@ -409,7 +409,7 @@ class Dispatch:
             return result if says_no_more(call.method, result) else self._believed(call, replica, result, link.view)
         finally:
             if outcome == "cancelled" and sink is not None and sink.ended_with_error is not None:
-                outcome = _outcome_of(is_error=sink.ended_with_error)
+                outcome = "tool_error" if sink.ended_with_error else "ok"
                 call.on_delivered(sink.ended_with_error)
             self._stats.finish(attempt, outcome, clock.now_s())
 
@@ -447,7 +447,3 @@ def _failures(view: LinkView) -> Iterator[str]:
 def _is_same(now: Route, owner: str) -> bool:
     """Whether a route is still that of `owner`, or of whichever it was whose owner is not known yet."""
     return owner in ("", now.owner)
-
-
-def _outcome_of(*, is_error: bool) -> str:
-    return "tool_error" if is_error else "ok"
