@@ -8,6 +8,7 @@ backends that there are, never on the calls.
 import math
 from collections import Counter, deque
 from dataclasses import dataclass
+from math import frexp
 from typing import Final
 
 BUCKET_S: Final = 10.0
@@ -55,7 +56,8 @@ class CallHistory:
     def add(self, backend: str, outcome: str, seconds: float) -> None:
         """A call has ended."""
         failed = outcome not in _FINE
-        self._steps[_step(seconds)] += 1
+        mantissa, exponent = frexp(seconds)  # 0.5 <= mantissa < 1
+        self._steps[exponent * _STEPS + int((mantissa - 0.5) * 2 * _STEPS)] += 1
         self._errors += failed
         tally = self._tallies.get(backend)
         if tally is None:
@@ -88,11 +90,6 @@ def quantile_ms(steps: Counter[int], share: float) -> float | None:
         if left <= 0:
             return round(_upper_s(step) * 1000, 3)
     return None
-
-
-def _step(seconds: float) -> int:
-    mantissa, exponent = math.frexp(seconds)  # 0.5 <= mantissa < 1
-    return exponent * _STEPS + int((mantissa - 0.5) * 2 * _STEPS)
 
 
 def _upper_s(step: int) -> float:

@@ -1,4 +1,4 @@
-"""Every metric of a node, and the only user of prometheus_client.
+"""Every metric of a node, and with `agent.call_durations` the only user of prometheus_client.
 
 Parts of the node call the typed methods as things happen; `/metrics` calls `observe` and then `render`. What mirrors
 state (links, catalog, conflicts) is built from the snapshot of the scrape itself, so it cannot go stale.
@@ -13,12 +13,13 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
 from agent import clock
+from agent.call_durations import CallDurations
 from agent.call_history import CallHistory
 from agent.model import LinkState, LinkView, PeerSpec, ServerSpec, StdioTarget
 from discovery.model import Catalog, Health, Instance, RegistrarStatus, SourceStatus
@@ -130,9 +131,8 @@ class Metrics:
             "mesh_event_loop_lag_seconds", "The longest delay of a timer in the last 30 s.", registry=registry
         )
         calls = Counter("mesh_calls", "Forwarded calls by outcome.", ["backend", "tool", "outcome"], registry=registry)
-        seconds = Histogram(
-            "mesh_call_seconds", "Duration of calls.", ["backend"], buckets=CALL_BUCKETS_S, registry=registry
-        )
+        seconds = CallDurations("mesh_call_seconds", "Duration of calls.", CALL_BUCKETS_S)
+        registry.register(seconds)
         dials = Counter("mesh_dials", "Attempts to open a link by outcome.", ["outcome"], registry=registry)
         reconnects = Counter("mesh_link_reconnects", "Links that broke.", ["backend"], registry=registry)
         changes = Counter(
@@ -163,6 +163,7 @@ class Metrics:
         self._retries = _Limited(retries, EVENT_LABEL_SETS_MAX, names=1)
         self._ejections = _Limited(ejections, EVENT_LABEL_SETS_MAX, names=1)
         self._calls = _Limited(calls, CALL_LABEL_SETS_MAX, names=2)
+        self._ended_calls: dict[tuple[str, str, str], int] = {}  # Since they were given to `_calls`.
         self._call_seconds = _Limited(seconds, BACKENDS_MAX, names=1)
         self._dials = _Limited(dials, EVENT_LABEL_SETS_MAX, names=1)
         self._reconnects = _Limited(reconnects, EVENT_LABEL_SETS_MAX, names=1)
@@ -205,9 +206,21 @@ class Metrics:
     def call_finished(self, backend: str, tool: str, outcome: str, seconds: float, trace_id: str = "") -> None:
         """One call less in flight. `backend` and `tool` as the route table names them, `outcome` a word of ours."""
         self._calls_in_flight -= 1
-        self._calls.labels(backend, tool, outcome).inc()
-        self._call_seconds.labels(backend).observe(seconds, {"trace_id": trace_id} if trace_id else None)
+        labels, ended = (backend, tool, outcome), self._ended_calls
+        if labels in ended:
+            ended[labels] += 1
+        else:
+            if len(ended) >= CALL_LABEL_SETS_MAX:
+                self._count_ended_calls()
+            ended[labels] = 1
+        self._call_seconds.labels(backend).add(seconds, trace_id)
         self.history.add(backend, outcome, seconds)
+
+    def _count_ended_calls(self) -> None:
+        """Give the library what was counted by hand."""
+        for labels, count in self._ended_calls.items():
+            self._calls.labels(*labels).inc(count)
+        self._ended_calls.clear()
 
     def workers_running(self, count: int, connections: int, in_flight: int) -> None:
         """So many processes beside this one serve calls, with so many connections, and so many calls under way."""
@@ -261,6 +274,7 @@ class Metrics:
         """Take the state that the next `render` shows; call it in the event loop, right before."""
         now_s = clock.now_s()
         backends = frozenset(view.key for view in mesh.views())
+        self._count_ended_calls()
         for metric in (self._calls, self._call_seconds, self._reconnects, self._retries, self._ejections):
             metric.forget_absent(backends)
         shown = () if balance is None else _balance_families(balance)
@@ -271,6 +285,7 @@ class Metrics:
 
         In that of OpenMetrics where calls are traced and it is `accepted`, since only that has exemplars.
         """
+        self._count_ended_calls()
         if self.spans is not None and "application/openmetrics-text" in accepted:
             from prometheus_client.openmetrics import exposition as openmetrics  # noqa: PLC0415 - few are traced
 

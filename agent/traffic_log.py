@@ -55,11 +55,18 @@ class RequestLines:
             self._second = second
             self._began = time.strftime('{"time":"%Y-%m-%dT%H:%M:%S', time.gmtime(second))
         name = "info" if level == logging.INFO else logging.getLevelName(level).lower()
-        parts = [f'"{key}":{self._json(key, value)}' for key, value in fields.items()]
         line = (
             f'{self._began}.{int((now_s - second) * 1000):03d}Z","level":"{name}","logger":"agent.mcp",'
-            f'"event":"{EVENT}",{",".join(parts)}}}\n'
+            f'"event":"{EVENT}"'
         )
+        remembered = self._remembered
+        for key, value in fields.items():
+            if type(value) is not str:
+                line += f',"{key}":{"null" if value is None else repr(value)}'
+                continue
+            known = remembered.get(value) if key not in _NEVER_AGAIN else None
+            line += f',"{key}":{known or self._json(key, value)}'
+        line += "}\n"
         self._keep(level, line)
         if level < self._threshold:
             return
@@ -78,16 +85,12 @@ class RequestLines:
             lines, self._waiting = "".join(self._waiting), []
             self._write(lines)
 
-    def _json(self, key: str, value: str | float | None) -> str:
-        if not isinstance(value, str):
-            return "null" if value is None else repr(value)
+    def _json(self, key: str, value: str) -> str:
         if key in _NEVER_AGAIN:
             return orjson.dumps(self._cleaned(value)).decode()
-        known = self._remembered.get(value)
-        if known is None:
-            if len(self._remembered) >= _REMEMBERED_MAX:
-                self._remembered.clear()
-            known = self._remembered[value] = orjson.dumps(self._cleaned(value)).decode()
+        if len(self._remembered) >= _REMEMBERED_MAX:
+            self._remembered.clear()
+        known = self._remembered[value] = orjson.dumps(self._cleaned(value)).decode()
         return known
 
 

@@ -20,7 +20,7 @@ from agent.app.sockets import BACKLOG
 from agent.model import HEADER_BYTES_MAX
 from agent.server.fast_path.answers import CommonLines
 from agent.server.fast_path.connection import IDLE_MAX_S
-from agent.server.fast_path.serving import FastServer
+from agent.server.fast_path.serving import Direct, FastServer
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,9 @@ def last_answer(draining: Callable[[], bool]) -> Callable[[web.Request, web.Stre
 class _Runner(web.AppRunner):
     """Runs the application with the fast path in front of it."""
 
-    def __init__(self, app: web.Application, path: str, common: CommonLines, shutdown_timeout_s: float) -> None:
+    def __init__(
+        self, app: web.Application, path: str, common: CommonLines, direct: Direct, shutdown_timeout_s: float
+    ) -> None:
         super().__init__(
             app,
             handler_cancellation=True,  # Else a client that leaves would not be noticed (agent.server.response).
@@ -109,10 +111,10 @@ class _Runner(web.AppRunner):
             shutdown_timeout=shutdown_timeout_s,
         )
         self._path = path
-        self._common = common
+        self._common, self._direct = common, direct
 
     async def _make_server(self) -> web.Server:
-        server = FastServer(self.app, await super()._make_server(), self._path, self._common)
+        server = FastServer(self.app, await super()._make_server(), self._path, self._common, self._direct)
         return cast("web.Server", server)
 
 
@@ -121,13 +123,15 @@ def runner_of(
     *,
     fast_path: str,
     common: CommonLines = lambda _: None,
+    direct: Direct = lambda _: None,
     shutdown_timeout_s: float = DRAIN_TIMEOUT_S - 2 * LEAVE_GRACE_S,
 ) -> web.AppRunner:
     """The runner that serves the application; at the end it waits for requests as long as the deadline allows.
 
-    `fast_path`: what `agent.server.fast_path` serves, with all below it; `common`: see `CommonLines`.
+    `fast_path`: what `agent.server.fast_path` serves, with all below it; `common`: see `CommonLines`; `direct`: see
+    `FastServer`.
     """
-    return _Runner(app, fast_path, common, shutdown_timeout_s)
+    return _Runner(app, fast_path, common, direct, shutdown_timeout_s)
 
 
 def serving_of(runner: web.AppRunner) -> FastServer:

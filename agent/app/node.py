@@ -70,7 +70,7 @@ from agent.rest.openapi import OpenApi
 from agent.rest.peers import PeersApi
 from agent.rest.pins import PinsApi
 from agent.rest.probes import Probes
-from agent.rest.security import security_headers, security_middleware, usual_header_lines
+from agent.rest.security import direct_answers, security_headers, security_middleware, usual_header_lines
 from agent.rest.server_logins import ServerLoginsApi
 from agent.rest.status import NodeStatus
 from agent.routing.table import RouteKind
@@ -284,8 +284,7 @@ class Node:
         oauth, parts = self._access.oauth, (self._settings, self._identity, self._access.table, self._associations)
         policy = plans.edge_policy(*parts, oauth=oauth, on_auth_failure=self._metrics.auth_failed, logins=self._logins)
         app = web.Application(middlewares=[write_deadline_middleware, envelope_middleware, security_middleware(policy)])
-        app.on_response_prepare.append(security_headers(policy))
-        app.on_response_prepare.append(last_answer(lambda: self.state == "draining"))
+        app.on_response_prepare.extend((security_headers(policy), last_answer(lambda: self.state == "draining")))
         self._views.add_to(app, self._endpoints[0])
         self._views.add_limited(app, self._endpoints[1], lambda: self._mesh.local_routes, build)
         peers, audit = PeersApi(self._mesh, self._override_service, self._audit), AuditApi(self._audit)
@@ -297,7 +296,8 @@ class Node:
             app.add_routes(part.routes())
         others = self._mesh, self._dispatch, self._metrics, self._access, self._associations
         self._workers.prepare(Parts(policy, self._endpoints[0], *others))
-        runner = runner_of(app, fast_path=plans.MCP_PATH, common=self._usual_lines)
+        direct = direct_answers(policy)
+        runner = runner_of(app, fast_path=plans.MCP_PATH, common=self._usual_lines, direct=direct)
         await runner.setup()
         known, tls = partial(plans.addresses_of_peers, self._mesh.views), self._tls.context
         refused, elsewhere = self._metrics.connection_refused, self._workers.crew

@@ -47,7 +47,8 @@ class Event:
 
     def _leave(self, waiter: asyncio.Future[None]) -> None:
         # Only a cancelled waiter is still there; `set` has removed the others.
-        self._waiting = tuple(other for other in self._waiting if other is not waiter)
+        if waiter in self._waiting:
+            self._waiting = tuple(other for other in self._waiting if other is not waiter)
 
 
 async def within(event: Event, seconds: float) -> None:

@@ -53,7 +53,10 @@ def encode_request(request_id: int | str, method: str, params: Json | None) -> b
     message: Json = {"jsonrpc": "2.0", "id": request_id, "method": method}
     if params is not None:
         message["params"] = params
-    return _encode(message)
+    try:
+        return orjson.dumps(message)
+    except TypeError as exc:
+        raise _unwritable(exc) from exc
 
 
 def encode_notification(method: str, params: Json | None = None) -> bytes:
@@ -197,4 +200,8 @@ def _encode(message: Json) -> bytes:
     try:
         return orjson.dumps(message)
     except TypeError as exc:
-        raise RpcError(INVALID_PARAMS, f"The parameters cannot be sent as JSON: {exc}") from exc
+        raise _unwritable(exc) from exc
+
+
+def _unwritable(exc: TypeError) -> RpcError:
+    return RpcError(INVALID_PARAMS, f"The parameters cannot be sent as JSON: {exc}")

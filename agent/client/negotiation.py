@@ -6,6 +6,7 @@ only a server that names nothing but versions unknown to us is refused. The one 
 era; clients never bring one here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -175,13 +176,11 @@ class ModernStamp:
         meta[PROTOCOL_VERSION_META_KEY] = self.version
         return {**params, "_meta": meta} if params is not None else {"_meta": meta}
 
-    def headers(self, method: str, params: Json) -> dict[str, str]:
+    def headers(self, method: str, params: Json) -> Mapping[str, str]:
         """The routing headers, which servers check against the body."""
-        headers = {"MCP-Protocol-Version": self.version, "Mcp-Method": _encoded(method)}
         name_key = _NAME_KEYS.get(method)
-        if name_key is not None and isinstance(name := params.get(name_key), str):
-            headers["Mcp-Name"] = _encoded(name)
-        return headers
+        name = None if name_key is None else params.get(name_key)
+        return _routing_headers(self.version, method, name if isinstance(name, str) else None)
 
 
 @lru_cache(maxsize=len(MODERN_PROTOCOL_VERSIONS))
@@ -191,8 +190,9 @@ def stamp_of(version: str, client_name: str) -> ModernStamp:
 
 
 @lru_cache(maxsize=_NAMES_REMEMBERED_MAX)
-def _encoded(name: str) -> str:
-    return encode_header_value(name)
+def _routing_headers(version: str, method: str, name: str | None) -> Mapping[str, str]:
+    headers = {"MCP-Protocol-Version": version, "Mcp-Method": encode_header_value(method)}
+    return headers if name is None else {**headers, "Mcp-Name": encode_header_value(name)}
 
 
 def _server_info(era: Era, version: str, result: Json, server_info: Any) -> ServerInfo:

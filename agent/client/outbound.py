@@ -39,6 +39,11 @@ class BindingLike(Protocol):
 class AuthorizerLike(Protocol):
     """What a pool needs of `agent.client.oauth.authorizer.Authorizer`."""
 
+    @property
+    def has_token(self) -> bool:
+        """Whether `token` gives any; it may have ended."""
+        ...
+
     def token(self) -> Awaitable[str | None]:
         """What the next request carries. Raises `AuthRefused`, `CallNotSent`."""
 

@@ -40,6 +40,10 @@ FAILURE_FACTOR: Final = 10.0
 _ALL_IN: Final[Mapping[str, float]] = MappingProxyType({})
 
 
+# Without the call in between that a named tuple's own class makes.
+_new: Final = tuple.__new__
+
+
 class Load(NamedTuple):
     """The load of one backend: latency in seconds (0: not yet measured), calls in flight.
 
@@ -56,15 +60,15 @@ class Load(NamedTuple):
     def started(self, now_s: float) -> "Load":
         """One call more in flight."""
         stalled_since_s = self.stalled_since_s if self.in_flight else now_s
-        return Load(self.latency_ewma_s, self.in_flight + 1, self.observed_at_s, stalled_since_s)
+        return _new(Load, (self.latency_ewma_s, self.in_flight + 1, self.observed_at_s, stalled_since_s))
 
     def finished(self) -> "Load":
         """One call less in flight."""
-        in_flight = max(0, self.in_flight - 1)
-        return Load(self.latency_ewma_s, in_flight, self.observed_at_s, self.stalled_since_s)
+        in_flight = self.in_flight - 1 if self.in_flight else 0
+        return _new(Load, (self.latency_ewma_s, in_flight, self.observed_at_s, self.stalled_since_s))
 
 
-_UNKNOWN: Final = Load()
+UNKNOWN: Final = Load()
 
 
 def _alike(_backend_key: str) -> int:
@@ -99,8 +103,8 @@ def choose(
         return _chosen(usable, loads, rng, now_s, weight_of)
     home = _chosen([replica for replica in usable if replica not in abroad], loads, rng, now_s, weight_of)
     away = _chosen(abroad, loads, rng, now_s, weight_of)
-    home_cost = _own_cost(loads.get(home.backend_key, _UNKNOWN), now_s) / weight_of(home.backend_key)
-    away_cost = _cost(loads.get(away.backend_key, _UNKNOWN), now_s, WIDE_HOP_S) / weight_of(away.backend_key)
+    home_cost = _own_cost(loads.get(home.backend_key, UNKNOWN), now_s) / weight_of(home.backend_key)
+    away_cost = _cost(loads.get(away.backend_key, UNKNOWN), now_s, WIDE_HOP_S) / weight_of(away.backend_key)
     return home if home_cost <= OWN_SLOWER_BY * away_cost else away
 
 
@@ -116,8 +120,8 @@ def _chosen(
         return _cheaper(nearest, loads, rng, now_s, weight_of)
     own = nearest[0]
     other = _cheaper(_nearest([replica for replica in usable if replica.hops > 0]), loads, rng, now_s, weight_of)
-    other_cost = _cost(loads.get(other.backend_key, _UNKNOWN), now_s, HOP_S) / weight_of(other.backend_key)
-    own_cost = _own_cost(loads.get(own.backend_key, _UNKNOWN), now_s) / weight_of(own.backend_key)
+    other_cost = _cost(loads.get(other.backend_key, UNKNOWN), now_s, HOP_S) / weight_of(other.backend_key)
+    own_cost = _own_cost(loads.get(own.backend_key, UNKNOWN), now_s) / weight_of(own.backend_key)
     return own if own_cost <= OWN_SLOWER_BY * other_cost else other
 
 
@@ -129,7 +133,7 @@ def observe(load: Load, latency_s: float, now_s: float) -> Load:
     if latency_s < load.latency_ewma_s:
         kept = _fade(load, now_s)
         latency_s = load.latency_ewma_s * kept + latency_s * (1.0 - kept)
-    return Load(latency_s, load.in_flight, observed_at_s=now_s, stalled_since_s=now_s)
+    return _new(Load, (latency_s, load.in_flight, now_s, now_s))
 
 
 def penalise(load: Load, waited_s: float, now_s: float) -> Load:
@@ -169,7 +173,7 @@ def _cheaper(
     first = rng.randrange(len(replicas))
     second = rng.randrange(len(replicas) - 1)
     pair = replicas[first], replicas[second + (second >= first)]
-    return min(pair, key=lambda replica: _cost(loads.get(replica.backend_key, _UNKNOWN), now_s, LATENCY_FLOOR_S))
+    return min(pair, key=lambda replica: _cost(loads.get(replica.backend_key, UNKNOWN), now_s, LATENCY_FLOOR_S))
 
 
 def _by_weight(
@@ -178,7 +182,7 @@ def _by_weight(
     """The cheapest, with chance in the place of a call more."""
 
     def cost(number: int) -> float:
-        load = loads.get(replicas[number].backend_key, _UNKNOWN)
+        load = loads.get(replicas[number].backend_key, UNKNOWN)
         return _cost(load, now_s, LATENCY_FLOOR_S, rng.expovariate(1.0)) / weights[number]
 
     return replicas[min(range(len(replicas)), key=cost)]

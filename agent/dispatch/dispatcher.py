@@ -6,9 +6,9 @@ only as `agent.dispatch.retry` allows, and a failure always says whether the req
 
 import logging
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from agent import clock
 from agent.client.affinity import affinity_key
@@ -16,7 +16,16 @@ from agent.client.protocol import Request
 from agent.client.server_info import OnNotification
 from agent.client.streaming import ResultStream
 from agent.dispatch.call import Call, Failed, attempt_deadline_s, may_repeat
-from agent.dispatch.next_hop import believed, comes_in_session, ended, large_result, outgoing, received_failure
+from agent.dispatch.next_hop import (
+    CALL_META_KEYS,
+    believed,
+    comes_in_session,
+    ended,
+    large_result,
+    outgoing,
+    received_failure,
+    says_no_more,
+)
 from agent.dispatch.outlier import outcome_of
 from agent.dispatch.param_headers import ParamHeaders
 from agent.dispatch.renewals import Present, RouteRenewals
@@ -147,7 +156,7 @@ class Dispatch:
         """The groups of replicas, for the page. Call it in the event loop."""
         return self._stats.groups(clock.now_s())
 
-    async def forward(
+    def forward(
         self,
         method: str,
         route: Route,
@@ -160,7 +169,7 @@ class Dispatch:
         sink: ResultStream | None = None,
         present: Present | None = None,
         param_headers: Mapping[str, str] | None = None,
-    ) -> Forwarded:
+    ) -> Coroutine[Any, Any, Forwarded]:
         """Send `params` (with the name as the mesh knows it) to one of the route's replicas.
 
         `session_id` of a legacy client keeps its calls together: on a replica where the route is sticky, in a session
@@ -180,12 +189,15 @@ class Dispatch:
             AnswerCut: `sink` got a part of the result, and will get no more.
         """
         now_s, known = clock.now_s(), route
-        try:
-            route, params = self._states.unwrapped(method, route, params, now_s)
-        except CallNotSent as exc:
-            raise CallRefused(f"{route.public_name} was not executed: {exc}") from exc
-        received_s = received_deadline_s(params)
-        affinity = affinity_key(params, session_id)
+        if params.get("requestState") is not None:
+            try:
+                route, params = self._states.unwrapped(method, route, params, now_s)
+            except CallNotSent as exc:
+                raise CallRefused(f"{route.public_name} was not executed: {exc}") from exc
+        meta = params.get("_meta")
+        says_more = isinstance(meta, dict) and not CALL_META_KEYS.isdisjoint(meta)
+        received_s = received_deadline_s(params) if says_more else None
+        affinity = affinity_key(params, session_id) if says_more or session_id is not None else None
         call = Call(
             method,
             route,
@@ -196,32 +208,33 @@ class Dispatch:
             affinity=affinity,
             key=affinity if route.sticky else None,
             param_headers=param_headers,
-            in_session=session_id is not None or comes_in_session(params, affinity),
+            in_session=session_id is not None or (says_more and comes_in_session(params, affinity)),
             began_s=now_s,
             deadline_s=None if received_s is None else now_s + received_s,
             on_attempt=on_attempt,
             on_delivered=on_delivered,
         )
         self._stats.called(route, now_s)
-        return await self._answered(call)
+        return self._answered(call, now_s)
 
-    async def _answered(self, call: Call) -> Forwarded:
+    async def _answered(self, call: Call, now_s: float) -> Forwarded:
         """Attempt after attempt until one is answered. Raises as `forward`."""
         tried: dict[str, float] = {}
         attempts = 0
         failed: Failed | None = None
         told: Failed | None = None  # The caller's error: a later "not executed" must not hide an unknown outcome.
-        while (replica := await self._next(call, tried, told)) is not None:
+        while (replica := self._at_once(call, tried, told) or await self._next(call, tried, told)) is not None:
             if failed is not None:
                 step = self._next_step(call, replica, failed, attempts=attempts)
                 if step is not Step.AGAIN:
                     break
-            tried[replica.backend_key] = clock.now_s()
+            now_s = clock.now_s() if failed is not None or call.present is None else now_s
+            tried[replica.backend_key] = now_s
             attempts += 1
             call.on_attempt(replica.backend_key)
             was_away = call.route.away_since_s is not None
             try:
-                return Forwarded(await self._send(call, replica, tried), replica)
+                return Forwarded(await self._send(call, replica, tried, now_s), replica)
             except (RpcError, AnswerCut):
                 raise
             except MeshError as exc:
@@ -250,6 +263,13 @@ class Dispatch:
         links = (self._link(replica.backend_key) for replica in route.replicas)
         said = (word for link in links if link for word in _failures(link.view))
         return next((f": {word}" for word in said if word), "")
+
+    def _at_once(self, call: Call, tried: Collection[str], told: Failed | None) -> Replica | None:
+        """The one replica of a call that was not sent yet, if it takes calls; most calls need no more than that."""
+        if told is not None or call.present is None or len(call.route.replicas) != 1:
+            return None
+        only = call.route.replicas[0]
+        return only if only.backend_key not in tried and self._takes_calls(call.route, only) else None
 
     async def _next(self, call: Call, tried: dict[str, float], told: Failed | None) -> Replica | None:
         """The next replica; when none is left and the call may be sent again, one that has come back or is new."""
@@ -324,12 +344,12 @@ class Dispatch:
 
     def _next_step(self, call: Call, replica: Replica, failed: Failed, attempts: int) -> Step:
         """Decide whether `replica` gets the call now, and charge that to the budget."""
-        now_s = clock.now_s()
+        now_s, link = clock.now_s(), self._link(replica.backend_key)
         step = next_step(
             fate_of(failed.failure),
             repeatable=is_repeatable(call.method, call.route, failed.replica),
             attempts=attempts,
-            remaining_s=attempt_deadline_s(call, self._own_timeout_s(self._link(replica.backend_key))) - now_s,
+            remaining_s=attempt_deadline_s(call, self._own_timeout_s(None if link is None else link.spec)) - now_s,
             budget=self._stats.budget(call.route),
             now_s=now_s,
         )
@@ -348,12 +368,13 @@ class Dispatch:
             )
         return step
 
-    async def _send(self, call: Call, replica: Replica, tried: Collection[str]) -> Json:
-        link, now_s = self._link(replica.backend_key), clock.now_s()
+    async def _send(self, call: Call, replica: Replica, tried: Collection[str], now_s: float) -> Json:
+        link = self._link(replica.backend_key)
         if link is None:
             raise CallNotSent.about(replica.backend_key, "is gone")
-        own_timeout_s = self._own_timeout_s(link)
-        deadline_s, view = attempt_deadline_s(call, own_timeout_s), link.view
+        view = link.view
+        own_timeout_s = self._own_timeout_s(view.spec)
+        deadline_s = attempt_deadline_s(call, own_timeout_s)
         timeout_s = deadline_s - now_s
         if timeout_s <= 0:
             raise CallNotSent.for_clients("the deadline passed before it could be sent")
@@ -366,7 +387,7 @@ class Dispatch:
             timeout_s=timeout_s,
             key=call.affinity,
             in_session=call.in_session,
-            alternatives=any(one.backend_key not in tried for one in call.route.replicas),
+            alternatives=len(call.route.replicas) > 1 and any(r.backend_key not in tried for r in call.route.replicas),
         )
         params = with_task(call.method, call.route, params, view)
         headers = self._param_headers.outgoing(call.method, call.route, params, call.param_headers)
@@ -391,19 +412,22 @@ class Dispatch:
             outcome = outcome_of(exc)
             raise
         else:
-            outcome = _outcome_of(is_error=result.get("isError") is True)
-            view = link.view
-            result = believed(result, view)
-            result = shown_task(call.method, call.params, result, replica, view, own_node_id=self._node_id)
-            return self._states.wrapped(call.method, call.route, replica, result, clock.now_s())
+            outcome = "tool_error" if result.get("isError") is True else "ok"
+            return result if says_no_more(call.method, result) else self._believed(call, replica, result, link.view)
         finally:
             if outcome == "cancelled" and sink is not None and sink.ended_with_error is not None:
-                outcome = _outcome_of(is_error=sink.ended_with_error)
+                outcome = "tool_error" if sink.ended_with_error else "ok"
                 call.on_delivered(sink.ended_with_error)
             self._stats.finish(attempt, outcome, clock.now_s())
 
-    def _own_timeout_s(self, link: CallableLink | None) -> float:
-        own = link.spec.call_timeout_s if link is not None and isinstance(link.spec, ServerSpec) else None
+    def _believed(self, call: Call, replica: Replica, result: Json, view: LinkView) -> Json:
+        """A result that asks for something, is a task, or says more of itself, as its caller gets it."""
+        result = believed(result, view)
+        result = shown_task(call.method, call.params, result, replica, view, own_node_id=self._node_id)
+        return self._states.wrapped(call.method, call.route, replica, result, clock.now_s())
+
+    def _own_timeout_s(self, spec: BackendSpec | None) -> float:
+        own = spec.call_timeout_s if isinstance(spec, ServerSpec) else None
         return self._call_timeout_s if own is None else own
 
     def _weight_of(self, backend_key: str) -> int:
@@ -430,7 +454,3 @@ def _failures(view: LinkView) -> Iterator[str]:
 def _is_same(now: Route, owner: str) -> bool:
     """Whether a route is still that of `owner`, or of whichever it was whose owner is not known yet."""
     return owner in ("", now.owner)
-
-
-def _outcome_of(*, is_error: bool) -> str:
-    return "tool_error" if is_error else "ok"

@@ -61,6 +61,8 @@ _OWN_KEYS: Final = (
     ALTERNATIVES_META_KEY,
     IN_SESSION_META_KEY,
 )
+# Of those, what a call says of itself to the node that gets it.
+CALL_META_KEYS: Final = frozenset({DEADLINE_META_KEY, AFFINITY_META_KEY, IN_SESSION_META_KEY})
 
 
 def outgoing(
@@ -84,8 +86,10 @@ def outgoing(
         CallNotSent: the request has come round in a circle, or passed too many gateways.
     """
     named = with_name(method, params, replica.remote_name)
-    told = dict(named.get("_meta") or {})
-    meta = {name: value for name, value in told.items() if name not in _OWN_KEYS}
+    told = named.get("_meta") or {}
+    meta = dict(told)
+    for name in _OWN_KEYS:
+        meta.pop(name, None)
     if isinstance(spec, PeerSpec) and replica.node_id is not None:
         meta[DEADLINE_META_KEY] = deadline_ms_to_tell(timeout_s)
         if key is not None:
@@ -119,6 +123,12 @@ def large_result(sink: ResultStream, method: str, route: Route, params: Json, re
         return result_rewriter(route.uris(replica).places(method, asked_uri(method, params, replica)), sink.added)
 
     return LargeResult(sink, walk)
+
+
+def says_no_more(method: str, result: Json) -> bool:
+    """Whether a result is an answer and nothing else: no task, no question, nothing that one would have to believe."""
+    kind = result.get("resultType")
+    return (kind is None or kind == "complete") and "_meta" not in result and method not in TASK_METHODS
 
 
 def believed(result: Json, view: LinkView) -> Json:

@@ -128,6 +128,8 @@ def verdict_of(outcome: str, *, took_s: float, timeout_s: float, own_timeout_s: 
     `timeout_s` is the time limit of the call, `own_timeout_s` this node's own: a caller with a deadline of a
     millisecond, or one that leaves at once, must not be able to eject a replica.
     """
+    if outcome == "ok":
+        return Verdict.ANSWERED
     if outcome == "cancelled" and took_s >= own_timeout_s / 2:
         return Verdict.FAILED  # Many clients wait less long than we would; that must not hide a replica that hangs.
     if outcome in ("not_sent", "refused") and timeout_s < min(DIAL_PATIENCE_S, own_timeout_s):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.client.affinity import rendezvous_choice
-from agent.dispatch.balance import Load, choose, give_up, observe, penalise
+from agent.dispatch.balance import UNKNOWN, Load, choose, give_up, observe, penalise
 from agent.dispatch.outlier import HEALTHY, Cause, Health, Verdict, chance, ejected_of, judge, readmit, verdict_of
 from agent.dispatch.retry import BUDGET_RESERVE, WINDOW_S, Budget
 from agent.model import Json
@@ -216,7 +216,7 @@ class ReplicaStats:
         if (spans := self._recorder.spans) is not None:
             attempt.span = spans.begin(method, attempt.route.public_name, attempt.key, params)
         group, key = self._group(attempt.route), attempt.key
-        group.loads[key] = group.loads.get(key, Load()).started(attempt.started_s)
+        group.loads[key] = group.loads.get(key, UNKNOWN).started(attempt.started_s)
         if len(attempt.route.replicas) > 1:
             _turn(group, attempt.started_s)
             group.replicas = attempt.route.replicas

@@ -58,6 +58,9 @@ class Budget(NamedTuple):
 
     def called(self, now_s: float) -> "Budget":
         """One more first attempt."""
+        if self.seconds and self.seconds[-1][0] == (second := math.floor(now_s)):
+            _, calls, repeated = self.seconds[-1]
+            return tuple.__new__(Budget, ((*self.seconds[:-1], (second, calls + 1, repeated)),))
         return self._with(now_s, 1, 0)
 
     def repeated(self, now_s: float) -> "Budget":
@@ -76,7 +79,7 @@ class Budget(NamedTuple):
         if self.seconds and self.seconds[-1][0] == second:
             _, known_calls, known_repeated = self.seconds[-1]
             return Budget((*self.seconds[:-1], (second, known_calls + calls, known_repeated + repeated)))
-        kept = tuple(entry for entry in self.seconds if entry[0] > second - WINDOW_S)
+        kept = tuple([entry for entry in self.seconds if entry[0] > second - WINDOW_S])
         return Budget((*kept, (second, calls, repeated)))
 
 

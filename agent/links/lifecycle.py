@@ -126,6 +126,7 @@ class LinkLifecycle:
         "_in_flight",
         "_offer",
         "_probes",
+        "_session_offers",
         "_stall",
         "opened",
         "over",
@@ -164,6 +165,7 @@ class LinkLifecycle:
         if is_node:
             self._stall = StallDetector(lambda: self._in_flight > 0 and not self.over, self._probes.doubt.set)
         self._idle = Event()
+        self._session_offers: SessionOffersOfBackend | None = None  # Once a call of a session has come.
 
     def __repr__(self) -> str:
         return f"<Session {self._client!r} in_flight={self._in_flight} ending={self._end.is_set()}>"
@@ -174,12 +176,12 @@ class LinkLifecycle:
         A list change that the server tells of meanwhile is read before the caller hears of it or gets the result.
         """
         listener = self._listener(request)
-        begun_at_s = clock.now_s()
+        begun_at_s = asyncio.get_running_loop().time()
         self._in_flight += 1
         if self._stall is not None:
             self._stall.begun()
         try:
-            result = await self._client.request(request.heard_by(partial(self._offer.notice, listener)))
+            result = await self._client.request(request.heard_by(listener))
         except (CallFailed, ProtocolBroken, LoginNeeded) as exc:
             if isinstance(exc, CallTimedOut):
                 self._given_up(begun_at_s, request)
@@ -205,7 +207,9 @@ class LinkLifecycle:
         affinity = request.affinity
         if affinity is None or not is_of_session(affinity) or not self._client.lists_by_session:
             return self._offer.listener(request.on_notification)
-        offers, look = self._events.session_offers, partial(self.read_as_caller, affinity)
+        if self._session_offers is None:
+            self._session_offers = self._events.session_offers
+        offers, look = self._session_offers, partial(self.read_as_caller, affinity)
         return self._offer.listener(
             request.on_notification, look, partial(offers.opened, affinity), partial(offers.used, affinity)
         )

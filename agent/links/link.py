@@ -10,9 +10,9 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never
 
@@ -211,13 +211,13 @@ class Link:
         self._session.end(Retired(), drain_s=DRAIN_TIMEOUT_S)
         return True
 
-    async def request(self, request: Request) -> Json:
+    def request(self, request: Request) -> Coroutine[Any, Any, Json]:
         """Send over the open client. Raises what `McpClient.request` raises, `CallNotSent` when there is no client."""
         session = self._session
         if session is None or session.over:
             why = f": {self.view.last_error or self.view.state}"
             raise CallNotSent.about(self.view.key, "is not connected", why)
-        return await session.request(request)
+        return session.request(request)
 
     async def read_as_caller(self, affinity: str) -> None:
         """Read into `LinkHooks.offers` what this caller's session offers; nothing happens where that fails."""

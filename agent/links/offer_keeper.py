@@ -87,21 +87,28 @@ class Listener:
     `opened`: called when the caller gets such a session, `used` when the call has ended.
     """
 
-    __slots__ = ("began", "hand_on", "heard", "look", "looked", "opened", "used")
+    __slots__ = ("_notice", "began", "hand_on", "heard", "look", "looked", "opened", "used")
 
     def __init__(
         self,
+        notice: "Callable[[Listener, str, Json], Awaitable[None]]",
         hand_on: OnNotification | None,
         began: int,
+        *,
         look: Callable[[], Awaitable[None]] | None = None,
         opened: Callable[[], None] | None = None,
         used: Callable[[], None] | None = None,
     ) -> None:
+        self._notice = notice
         self.hand_on = hand_on
         self.look = look
         self.opened = opened
         self.used = used
         self.began = self.heard = self.looked = began
+
+    def __call__(self, method: str, params: Json) -> Awaitable[None]:
+        """Take a notification, as `OnNotification`."""
+        return self._notice(self, method, params)
 
 
 class OfferHooks(Protocol):
@@ -198,7 +205,7 @@ class OfferKeeper:
         used: Callable[[], None] | None = None,
     ) -> Listener:
         """For one call that begins now. `look`, `opened`, `used`: see `Listener`."""
-        return Listener(hand_on, self._changes, look, opened, used)
+        return Listener(self.notice, hand_on, self._changes, look=look, opened=opened, used=used)
 
     def has_changed(self, listener: Listener) -> bool:
         """Whether the server announced a change since that call began."""

@@ -68,6 +68,8 @@ def read_json(data: Buffer) -> Any:
         if exc.msg == _TOO_DEEP or (not _may_overflow(text) and _SURROGATE_ESCAPE.search(text) is None):
             raise
         return _read_exactly(text)
+    if len(data) <= _SCANNED_BYTES_MAX:  # As `may_have_changed` looks at most messages, without two calls for it.
+        return _read_exactly(bytes(data)) if _LONG_RUN in bytes(data).translate(_AS_ZEROS) else value
     return _read_exactly(bytes(data)) if may_have_changed(data, value) else value
 
 

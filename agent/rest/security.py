@@ -24,7 +24,7 @@ from agent.identity.association import FORGOTTEN, PROOF_HEADER, Association
 from agent.identity.keeper import AssociationKeeper
 from agent.mcp_headers import is_param_header
 from agent.model import AUTH_REALM, HANDSHAKE_PATH, PEER_PATH
-from agent.rest.envelope import refused
+from agent.rest.envelope import envelope_middleware, refused
 from agent.rest.failure_brake import FAILURE_DELAY_S, FailureBrake
 from agent.rest.handshake import FOR_CLIENTS
 from agent.rest.hosts import host_allowed, normal_host_names, normal_origins, origin_allowed
@@ -32,9 +32,9 @@ from agent.rest.introspection import TokenRefused
 from agent.rest.logins import Logins
 from agent.rest.oauth import METADATA_PATH, OAuthVerifier
 from agent.rest.tokens import TokenTable
+from agent.server.fast_path.connection import FastRequest
 
 log = logging.getLogger(__name__)
-
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 # The files of the node's page hold nothing of this node; what they show they fetch.
@@ -51,6 +51,7 @@ _OAUTH_PATH = re.compile(
 _PEER_PATHS = frozenset({PEER_PATH, f"{PEER_PATH}/"})
 MCP_PATHS = frozenset({"/mcp", "/mcp/", *_PEER_PATHS})
 _IDENTITY = "identity"
+_OF_ONE_REQUEST = frozenset({"content-encoding", "cookie", "origin"})
 _PROOF = web.RequestKey("mesh_proof", str)  # Of the answer, while its request is handled.
 
 CORS_METHODS = "GET, POST, DELETE, OPTIONS"
@@ -117,39 +118,79 @@ class Verdict(Enum):
 def security_middleware(policy: EdgePolicy) -> Middleware:
     """Return the checks in their order: Host, then Origin (which answers preflights), then the token.
 
-    One for all three: each more would cost every call a coroutine.
+    One for all three: each more would cost every call a coroutine. What a head says for all is judged once.
     """
     brake = FailureBrake(policy.failure_delay_s)
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if (refusal := _host_refusal(request, policy)) is not None:
-            return refusal
-        if (answer := _origin_answer(request, policy)) is not None:
-            return answer
-        if request.headers.get("Content-Encoding", _IDENTITY) != _IDENTITY:
-            refusal = refused(request, 415, "compressed_body", "Request bodies are taken uncompressed")
-            refusal.force_close()  # What is left of the body is not worth reading.
-            return refusal
-        logins = policy.logins
-        shown = request.headers.getall("Authorization", ()) if logins is None else logins.authorization(request)
-        verdict, caller = _judged(request, policy, shown)
-        why = ""
-        if verdict is Verdict.BAD_TOKEN and policy.oauth is not None:
-            verdict, caller, why = await _judged_by_issuer(request, policy.oauth, shown, caller)
+        if type(request) is not FastRequest:
+            return await _checked(request, handler, policy, brake)
+        head, tokens = request.head, policy.tokens
+        if head.passed is None or head.passed[0] is not tokens.generation:
+            head.serve, head.unproven = None, _of_head(request, policy)
+            passes = head.unproven is not None and request.proof is None
+            head.passed = tokens.generation, head.unproven[1] if head.unproven is not None and passes else None
+        caller, judged = head.passed[1], None
+        if caller is None and request.proof is not None and head.unproven is not None:
+            found = policy.associations.of(request.proof) if policy.associations is not None else None
+            judged = _with_proof(request, *head.unproven, found, tokens)
+            caller = judged[1] if judged[0] is Verdict.ALLOWED else None
+        if caller is None:
+            return await _checked(request, handler, policy, brake, judged)
         serve_for(caller)
-        if request.rel_url.raw_path == HANDSHAKE_PATH:
-            request[FOR_CLIENTS] = verdict is Verdict.ALLOWED
-            return await handler(request)
-        if verdict is Verdict.ALLOWED:
-            return await handler(request)
-        if verdict is Verdict.NO_OAUTH:
-            return await handler(request) if _is_metadata(request, policy) else _no_oauth(policy.tokens)
-        if verdict is Verdict.OUT_OF_SCOPE:
-            return _scope_refusal(request, caller)
-        return await _token_refusal(request, verdict, policy, brake, why)
+        return await handler(request)
 
     return check
+
+
+def direct_answers(policy: EdgePolicy) -> Callable[[FastRequest], Awaitable[web.StreamResponse] | None]:
+    """Return what answers a request that passes by its head, at an endpoint that is known; None for all others."""
+    tokens = policy.tokens
+
+    def answer(request: FastRequest) -> Awaitable[web.StreamResponse] | None:
+        serve, passed = request.head.serve, request.head.passed
+        if serve is None or passed is None or passed[1] is None or passed[0] is not tokens.generation:
+            return None
+        serve_for(passed[1])
+        return envelope_middleware(request, serve)
+
+    return answer
+
+
+async def _checked(
+    request: web.Request,
+    handler: Handler,
+    policy: EdgePolicy,
+    brake: FailureBrake,
+    judged: tuple[Verdict, Caller] | None = None,
+) -> web.StreamResponse:
+    """Answer a request that has to be judged by itself. `judged`: the verdict, where its proof was taken already."""
+    if (refusal := _host_refusal(request, policy)) is not None:
+        return refusal
+    if (answer := _origin_answer(request, policy)) is not None:
+        return answer
+    if request.headers.get("Content-Encoding", _IDENTITY) != _IDENTITY:
+        refusal = refused(request, 415, "compressed_body", "Request bodies are taken uncompressed")
+        refusal.force_close()  # What is left of the body is not worth reading.
+        return refusal
+    logins = policy.logins
+    shown = request.headers.getall("Authorization", ()) if logins is None else logins.authorization(request)
+    verdict, caller = judged or _judged(request, policy, shown)
+    why = ""
+    if verdict is Verdict.BAD_TOKEN and policy.oauth is not None:
+        verdict, caller, why = await _judged_by_issuer(request, policy.oauth, shown, caller)
+    serve_for(caller)
+    if request.rel_url.raw_path == HANDSHAKE_PATH:
+        request[FOR_CLIENTS] = verdict is Verdict.ALLOWED
+        return await handler(request)
+    if verdict is Verdict.ALLOWED:
+        return await handler(request)
+    if verdict is Verdict.NO_OAUTH:
+        return await handler(request) if _is_metadata(request, policy) else _no_oauth(policy.tokens)
+    if verdict is Verdict.OUT_OF_SCOPE:
+        return _scope_refusal(request, caller)
+    return await _token_refusal(request, verdict, policy, brake, why)
 
 
 def security_headers(policy: EdgePolicy) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
@@ -181,26 +222,56 @@ def security_headers(policy: EdgePolicy) -> Callable[[web.Request, web.StreamRes
 
 def usual_header_lines(request: web.Request) -> str | None:
     """What `security_headers` adds to the answer to a request, as lines of its head; None for a page of a browser."""
+    if type(request) is FastRequest and request.head.passed is not None and request.head.passed[1] is not None:
+        return _USUAL_LINES  # It has neither an origin nor a proof.
     if "Origin" in request.headers:
         return None
     proof = request.get(_PROOF)
     return _USUAL_LINES if proof is None else f"{_USUAL_LINES}{PROOF_HEADER}: {proof}\r\n"
 
 
+def _of_head(request: FastRequest, policy: EdgePolicy) -> tuple[Verdict, Caller] | None:
+    """The verdict over each request with this head but for its proof, until tokens change; None where there is none.
+
+    A login and the token of an issuer end by themselves, and so do some of ours.
+    """
+    by_name = request.head.by_name
+    if PROOF_HEADER.lower() in by_name and request.proof is None:
+        return None
+    if not by_name.keys().isdisjoint(_OF_ONE_REQUEST) or request.rel_url.raw_path == HANDSHAKE_PATH:
+        return None
+    if _host_refusal(request, policy) is not None:
+        return None
+    verdict, caller = _unproven(request, policy, request.headers.getall("Authorization", ()))
+    is_lasting = verdict is Verdict.ALLOWED or (verdict is Verdict.NO_TOKEN and request.proof is not None)
+    return (verdict, caller) if is_lasting and caller.grant.until_s is None else None
+
+
 def _judged(request: web.Request, policy: EdgePolicy, authorization: Sequence[str]) -> tuple[Verdict, Caller]:
     """Whether a request may pass, and in whose name."""
+    verdict, caller = _unproven(request, policy, authorization)
+    of_this_one = request.proof if isinstance(request, FastRequest) else None
+    if (proof := of_this_one or request.headers.get(PROOF_HEADER)) is None or _is_for_anyone(request, policy):
+        return verdict, caller
+    found = policy.associations.of(proof) if policy.associations is not None else None
+    return _with_proof(request, verdict, caller, found, policy.tokens)
+
+
+def _is_for_anyone(request: web.Request, policy: EdgePolicy) -> bool:
+    """Whether it reads a file of the page, or what the registry shows to all."""
+    is_page = request.method in ("GET", "HEAD") and _PAGE_FILE.fullmatch(request.rel_url.raw_path) is not None
+    return is_page or _is_open_reading(request, policy)
+
+
+def _unproven(request: web.Request, policy: EdgePolicy, authorization: Sequence[str]) -> tuple[Verdict, Caller]:
+    """The same, whatever proof of a node it shows."""
     tokens, path = policy.tokens, request.rel_url.raw_path
-    if request.method in ("GET", "HEAD") and _PAGE_FILE.fullmatch(path):
-        return Verdict.ALLOWED, tokens.anyone
-    if _is_open_reading(request, policy):
+    if _is_for_anyone(request, policy):
         return Verdict.ALLOWED, tokens.anyone
     verdict, caller = judge(path, authorization, tokens, metrics_public=policy.metrics_public)
     if verdict is Verdict.ALLOWED and not _has_scope(request, caller):
         verdict = Verdict.OUT_OF_SCOPE
-    if (proof := request.headers.get(PROOF_HEADER)) is None:
-        return verdict, caller
-    found = policy.associations.of(proof) if policy.associations is not None else None
-    return _with_proof(request, verdict, caller, found, tokens)
+    return verdict, caller
 
 
 async def _judged_by_issuer(

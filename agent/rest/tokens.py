@@ -50,6 +50,11 @@ class TokenTable:
         """Whether clients need no token."""
         return not self._callers and not self._closed
 
+    @property
+    def generation(self) -> object:
+        """Another object since tokens changed."""
+        return self._callers
+
     def replace(self, tokens: Sequence[str], named: Sequence[NamedToken] = ()) -> None:
         """Make these valid, at once. Raises ValueError where this would open a node that was closed."""
         if not tokens and not self._closed and not self.anonymous:

@@ -18,6 +18,7 @@ from agent.links.session_offers import SessionOffers
 from agent.model import PEER_PATH, Json, NodeIdentity
 from agent.routing.table import RouteTable
 from agent.server.caller_views import CallerViews, PartOfTable, Tables
+from agent.server.fast_path.connection import FastRequest
 from agent.server.introduction import Introducer
 from agent.server.limits import UNLIMITED, Limit, own_tools, refusals
 from agent.server.listen import ListenStreams, Notices
@@ -79,12 +80,15 @@ class Endpoint:
         self.streams.end_of_revoked(bindings)
         self.sessions.end_of_revoked(bindings)
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Serve one HTTP request in its client's era."""
+    async def handle(self, request: web.Request, *, is_usual: bool = False) -> web.StreamResponse:
+        """Serve one HTTP request in its client's era. `is_usual`: so are all with its head, for this caller."""
         preferences = self.preferences.of(request)
-        if isinstance(preferences, web.Response):
+        if not isinstance(preferences, Preferences):
             return preferences
-        return await (self.legacy if is_legacy(request) else self.stateless).handle(request, preferences)
+        server = self.legacy if is_legacy(request) else self.stateless
+        if is_usual and isinstance(request, FastRequest) and preferences is self.preferences:
+            request.head.serve = partial(server.handle, preferences=preferences)
+        return await server.handle(request, preferences)
 
     async def shut_down(self, app: web.Application) -> None:
         """For `app.on_shutdown`: no client can connect any more."""

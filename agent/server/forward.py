@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-import orjson
-
 from agent.authority.caller import Caller, caller
 from agent.client.capabilities import undeclared_features
 from agent.client.legacy_notifications import LOG_MESSAGE, asked_level, is_wanted
 from agent.client.server_info import OnNotification
 from agent.client.streaming import ResultStream
 from agent.dispatch.dispatcher import Dispatch, Forwarded
-from agent.dispatch.next_hop import asked_uri, is_asked_by_node, is_for_nodes, own_error, servers_word
+from agent.dispatch.next_hop import asked_uri, is_asked_by_node, is_for_nodes, own_error, says_no_more, servers_word
 from agent.dispatch.request_state import StateRefused, asks
 from agent.errors import (
     FORBIDDEN,
@@ -39,27 +37,19 @@ from agent.lossless_json.exact import is_deeper_than
 from agent.lossless_json.raw import Bytes, exact
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY
 from agent.model import AFFINITY_META_KEY, NODE_CLIENT_NAME, POLL_META_KEY, PROBE_META_KEY, Json
-from agent.routing.away import server_words
 from agent.routing.table import Route, RouteKind
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 from agent.server.apps import is_for_models, page_of, with_page
-from agent.server.earlier_clients import without_later_structure
 from agent.server.fleet_calls import FleetCall
-from agent.server.lists import LIST_HINTS, ListIndex, is_by_own_name, unknown
+from agent.server.lists import ListIndex, is_by_own_name, unknown
+from agent.server.written_results import ANSWER_NESTING_MAX
 from agent.tasks.ids import TASK_METHODS
 from agent.traffic_log import request_line
 
-# Results that must carry cache hints at 2026-07-28; a legacy backend does not know them.
-_CACHEABLE: Final = frozenset({"resources/read"})
-_COMPLETE: Final[Json] = {"resultType": "complete"}
-_COMPLETE_WITH_HINTS: Final[Json] = {**_COMPLETE, **LIST_HINTS}
-# Members of 2026-07-28 that earlier clients do not know.
-_MODERN_KEYS: Final = frozenset({"resultType", "ttlMs", "cacheScope"})
-# A result can be read 1,024 levels deep, and passes as bytes then; one that is serialized anew may be only 254 deep,
-# and its envelope takes a few levels.
-ANSWER_NESTING_MAX: Final = 250
 # A client may send a name of any length; the log keeps its beginning.
 NAME_LEN_LOGGED: Final = 128
+# Up to here, looking for a word costs less than walking through what was read.
+_SCANNED_BYTES_MAX: Final = 4096
 REQUEST_ID_LEN_LOGGED: Final = 64
 _TRACE_KEY: Final = "traceparent"
 _TRACE_PARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.{0,64}")
@@ -153,11 +143,14 @@ async def forward(
     except (NoLongerOffered, CallRefused, CallUnanswered) as exc:
         served.reason = str(exc.__cause__ or exc)
         raise _own_refusal(exc, route, params) from exc
-    if asks(forwarded.result):
-        _refuse_undeclared(forwarded.result, params, route)
+    result = forwarded.result
+    served.tool_error = result.get("isError") is True
+    if method == "tools/call" and not names_page and says_no_more(method, result) and not _may_name_uris(forwarded.raw):
+        return forwarded
+    if asks(result):
+        _refuse_undeclared(result, params, route)
     if list_index.task_seal is not None:
         forwarded = list_index.task_seal.with_shown(forwarded)
-    served.tool_error = forwarded.result.get("isError") is True
     named = _named_for_clients(method, route, forwarded, params)
     return Forwarded(with_page(route, named.result), named.replica) if names_page else named
 
@@ -167,8 +160,11 @@ def with_own_affinity(params: Json) -> Json:
 
     Nodes, those of other meshes too, name their clients by it.
     """
-    grant, meta = caller().grant, params.get("_meta")
-    if grant.is_of_node or not isinstance(meta, dict) or not isinstance(meta.get(AFFINITY_META_KEY), str):
+    meta = params.get("_meta")
+    if not isinstance(meta, dict) or AFFINITY_META_KEY not in meta:
+        return params
+    grant = caller().grant
+    if grant.is_of_node or not isinstance(meta[AFFINITY_META_KEY], str):
         return params
     key = f"{grant.realm}\0{meta[AFFINITY_META_KEY]}".encode("utf-8", "surrogatepass")
     own = f"token:{hashlib.blake2b(key, digest_size=16).hexdigest()}"
@@ -240,6 +236,14 @@ def _refuse_undeclared(result: Json, params: Json, route: Route) -> None:
         )
 
 
+def _may_name_uris(raw: Bytes | None) -> bool:
+    """Whether a result may have a member for a URI: by its bytes, which most have not, as all those names end alike."""
+    if raw is None or len(raw) > _SCANNED_BYTES_MAX:
+        return True
+    text = bytes(raw)
+    return b'ri"' in text or b"\\" in text
+
+
 def _named_for_clients(method: str, route: Route, forwarded: Forwarded, params: Json) -> Forwarded:
     """The same with the public URIs of resources, and the requested URI as the client wrote it."""
     codec, replica = route.uris(forwarded.replica), forwarded.replica
@@ -248,53 +252,6 @@ def _named_for_clients(method: str, route: Route, forwarded: Forwarded, params: 
         return forwarded
     # Serialized anew, so its numbers have to be exact; most results never get here.
     return Forwarded(codec.result(method, exact(forwarded.result), asked), replica)
-
-
-def written(method: str, route: Route, forwarded: Forwarded, *, modern: bool) -> tuple[Bytes, ...]:
-    """The result as JSON, in consecutive parts, in the shape of the client's era.
-
-    Raises `MCPError` for server requests that this client cannot get, and for a result too deep to be serialized anew.
-    """
-    result, raw = forwarded.result, forwarded.raw
-    if raw is None:
-        return (_dumped(_fit(method, route, result, modern=modern), route, forwarded),)
-    if not modern:
-        fit = _fit(method, route, result, modern=False)
-        return (raw,) if len(fit) == len(result) else (_dumped(fit, route, forwarded),)
-    missing = {member: value for member, value in added(method).items() if member not in result}
-    if not missing:
-        return (raw,)
-    head = orjson.dumps(missing)
-    return (head[:-1] + b",", raw[1:]) if result else (head,)
-
-
-def _fit(method: str, route: Route, result: Json, *, modern: bool) -> Json:
-    """A backend's result in the shape of the client's era; content is never touched."""
-    result = exact(result)
-    if modern:
-        return {**added(method), **result}
-    if asks(result):
-        raise MCPError(
-            code=INVALID_PARAMS,
-            message="The server asks for client input that no client can be asked for",
-        )
-    if method == "tools/call":
-        result = without_later_structure(route.definition, result)
-    return {key: value for key, value in result.items() if key not in _MODERN_KEYS}
-
-
-def added(method: str) -> Json:
-    """The members that a result must have at 2026-07-28, if it lacks them."""
-    return _COMPLETE_WITH_HINTS if method in _CACHEABLE else _COMPLETE
-
-
-def _dumped(result: Json, route: Route, forwarded: Forwarded) -> bytes:
-    try:
-        return orjson.dumps([[[[result]]]])[
-            4:-4
-        ]  # As deep as in an answer's envelope, which leaves `ANSWER_NESTING_MAX`.
-    except orjson.JSONEncodeError as exc:
-        raise _unwritable(route, forwarded) from exc
 
 
 class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, params)`
@@ -332,20 +289,23 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
             fields["public_name"] = served.public_name[:NAME_LEN_LOGGED]
         fields["caller"] = self._caller.grant.name
         if self._request_id is not None:
-            fields["request_id"] = _short(self._request_id)
+            fields["request_id"] = given if type(given := self._request_id) is int else _short(given)
         if (trace := _trace_of(self._params)) is not None:
             fields["trace"] = trace
         fields["backend"] = served.backend
-        fields["outcome"] = _outcome(served, failure)
+        fields["outcome"] = "ok" if failure is None and not served.tool_error else _outcome(served, failure)
         if served.reason:
             fields["reason"] = served.reason
         fields["ms"] = round((time.monotonic() - self._started_s) * 1000, 2)
-        quiet = failure is None and (self._is_housekeeping() or _only_polls(self._method, self._params))
+        quiet = failure is None and self._is_quiet()
         request_line(logging.DEBUG if quiet else logging.INFO, fields)
 
-    def _is_housekeeping(self) -> bool:
-        """Whether another node reads lists or follows them, as it does whenever anything changes anywhere."""
-        return self._caller.grant.is_another_node and self._method not in CALLS
+    def _is_quiet(self) -> bool:
+        """Whether it says nothing about what clients do: another node looks, reads lists or follows them."""
+        if self._method in CALLS and "requestState" not in self._params:
+            return False
+        is_housekeeping = self._method not in CALLS and self._caller.grant.is_another_node
+        return is_housekeeping or _only_polls(self._method, self._params)
 
     def _recorder(self, failure: BaseException | None) -> None:
         """Have calls and refusals recorded: names and outcomes, never arguments."""
@@ -401,15 +361,6 @@ def _only_polls(method: str, params: Json) -> bool:
         return meta.get(POLL_META_KEY) is True
     client = meta.get(CLIENT_INFO_META_KEY)
     return meta.get(PROBE_META_KEY) is True or (isinstance(client, dict) and client.get("name") == NODE_CLIENT_NAME)
-
-
-def _unwritable(route: Route, forwarded: Forwarded) -> MCPError:
-    backend, server = forwarded.replica.backend_key, server_words(route, forwarded.replica)
-    return MCPError(
-        code=INTERNAL_ERROR,
-        message=f"{route.public_name}: {server} answered with more than {ANSWER_NESTING_MAX} levels of nesting",
-        data={"outcome": "unknown", "timed_out": False, "replica": backend, "bytes_sent": True},
-    )
 
 
 def _named_as_asked(data: object, route: Route, params: Json) -> object:

@@ -22,8 +22,10 @@ from agent.rpc_codes import HEADER_MISMATCH, INVALID_PARAMS, UNSUPPORTED_PROTOCO
 VERSION_HEADER: Final = "mcp-protocol-version"
 _METHOD_HEADER: Final = "mcp-method"
 _NAME_HEADER: Final = "mcp-name"
+_ENCODED_START: Final = "=?"
 _ROUTING_HEADERS: Final = frozenset({VERSION_HEADER, _METHOD_HEADER, _NAME_HEADER})
 _REQUIRED_KEYS: Final = (PROTOCOL_VERSION_META_KEY, CLIENT_CAPABILITIES_META_KEY)
+_REQUIRED_KEYS_SET: Final = frozenset(_REQUIRED_KEYS)
 
 
 def repeated_header(headers: Iterable[tuple[str, str]]) -> str | None:
@@ -52,7 +54,8 @@ def envelope_error(message: Json, headers: Mapping[str, str]) -> MCPError | None
     if params is None or not isinstance(meta, dict):
         keys = " and ".join(map(repr, _REQUIRED_KEYS))
         return _invalid(f"params._meta must be an object carrying the required {keys} envelope keys")
-    if missing := [key for key in _REQUIRED_KEYS if key not in meta]:
+    if not meta.keys() >= _REQUIRED_KEYS_SET:
+        missing = [key for key in _REQUIRED_KEYS if key not in meta]
         return _invalid(f"params._meta is missing the required envelope key(s): {', '.join(missing)}")
     version, method = meta[PROTOCOL_VERSION_META_KEY], message["method"]
     if VERSION_HEADER not in headers or headers[VERSION_HEADER] != version:
@@ -61,9 +64,11 @@ def envelope_error(message: Json, headers: Mapping[str, str]) -> MCPError | None
         return _mismatch(f"{_METHOD_HEADER} header does not match the request body's method")
     if (member := NAME_BEARING_METHODS.get(method)) is not None:
         name: Any = params.get(member)
-        if name is not None and decode_header_value(headers.get(_NAME_HEADER)) != name:
+        shown = headers.get(_NAME_HEADER)
+        is_plain = shown is not None and not shown.startswith(_ENCODED_START)
+        if name is not None and (shown if is_plain else decode_header_value(shown)) != name:
             return _mismatch(f"{_NAME_HEADER} header does not match the request body's {member!r} parameter")
-    return unsupported_version(version)
+    return None if version in MODERN_PROTOCOL_VERSIONS else unsupported_version(version)
 
 
 def _invalid(text: str) -> MCPError:

@@ -249,7 +249,8 @@ class ListIndex:
                 check_object(params, "arguments")
                 if name in self._own_tools:
                     return None
-                return table.find(RouteKind.TOOL, name) or self._named_by_server(RouteKind.TOOL, name, params)
+                known = table.tools.get(name) or table.find(RouteKind.TOOL, name)
+                return known or self._named_by_server(RouteKind.TOOL, name, params)
             case "prompts/get":
                 name = _text(params, "name")
                 check_object(params, "arguments")
@@ -299,9 +300,13 @@ class ListIndex:
         return None if self._refusal is None else self._refusal(kind, name)
 
 
+# Not a union, which would be made for each look.
+_OBJECT_IF_ANY: Final = (dict, type(None))
+
+
 def check_object(params: Json, field: str) -> None:
     """Refuse a member that is neither an object nor absent."""
-    if not isinstance(params.get(field), dict | None):
+    if not isinstance(params.get(field), _OBJECT_IF_ANY):
         raise MCPError(code=INVALID_PARAMS, message=f"{field}: an object is required")
 
 

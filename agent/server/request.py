@@ -12,6 +12,7 @@ from typing import Final
 import orjson
 from aiohttp import web
 
+from agent.dispatch.param_headers import received_headers
 from agent.errors import NOT_EXECUTED
 from agent.rpc_codes import INVALID_REQUEST
 from agent.server.fast_path.connection import FastRequest
@@ -28,8 +29,15 @@ _JSON_TYPES: Final = frozenset({"*/*", "application/*", "application/json"})
 _SSE_TYPES: Final = frozenset({"*/*", "text/*", "text/event-stream"})
 
 
+def body_at_hand(request: web.Request) -> bytes:
+    """The body, where it has come with the head; else empty."""
+    return request.whole_body if isinstance(request, FastRequest) else b""
+
+
 async def read_body(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> bytes | web.Response:
     """Return the body, or the refusal to send in its place."""
+    if isinstance(request, FastRequest):  # There are no large ones.
+        return request.whole_body
     if (request.content_length or 0) > bytes_max:
         return _too_large(bytes_max)
     if request.content.at_eof():
@@ -53,16 +61,34 @@ async def read_body(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> by
 
 def headers_by_name(request: web.Request) -> dict[str, str]:
     """One value of each header, by names in lower case. Not to be changed."""
-    if isinstance(request, FastRequest):
+    if type(request) is FastRequest:
         return request.head.by_name
     return {name.lower(): value for name, value in request.headers.items()}
 
 
 def speaks_json(request: web.Request) -> bool:
     """Whether a POST is JSON whose sender reads JSON and streams of events."""
+    head = request.head if type(request) is FastRequest else None
+    if head is not None and head.speaks_json is not None:
+        return head.speaks_json
     accepted = _media_types(request.headers.get("Accept", ""))
     is_json = request.content_type == "application/json"
-    return is_json and not accepted.isdisjoint(_JSON_TYPES) and not accepted.isdisjoint(_SSE_TYPES)
+    speaks = is_json and not accepted.isdisjoint(_JSON_TYPES) and not accepted.isdisjoint(_SSE_TYPES)
+    if head is not None:
+        head.speaks_json = speaks
+    return speaks
+
+
+def param_headers(request: web.Request, by_name: Mapping[str, str]) -> Mapping[str, str]:
+    """The headers that repeat arguments, or may, by names in lower case. `by_name`: as from `headers_by_name`."""
+    head = request.head if type(request) is FastRequest else None
+    if head is not None and head.param_headers is not None:
+        return head.param_headers
+    # All headers are read again only where one is repeated.
+    received = received_headers((by_name if len(by_name) == len(request.headers) else request.headers).items())
+    if head is not None:
+        head.param_headers = received
+    return received
 
 
 def accepts_events(request: web.Request) -> bool:

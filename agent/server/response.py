@@ -20,12 +20,14 @@ from agent.errors import MCPError, TooManyCalls
 from agent.lossless_json.raw import Bytes
 from agent.model import Json
 from agent.rpc_codes import ERROR_CODE_HTTP_STATUS
+from agent.server.fast_path.connection import SENT, FastRequest
 from agent.server.write_deadline import WRITE_TIMEOUT_S, drop_client
 
 # An answer that takes longer becomes a stream with pings, so that no proxy on the way times out.
 PING_EVERY_S: Final = 15.0
 # About what a socket's buffer takes at once; the rest of a large result waits where it is.
 _SLICE_BYTES: Final = 256 << 10
+_OK: Final = 200
 _PING: Final = b": ping\r\n\r\n"
 STREAM_HEADERS: Final = {
     "Content-Type": "text/event-stream",
@@ -39,15 +41,22 @@ StartTask: TypeAlias = Callable[[Coroutine[None, None, None], str], asyncio.Task
 class Answer:
     """One response: JSON, or an event stream as soon as a notification precedes the result.
 
-    `beginning` gives the first event of such a stream.
+    `beginning` gives the first event of such a stream. `at_once`: nothing is added to the response that is returned,
+    so it may have gone out.
     """
 
     def __init__(
-        self, request: web.Request, request_id: object, *, beginning: Callable[[], bytes] | None = None
+        self,
+        request: web.Request,
+        request_id: object,
+        *,
+        beginning: Callable[[], bytes] | None = None,
+        at_once: bool = True,
     ) -> None:
         self._request = request
         self._request_id = orjson.dumps(request_id)
         self._beginning = beginning
+        self._at_once = at_once
         self._stream: web.StreamResponse | None = None
         self._gone = False
         self._result_begun = False
@@ -118,6 +127,10 @@ class Answer:
 
     async def _finish(self, body: bytes, status: int, headers: Mapping[str, str] | None = None) -> web.StreamResponse:
         if self._stream is None:
+            request = self._request
+            may_be_sent = status == _OK and self._at_once
+            if may_be_sent and isinstance(request, FastRequest) and request.connection.sent(request, body):
+                return SENT
             return web.Response(body=body, status=status, content_type="application/json", headers=headers)
         await self.tell(body)
         async with self._write_deadline():
@@ -203,11 +216,11 @@ class SlowAnswers:
 
     def __init__(self, start_task: StartTask) -> None:
         self._start_task = start_task
-        self._waiting: dict[KeptAlive, float] = {}  # Since when; the longest waiting comes first.
+        self.waiting: dict[KeptAlive, float] = {}  # Since when; the longest waiting comes first.
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<SlowAnswers waiting={len(self._waiting)}>"
+        return f"<SlowAnswers waiting={len(self.waiting)}>"
 
     def kept_alive(self, ping: Callable[[], Awaitable[None]]) -> "KeptAlive":
         """For the time in which an answer may become slow: `ping` is called every `PING_EVERY_S` then."""
@@ -216,22 +229,18 @@ class SlowAnswers:
     def add(self, answer: "KeptAlive") -> None:
         """A request's answer is under way from now on."""
         loop = asyncio.get_running_loop()
-        self._waiting[answer] = loop.time()
+        self.waiting[answer] = loop.time()
         if self._timer is None:
             self._timer = loop.call_later(PING_EVERY_S, self._check)
-
-    def discard(self, answer: "KeptAlive") -> None:
-        """It is no longer under way."""
-        self._waiting.pop(answer, None)
 
     def _check(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = None
-        for answer, since_s in tuple(self._waiting.items()):
+        for answer, since_s in tuple(self.waiting.items()):
             if since_s + PING_EVERY_S > loop.time():
                 self._timer = loop.call_at(since_s + PING_EVERY_S, self._check)
                 break
-            del self._waiting[answer]
+            del self.waiting[answer]
             with contextlib.suppress(RuntimeError):  # The server is ending: its drain bounds the answer.
                 answer.pinger = self._start_task(answer.ping_on(), "ping a slow answer")
 
@@ -250,7 +259,7 @@ class KeptAlive:
         self._slow.add(self)
 
     def __exit__(self, *_: object) -> None:
-        self._slow.discard(self)
+        self._slow.waiting.pop(self, None)
         if self.pinger is not None:
             self.pinger.cancel()
 

@@ -20,7 +20,7 @@ from agent.client.server_info import OnNotification
 from agent.dispatch.client_events import UpstreamEvents
 from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.ended_sessions import AT_ONCE_MAX
-from agent.dispatch.param_headers import disagreement, received_headers
+from agent.dispatch.param_headers import disagreement
 from agent.errors import AnswerCut, MCPError, MeshError, RpcError
 from agent.links.session_offers import ANY_OWN_LISTS, OWN_LISTS
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY
@@ -28,20 +28,22 @@ from agent.model import CLIENT_METHOD, ClientEvent, Json
 from agent.routing.table import Route
 from agent.rpc_codes import HEADER_MISMATCH, INVALID_PARAMS
 from agent.server.caller_views import CallerViews
-from agent.server.forward import Served, added, forward, logged, with_own_affinity, written
+from agent.server.forward import Served, forward, logged, with_own_affinity
 from agent.server.limits import check_is_node
 from agent.server.listen import ListenStreams
 from agent.server.lists import LISTS, ListIndex
 from agent.server.one_server import OneServer
 from agent.server.own_tools import OwnTools, plain
 from agent.server.preferences import Preferences
-from agent.server.request import BODY_BYTES_MAX, headers_by_name, read_body
+from agent.server.request import BODY_BYTES_MAX, body_at_hand, headers_by_name, param_headers, read_body
 from agent.server.response import Answer, SlowAnswers, StartTask
+from agent.server.search import CALL_TOOL
 from agent.server.sessions.client_events import as_mcp_error
 from agent.server.sessions.sealed_id import LIFETIME_S
 from agent.server.task_requests import check_task_header
 from agent.server.validation import read_message, refused_by_head, shaped, unknown_method
 from agent.server.view_tools import ViewTools
+from agent.server.written_results import added, written
 
 log = logging.getLogger(__name__)
 
@@ -85,13 +87,13 @@ class StatelessServer:
         """Serve one HTTP request."""
         if (refusal := refused_by_head(request)) is not None:
             return refusal
-        body = await read_body(request, self._body_bytes_max)
-        if isinstance(body, web.Response):
+        body = body_at_hand(request) or await read_body(request, self._body_bytes_max)
+        if not isinstance(body, bytes):
             return body
         headers = request.headers
         by_name = headers_by_name(request)
         message = read_message(body, headers, by_name)
-        if isinstance(message, web.Response):
+        if not isinstance(message, dict):
             return message
         method, params = message["method"], with_own_affinity(message["params"])
         answer = Answer(request, message["id"])
@@ -102,7 +104,7 @@ class StatelessServer:
                     return await answer.result(await self._heard(params))
                 check_task_header(method, params, headers)
                 # Such a call carries the headers of call_tool, not those that the inner tool asks for.
-                inner = self._views.index.unwrapped(method, params)
+                inner = self._views.index.unwrapped(method, params) if params.get("name") == CALL_TOOL else None
                 params, served.by_search = inner or params, inner is not None
                 index, route = await self._found(method, params)
                 if method in LISTS:
@@ -113,9 +115,8 @@ class StatelessServer:
                 if route is None:
                     return await self._answered_here(method, params, answer, message["id"], preferences)
                 if method == "tools/call" and inner is None:
-                    _check_param_headers(index, params, headers)
-                # All headers are read again only where one is repeated.
-                received = received_headers((by_name if len(by_name) == len(headers) else headers).items())
+                    _check_param_headers(index, route, params, headers)
+                received = param_headers(request, by_name)
                 notify = answer.notify if preferences.notices else partial(_but_list_changes, answer.notify)
                 return await self._forwarded(
                     method, route, params, answer, served, notify=notify, index=index, received=received
@@ -213,11 +214,12 @@ class StatelessServer:
         return await answer.result(orjson.dumps(result))
 
 
-def _check_param_headers(index: ListIndex, params: Json, headers: CIMultiDictProxy[str]) -> None:
+def _check_param_headers(index: ListIndex, route: Route, params: Json, headers: CIMultiDictProxy[str]) -> None:
     """Refuse a call whose headers contradict its arguments. Raises `MCPError`."""
-    schema = index.input_schema(params["name"])
+    name = params["name"]
+    schema = route.definition.get("inputSchema") if name == route.public_name else index.input_schema(name)
     # A schema without header parameters needs no check.
-    if schema is None or not index.has_param_headers(schema):
+    if not isinstance(schema, dict) or not index.has_param_headers(schema):
         return
     differs = disagreement(schema, params, headers)
     if differs is not None:

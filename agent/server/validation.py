@@ -20,6 +20,7 @@ from agent.lossless_json.exact import read_json
 from agent.mcp_terms import MODERN_METHODS
 from agent.model import Json
 from agent.rpc_codes import ERROR_CODE_HTTP_STATUS, HEADER_MISMATCH, METHOD_NOT_FOUND, PARSE_ERROR
+from agent.server.fast_path.connection import FastRequest
 from agent.server.inbound import VERSION_HEADER, envelope_error, repeated_header, unsupported_version
 from agent.server.request import refuse, speaks_json
 from agent.server.shapes import surely_initialize, surely_request
@@ -36,6 +37,8 @@ _SDK: Final = Late(_sdk_shapes)
 
 def refused_by_head(request: web.Request) -> web.Response | None:
     """The answer to a request that is refused without its body; None for the others."""
+    if isinstance(request, FastRequest) and request.head.speaks_json:
+        return None  # A POST.
     if request.method != "POST":
         return refuse(405, "A request of this version of the protocol is a POST", headers={"Allow": "POST"})
     if speaks_json(request):
@@ -61,7 +64,7 @@ def read_message(body: bytes, headers: CIMultiDictProxy[str], by_name: Mapping[s
     if (
         not isinstance(message["method"], str)
         or not (params is None or isinstance(params, dict))
-        or (has_id and not _is_id(message["id"]))
+        or (has_id and type(message["id"]) is not int and not _is_id(message["id"]))
     ):
         return refuse(400, "A request has a text as method, an object as params, and a text or a whole number as id")
     if not has_id:

@@ -204,8 +204,8 @@ class Views:
     def _limited_or_whole(self, endpoint: Endpoint, base: "_Base | None") -> Serve:
         async def serve(request: web.Request) -> web.StreamResponse:
             reach = caller().grant.reach
-            if reach == WHOLE:
-                return await endpoint.handle(request)
+            if reach is WHOLE or reach == WHOLE:
+                return await endpoint.handle(request, is_usual=True)
             return await self._serve(request, _Asked(endpoint.path, lambda: _ALL, None, reach, base))
 
         return serve

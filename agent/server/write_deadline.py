@@ -18,15 +18,21 @@ log = logging.getLogger(__name__)
 # holds memory and a stream. Long enough for a suspended laptop's TCP to recover once.
 WRITE_TIMEOUT_S: Final = 30.0
 # Half of what a transport holds before it makes a writer wait (asyncio's 64 KiB), which leaves room for the headers.
-_TAKEN_AT_ONCE_BYTES_MAX: Final = 32 << 10
+AT_ONCE_BYTES_MAX: Final = 32 << 10
 
 
 @web.middleware
 async def write_deadline_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Drop a client that takes none of its answer for `WRITE_TIMEOUT_S`."""
     response = await handler(request)
+    await in_time(request, response)
+    return response
+
+
+async def in_time(request: web.Request, response: web.StreamResponse) -> None:
+    """Write an answer that its client may take slowly; one that the connection takes at once is left to the server."""
     if response.prepared or _is_taken_at_once(request, response):
-        return response
+        return
     try:
         async with asyncio.timeout(WRITE_TIMEOUT_S):
             await response.prepare(request)
@@ -35,7 +41,6 @@ async def write_deadline_middleware(request: web.Request, handler: Handler) -> w
         pass  # aiohttp raises it again, and handles it.
     except TimeoutError:
         drop_client(request)
-    return response
 
 
 def drop_client(request: web.Request) -> None:
@@ -49,7 +54,7 @@ def _is_taken_at_once(request: web.Request, response: web.StreamResponse) -> boo
     transport, length = request.transport, response.content_length
     if not isinstance(transport, asyncio.WriteTransport):
         return True
-    if length is None or length > _TAKEN_AT_ONCE_BYTES_MAX:
+    if length is None or length > AT_ONCE_BYTES_MAX:
         return False
     # What earlier answers left there is what their reader has not taken.
     return transport.get_write_buffer_size() == 0

@@ -17,7 +17,13 @@ from agent import clock
 from agent.errors import MeshError
 from agent.model import HEADER_BYTES_MAX, LinkView
 from agent.rest.envelope import envelope_middleware
-from agent.rest.security import EdgePolicy, security_headers, security_middleware, usual_header_lines
+from agent.rest.security import (
+    EdgePolicy,
+    direct_answers,
+    security_headers,
+    security_middleware,
+    usual_header_lines,
+)
 from agent.rest.tokens import TokenTable
 from agent.routing.table import Route, RouteTable
 from agent.server.endpoint import Endpoint, build_endpoint
@@ -122,7 +128,11 @@ class Serving:
         await runner.setup()
         assert runner.server is not None
         server = self._server = WorkerServer(
-            app, runner.server, PATH, lambda request: None if self.is_leaving else usual_header_lines(request)
+            app,
+            runner.server,
+            PATH,
+            lambda request: None if self.is_leaving else usual_header_lines(request),
+            direct_answers(self._policy),
         )
         server.elsewhere = self._elsewhere
 

@@ -366,3 +366,27 @@ async def test_heads_are_remembered_by_all_but_their_length_and_bounded() -> Non
 
 async def _is(true: bool) -> bool:
     return true
+
+
+async def test_requests_of_a_node_have_one_head_and_each_its_own_proof() -> None:
+    heads = Heads("/mcp")
+    shown = [f"kit.{number}.0123abcd" for number in range(3)]
+    read = [heads.read(post(lines=f"Mesh-Proof: {proof}\r\n")) for proof in shown]
+    assert [one.proof for one in read if one is not None] == shown
+    assert len({id(one.head) for one in read if one is not None}) == 1
+
+
+@pytest.mark.parametrize("line", ["Mesh-Proof: ", "Mesh-Proof: kit 1", "mesh-proof: kit.1.ab", "Mesh-Proof:kit.1.ab"])
+async def test_what_a_node_would_not_write_gets_no_proof_of_another_request(line: str) -> None:
+    heads = Heads("/mcp")
+    known = heads.read(post(lines="Mesh-Proof: kit.1.ab\r\n"))
+    other = heads.read(post(lines=f"{line}\r\n"))
+    assert known is not None
+    assert other is not None
+    assert other.proof is None
+    assert other.head is not known.head
+    assert other.head.by_name["mesh-proof"] == line.partition(":")[2].strip()
+
+
+async def test_a_head_with_two_proofs_is_not_served_here() -> None:
+    assert Heads("/mcp").read(post(lines="Mesh-Proof: kit.1.ab\r\nmesh-proof: kit.2.cd\r\n")) is None

@@ -11,7 +11,7 @@ from agent.client.protocol import Request
 from agent.errors import RpcError
 from agent.lossless_json.exact import is_deeper_than
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
-from agent.server.forward import ANSWER_NESTING_MAX
+from agent.server.written_results import ANSWER_NESTING_MAX
 from tests.integration.servers.hosting import Script, Seen, discovered, http, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, client, running_node
 
@@ -213,10 +213,10 @@ def _deep_answer(request: Seen, result: Json, levels: int) -> bytes:
 async def test_a_result_too_deep_to_be_written_anew_is_an_error_with_an_outcome(
     era: Era, levels: int, tmp_path: Path
 ) -> None:
-    # Each has to be written anew: a state gets a layer, and clients of old do not get the word.
+    # Each has to be written anew: a state gets a layer, and clients of old do not get the hints.
     changed: Json = {
         Era.MODERN: {"resultType": "input_required", "requestState": "s"},
-        Era.LEGACY: {"resultType": "complete", "content": []},
+        Era.LEGACY: {"resultType": "complete", "ttlMs": 0, "content": []},
     }[era]
 
     async def call(request: Seen) -> tuple[bytes, bool]:

@@ -69,7 +69,7 @@ async def test_a_configured_host_stands_in_the_place_of_the_urls(name: str) -> N
         target = HttpTarget(script.url, headers=((name, "mcp.example"),))
         with open_pool(target, connect_timeout_s=5) as pool:
             (await pool.post(RequestBody(b"{}"), {})).release()
-            assert pool._head("GET", {}, None).lower().count(b"\r\nhost:") == 1
+            assert pool._head("GET", {}, None, pool._route).lower().count(b"\r\nhost:") == 1
     assert script.seen[0].headers["host"] == "mcp.example"
 
 

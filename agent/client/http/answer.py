@@ -23,8 +23,13 @@ _SIZE_DIGITS_MAX: Final = 15
 # Usual heads have some hundred bytes.
 _USUAL_BYTES_MAX: Final = 1_024
 _HEADS_REMEMBERED_MAX: Final = 64
+# What a reader of usual answers need not look at has none of these.
+_JSON: Final = "application/json"
+_UNUSUAL: Final = ("Content-Encoding", "Set-Cookie")
+_OK: Final = 200
 
 _BEGINNING: Final = b"HTTP/1."
+_END: Final = b"\r\n\r\n"
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - RFC 9110, section 5.6.2
 _TEXT: Final = r"[^\x00-\x08\x0a-\x1f\x7f]*"
 # A line may end with LF alone (RFC 9112, section 2.2).
@@ -60,6 +65,27 @@ class Head:
         """Whether no other answer to the request follows."""
         return self.status >= _FIRST_FINAL_STATUS
 
+    @property
+    def is_usual(self) -> bool:
+        """Whether all that it says is that so many bytes of JSON follow, and that the connection stays."""
+        is_json = self.headers.get("Content-Type", "").partition(";")[0].strip().lower() == _JSON
+        is_framed = self.status == _OK and self.length is not None and not self.closing
+        return is_json and is_framed and not any(name in self.headers for name in _UNUSUAL)
+
+
+# Heads that came before, and say nothing unusual, by their bytes.
+_usual_heads: Final[dict[bytes, Head]] = {}
+
+
+def whole_answer(data: bytes) -> tuple[Head, bytes] | None:
+    """The head and the body of a usual answer that these bytes are from beginning to end.
+
+    None where that is not certain at a glance: for a head that did not come before, too.
+    """
+    end = data.find(_END) + len(_END)
+    head = _usual_heads.get(data[:end])
+    return None if head is None or head.length != len(data) - end else (head, data[end:])
+
 
 def end_of_head(data: bytes) -> int | None:
     """How many bytes the head at the beginning of `data` has, with the empty line; None while it is not complete.
@@ -84,7 +110,14 @@ def parsed_head(data: bytes) -> Head:
 
     A server sends the same one again and again, for a second at least, which is as long as its `Date` stays.
     """
-    return _usual_head(data) if len(data) <= _USUAL_BYTES_MAX else _parsed(data)
+    if len(data) > _USUAL_BYTES_MAX:
+        return _parsed(data)
+    head = _usual_head(data)
+    if head.is_usual and data.find(_END) + len(_END) == len(data):
+        if len(_usual_heads) >= _HEADS_REMEMBERED_MAX:
+            _usual_heads.clear()
+        _usual_heads[data] = head
+    return head
 
 
 def _parsed(data: bytes) -> Head:

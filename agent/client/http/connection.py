@@ -11,7 +11,7 @@ import select
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from agent.client.http.answer import BadAnswer, Body, Head, end_of_head, parsed_head
+from agent.client.http.answer import BadAnswer, Body, Head, end_of_head, parsed_head, whole_answer
 from agent.client.http.coding import BadCoding, Unpacker
 
 if TYPE_CHECKING:
@@ -51,16 +51,19 @@ class Response:
         "is_complete",
         "status",
         "unread_bytes",
+        "whole",
     )
 
-    def __init__(self, status: int, headers: "CIMultiDictProxy[str]") -> None:
+    def __init__(self, status: int, headers: "CIMultiDictProxy[str]", whole: bytes | None = None) -> None:
+        """`whole`: the body of a usual answer (`agent.client.http.answer`) that has come with its head."""
         self.status = status
         self.headers = headers
-        self.is_complete = False
+        self.whole = whole
+        self.is_complete = whole is not None
         self.unread_bytes = 0
         self._connection: Connection | None = None
         self._failure: ConnectionBroken | None = None
-        self._parts: list[bytes] = []
+        self._parts: list[bytes] = [] if whole is None else [whole]
         self._unpacker: Unpacker | None = None
         self._waiting: asyncio.Future[None] | None = None
 
@@ -194,6 +197,8 @@ class Connection(asyncio.Protocol):
 
     Its owner's `take_back` is called when an exchange is over and another may follow, `forget` once, when none may
     follow any more.
+
+    Long because the exchange, its answer and the end of the connection share one state.
     """
 
     __slots__ = (
@@ -203,6 +208,7 @@ class Connection(asyncio.Protocol):
         "_loop",
         "_owner",
         "_paused",
+        "_poll",
         "_response",
         "_transport",
         "_waiting",
@@ -220,6 +226,7 @@ class Connection(asyncio.Protocol):
         self._body: Body | None = None
         self._closing = False
         self._paused = False
+        self._poll: select.poll | None = None  # Of one that was used before.
 
     def __repr__(self) -> str:
         if self.failure is not None:
@@ -239,12 +246,16 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if self.failure is not None or transport is None or transport.is_closing():
             return True
+        if used_before and self._poll is not None:
+            return bool(self._poll.poll(0))
         sock = transport.get_extra_info("socket")
         if sock is None or sock.fileno() < 0:
             return True
         plain = transport.get_extra_info("sslcontext") is None
         poll = select.poll()
         poll.register(sock.fileno(), _HUNG_UP | select.POLLIN if used_before and plain else _HUNG_UP)
+        if used_before:
+            self._poll = poll
         return bool(poll.poll(0))
 
     async def exchange(self, head: bytes, body: bytes) -> Response:
@@ -273,7 +284,10 @@ class Connection(asyncio.Protocol):
             raise
         finally:
             self._waiting = None
-        response.begin(self)
+        if response.whole is None or self.failure is not None:
+            response.begin(self)
+        else:
+            self.finish()
         return response
 
     def finish(self) -> None:
@@ -285,8 +299,8 @@ class Connection(asyncio.Protocol):
             if self._closing or transport.is_closing() or transport.get_write_buffer_size():
                 self.abort(ConnectionBroken("closed the connection"))
             else:
-                # Its last bytes may have been too many for a slow reader; the next answer is another one.
-                self.resume_reading()
+                if self._paused:  # Its last bytes were too many for a slow reader; the next answer is another one.
+                    self.resume_reading()
                 self._owner.take_back(self)
 
     def abort(self, failure: ConnectionBroken) -> None:
@@ -312,11 +326,22 @@ class Connection(asyncio.Protocol):
         """As `asyncio.Protocol`."""
         if self.failure is not None:
             return
+        waiting = self._waiting
+        if self._response is None and waiting is not None and not self._held and not waiting.done():
+            usual = whole_answer(data)
+            if usual is not None:
+                self._closing = False
+                self._response = response = Response(usual[0].status, usual[0].headers, usual[1])
+                waiting.set_result(response)
+                return
         try:
             if self._response is None:
                 data = self._take_head(data)
-            if data and self._response is not None and self._body is not None:
-                self._take_body(self._response, self._body, data)
+            if data and self._response is not None:
+                if self._body is None:
+                    self.abort(NotHttp("sent more than one answer to a request"))
+                else:
+                    self._take_body(self._response, self._body, data)
         except BadAnswer as exc:
             self.abort(NotHttp(f"does not speak HTTP: {exc}"))
 

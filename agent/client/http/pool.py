@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from agent import clock
 from agent.client.deadlines import shared_deadlines
 from agent.client.dial_guard import check_url
-from agent.client.http.authorized import authorized
+from agent.client.http.authorized import REFUSED, authorized, refused
 from agent.client.http.coding import CODINGS, coding_of
 from agent.client.http.connection import Connection, ConnectionBroken, NotHttp, Response
 from agent.client.http.cookies import CookieJar
@@ -52,6 +52,8 @@ KEEPALIVE_S: Final = 4.0
 LAST_KEEPALIVE_S: Final = 10.0
 # A name may lead elsewhere by now, though the old address still answers: no connection to one is used for longer.
 NAMED_AGE_MAX_S: Final = 30.0
+# Beginnings of requests that are kept ready: of one for each tool that is called.
+_HEADS_REMEMBERED_MAX: Final = 64
 
 
 class RequestBody:
@@ -97,6 +99,7 @@ class HttpPool:
         "_cookie",
         "_dialler",
         "_expiry",
+        "_heads",
         "_idle",
         "_lines",
         "_over",
@@ -119,6 +122,7 @@ class HttpPool:
         # interpreter's table, which grows by a megabyte at a time and never shrinks.
         # A configured Host, for a server that checks it, stands in the place of the URL's: two are refused (RFC 9112).
         named = {"Host": parts.netloc, **headers}
+        self._heads: dict[tuple[object, ...], bytes] | None = None  # Of calls; an idle link has none.
         self._lines = {name.lower(): sys.intern(checked_line(name, value)) for name, value in named.items()}
         # A proxy in between needs the whole URL (RFC 9112, section 3.2.2); by TLS it is a tunnel, and knows no more.
         proxy = dialler.proxy if parts.scheme == "http" else None
@@ -167,6 +171,8 @@ class HttpPool:
         data, route = body.data, route or self._route
         try:
             response = await self._exchange(headers, data, body, route)
+            if response.whole is not None:
+                return response
             if self._is_moved(response, route):
                 response.release()
                 body.sent = False
@@ -212,14 +218,23 @@ class HttpPool:
     # Requests
 
     async def _exchange(self, headers: Mapping[str, str], data: bytes, body: RequestBody, route: Route) -> Response:
-        if self._authorizer is None:
-            return await self._exchange_proven(headers, data, body, route)
-        return await authorized(self._authorizer, headers, lambda more: self._exchange_proven(more, data, body, route))
+        authorizer = self._authorizer
+        if authorizer is not None and authorizer.has_token:
+            return await authorized(authorizer, headers, lambda more: self._exchange_proven(more, data, body, route))
+        if self._prover is None:
+            response = await self._exchange_once(headers, data, body, route, None)
+        else:
+            response = await self._exchange_proven(headers, data, body, route)
+        if authorizer is None or response.status not in REFUSED:
+            return response
+        return await refused(
+            authorizer, headers, lambda more: self._exchange_proven(more, data, body, route), response, None
+        )
 
     async def _exchange_proven(
         self, headers: Mapping[str, str], data: bytes, body: RequestBody, route: Route
     ) -> Response:
-        association = self._association()
+        association = None if self._prover is None else self._prover.association
         response = await self._exchange_once(headers, data, body, route, association)
         if association is not None and forgets_us(response):
             response.release()
@@ -236,7 +251,7 @@ class HttpPool:
         route: Route,
         association: Association | None,
     ) -> Response:
-        head = self._head("POST", headers, len(data), route)
+        head = self._head("POST", headers, len(data), route, remember=not body.harmless)
         connection = self._idle_one(LAST_KEEPALIVE_S if body.harmless else KEEPALIVE_S)
         may_be_stale = connection is not None and body.harmless
         connection = connection or await self._new_one()
@@ -250,10 +265,9 @@ class HttpPool:
             connection = await self._new_one()
             whole_head, number = proving(head, association)
             response = await connection.exchange(whole_head, data)
+        if association is None and response.whole is not None:
+            return response
         return self._noted(proven(response, association, number), route)
-
-    def _association(self) -> Association | None:
-        return None if self._prover is None else self._prover.association
 
     async def _renewed(self, stale: Association) -> Association:
         """Raises `CallNotSent`: the other side cannot prove any more who it is."""
@@ -275,7 +289,8 @@ class HttpPool:
         return response
 
     async def _exchange_bodyless(self, method: str, headers: Mapping[str, str], route: Route) -> Response:
-        head, association = self._head(method, headers, None, route), self._association()
+        head = self._head(method, headers, None, route)
+        association = None if self._prover is None else self._prover.association
         connection = self._idle_one(KEEPALIVE_S) or await self._new_one()
         whole_head, number = proving(head, association)
         response = await connection.exchange(whole_head, b"")
@@ -306,20 +321,27 @@ class HttpPool:
         return moved is not None
 
     def _head(
-        self,
-        method: str,
-        headers: Mapping[str, str],
-        length: int | None,
-        route: Route | None = None,
+        self, method: str, headers: Mapping[str, str], length: int | None, route: Route, *, remember: bool = False
     ) -> bytes:
-        """Everything before the body but for the empty line at the end.
+        """Everything before the body but for the empty line at the end. `remember`: the same may be needed again.
 
         Raises `ValueError` for a header that cannot be sent as it is.
         """
+        if not remember or length is None or len(route.cookies):
+            return self._new_head(method, headers, length, route)
+        target = route.target or self._target
+        key = target, *headers.items()
+        known = None if self._heads is None else self._heads.get(key)
+        if known is None:
+            if self._heads is None or len(self._heads) >= _HEADS_REMEMBERED_MAX:
+                self._heads = {}
+            known = self._heads[key] = self._new_head(method, headers, 0, route).removesuffix(b"0\r\n")
+        return known + b"%d\r\n" % length
+
+    def _new_head(self, method: str, headers: Mapping[str, str], length: int | None, route: Route) -> bytes:
         lines = dict(self._lines)
         for name, value in headers.items():
             lines[name.lower()] = field_line(name, value)
-        route = route or self._route
         target = route.target or self._target
         if len(route.cookies) and (cookies := route.cookies.header(target, time.time(), self._cookie)):
             lines["cookie"] = f"Cookie: {cookies}\r\n"
@@ -346,7 +368,7 @@ class HttpPool:
         """One that is idle for no longer than this and alive at this very moment."""
         while self._idle:
             connection, since_s = self._idle.popitem()
-            if since_s + keepalive_s > clock.now_s() and not connection.is_dead(used_before=True):
+            if since_s + keepalive_s > asyncio.get_running_loop().time() and not connection.is_dead(used_before=True):
                 return connection
             connection.abort(ConnectionBroken("closed the connection"))
         return None

@@ -141,6 +141,8 @@ async def exchange(
         CallOutcomeUnknown: The answer ended before it was complete (`AnswerCut`: `large` has got a part).
     """
     response = await pool.post(body, headers, route)
+    if response.whole is not None:  # Most answers, which say nothing that has to be looked at.
+        return _matching(jsonrpc.decode(response.whole), request_id, pool), response.headers
     stream: MessageStream | None = None
     try:
         await check_status(response, pool, in_session=SESSION_HEADER in headers)
@@ -376,9 +378,8 @@ def finish(response: Response) -> None:
 
 
 def _matching(message: Json, request_id: int | str, pool: HttpPool) -> Json:
-    if request_id in (message.get("id"), jsonrpc.answered(message)) or (
-        message.get("id") is None and "error" in message
-    ):
+    answered = message.get("id")
+    if answered == request_id or jsonrpc.answered(message) == request_id or (answered is None and "error" in message):
         return message
     raise ProtocolBroken.about(pool.where, "answered another request than the one that was sent")
 

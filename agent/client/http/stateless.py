@@ -7,13 +7,14 @@ the request, so a caller that stops waiting closes it.
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from agent.client import jsonrpc
 from agent.client.capabilities import ASKED_FOR_ALL
+from agent.client.deadlines import Deadline
 from agent.client.event import Event
 from agent.client.http.pool import HttpPool, RequestBody, Response
 from agent.client.http.response import (
@@ -70,10 +71,12 @@ class HttpStatelessClient:
 
     async def request(self, request: Request) -> Json:
         """As `McpClient.request`; a stateless server keeps nothing for an affinity."""
-        request_id, method, timeout_s = next(self._ids), request.method, request.left_s()
+        request_id, method = next(self._ids), request.method
         stamped = self._stamp.params(request.params)
         body = RequestBody(jsonrpc.encode_request(request_id, method, stamped), harmless=method in _SENT_TWICE)
-        all_headers = _short({**self._stamp.headers(method, stamped), **(request.headers or {})})
+        headers = self._stamp.headers(method, stamped)
+        if request.headers or len(body.data) > HEADER_BYTES_MAX // 2:  # They repeat less than that, in base64 at most.
+            headers = _short({**headers, **request.headers} if request.headers else headers)
         on_notification, sink = request.on_notification, request.sink
 
         async def on_message(message: Json) -> None:
@@ -81,15 +84,12 @@ class HttpStatelessClient:
             if on_notification is not None and jsonrpc.is_notification(message):
                 await on_notification(message["method"], jsonrpc.params_of(message))
 
+        deadline = Deadline(self._pool.deadlines, request.deadline_s, sink)
         try:
-            async with asyncio.timeout(None) as deadline:
-                self._pool.deadlines.add(deadline, request.deadline_s, sink)
-                try:
-                    message, _ = await exchange(self._pool, body, all_headers, request_id, on_message, large=sink)
-                finally:
-                    self._pool.deadlines.discard(deadline)
+            with deadline:
+                message, _ = await exchange(self._pool, body, headers, request_id, on_message, large=sink)
         except TimeoutError as exc:
-            raise timed_out(self._pool, method, timeout_s, sent=body.sent) from exc
+            raise timed_out(self._pool, method, deadline.lasts_s, sent=body.sent) from exc
         except HttpRefusal as exc:
             raise exc.as_failure() from exc
         except DialRefused as exc:
@@ -190,7 +190,7 @@ def _node_of(server_info: ServerInfo) -> object:
     return (server_info.mesh.get("node_id"), server_info.mesh.get("name")) if server_info.mesh is not None else None
 
 
-def _short(headers: dict[str, str]) -> dict[str, str]:
+def _short(headers: Mapping[str, str]) -> Mapping[str, str]:
     """`headers` unchanged. Raises `RpcError` for so many that a server would refuse the connection."""
     if sum(map(len, headers.values())) > HEADER_BYTES_MAX:
         said = f"What headers have to repeat of this request is longer than {HEADER_BYTES_MAX} bytes"

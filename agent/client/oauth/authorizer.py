@@ -123,6 +123,13 @@ class Authorizer:
 
     # For requests
 
+    @property
+    def has_token(self) -> bool:
+        """Whether `token` gives any; it may have ended."""
+        if self._client.grant is OAuthGrant.CLIENT:
+            return self._own is not None
+        return self._store.get(self._name, self.target.url) is not None
+
     async def token(self) -> str | None:
         """What the next request carries; None where nothing is known to be wanted.
 

@@ -25,6 +25,7 @@ from agent.client.sessions.dedicated import OnNotice, OpenSession, SessionClient
 from agent.client.sessions.pending_call import OnPending
 from agent.client.sessions.pool import SessionLimits
 from agent.errors import AuthRefused, CallNotSent, RpcError
+from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import CLIENT_METHOD, Json
 from agent.rpc_codes import INTERNAL_ERROR
 from agent.tasks.ids import declares_tasks
@@ -167,7 +168,7 @@ class DualEraRouter(BesideSessions[McpClient]):
             if request.method == CLIENT_METHOD:
                 return await self._take_client_event(request)
             return await self._shared.request(request)
-        if is_pending_state(params.get("requestState")):
+        if "requestState" in params and is_pending_state(params["requestState"]):
             return await self._calls.retry(request)
         features = self._features_for_session(request, params) if request.in_session else None
         if features is not None:
@@ -181,7 +182,8 @@ class DualEraRouter(BesideSessions[McpClient]):
         result = await self._shared.request(request)
         if result.get("resultType") == "input_required" and len(self._has_asked) < IN_ROUNDS_MAX:
             self._has_asked |= {_subject(request.method, params)}
-        return await self.request(request) if self._learns_to_need_sessions(request, result) else result
+        again = request.in_session and self._learns_to_need_sessions(request, result)
+        return await self.request(request) if again else result
 
     def _refuse_without_session(self, request: Request, exc: SessionRefused | None = None) -> None:
         """Raise `CallNotSent` for a call that must have a session, to a server that opens none."""
@@ -195,6 +197,8 @@ class DualEraRouter(BesideSessions[McpClient]):
         Answers without a state of ours belong to a call that asks in rounds; a task is found again without sessions
         alone. Raises `CallNotSent` where it must have one.
         """
+        if not self._by_session and not (params.get("_meta") or {}).get(CLIENT_CAPABILITIES_META_KEY):
+            return None
         if params.get("requestState") is not None or params.get("inputResponses") is not None:
             return None
         if _subject(request.method, params) in self._in_rounds or declares_tasks(params):
@@ -208,7 +212,9 @@ class DualEraRouter(BesideSessions[McpClient]):
 
     def _learns_to_need_sessions(self, request: Request, result: Json) -> bool:
         """Whether a call failed for want of a session and is made again in one; the next ones run in one anyway."""
-        if self._by_session or not (request.in_session and is_of_session(request.affinity) and needs_session(result)):
+        if result.get("isError") is not True or self._by_session:
+            return False
+        if not (request.in_session and is_of_session(request.affinity) and needs_session(result)):
             return False
         log.info('MCP server needs sessions, as "sessions": "own" gives it', extra={"client": repr(self._shared)})
         self._by_session = True

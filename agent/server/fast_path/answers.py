@@ -36,12 +36,16 @@ class Answers:
         body, headers, status = response.body, response.headers, response.status
         if not isinstance(body, bytes | None) or len(headers) != 1 or status in _EMPTY_BY_DEFINITION:
             return None
+        return self.composed(request, status, headers.get("Content-Type", ""), body or b"", response.reason)
+
+    def composed(
+        self, request: web.Request, status: int, media_type: str, body: bytes, reason: str = "OK"
+    ) -> bytes | None:
+        """Head and body of an answer that is nothing but that; None where aiohttp has to write it."""
         common = self._common(request)
         if common is None:
             return None
-        kind = status, headers.get("Content-Type", "")
-        beginning = self._beginnings.get(kind) or self._beginning(*kind, response.reason)
-        body = body or b""
+        beginning = self._beginnings.get((status, media_type)) or self._beginning(status, media_type, reason)
         return f"{beginning}{len(body)}\r\n{common}Date: {rfc822_formatted_time()}\r\n\r\n".encode() + body
 
     def _beginning(self, status: int, media_type: str, reason: str) -> str:

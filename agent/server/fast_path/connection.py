@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_writer import StreamWriter
 from aiohttp.tcp_helpers import tcp_keepalive
@@ -18,10 +19,9 @@ from aiohttp.tcp_helpers import tcp_keepalive
 from agent import clock
 from agent.server.fast_path.answers import Answers
 from agent.server.fast_path.heads import Beginning, Head, Heads
+from agent.server.write_deadline import AT_ONCE_BYTES_MAX, in_time
 
 if TYPE_CHECKING:
-    from aiohttp.streams import StreamReader
-    from aiohttp.web_protocol import RequestHandler
     from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Owner(Protocol):
     connections: set["Connection"]
     elsewhere: Elsewhere | None
 
-    async def handle(self, request: "FastRequest") -> web.StreamResponse:
+    def handle(self, request: "FastRequest") -> Awaitable[web.StreamResponse]:
         """Answer a request."""
         ...
 
@@ -94,28 +94,52 @@ class WholeBody:
             yield data
 
 
+class _Sent(web.Response):
+    """Stands for an answer that has gone out whole."""
+
+    @property
+    def prepared(self) -> bool:
+        """That it was begun, as aiohttp knows it."""
+        return True
+
+
+SENT: Final = _Sent()
+
+
 class FastRequest(web.Request):
-    """A request whose head is remembered, so that its own length stands beside it."""
+    """A request whose head is remembered, so that its own length stands beside it. `whole_body`: all that it has."""
 
-    ATTRS = web.Request.ATTRS | frozenset({"head", "_body_bytes"})
+    ATTRS = web.Request.ATTRS | frozenset(
+        {"head", "whole_body", "connection", "proof", "_writer_made", "_payload_writer"}
+    )
 
-    def __init__(self, connection: "Connection", beginning: Beginning, body: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        super().__init__(
-            beginning.head.message,
-            cast("StreamReader", WholeBody(body)),
-            cast("RequestHandler", connection),
-            StreamWriter(connection, loop),
-            cast("asyncio.Task[None]", None),
-            loop,
-        )
+    def __init__(self, connection: "Connection", beginning: Beginning, body: bytes, loop: Any) -> None:
+        reader: Any = WholeBody(body)  # Not cast, which is a call.
+        protocol: Any = connection
+        task: Any = None
+        writer: Any = None
+        self._writer_made: AbstractStreamWriter | None = None
+        super().__init__(beginning.head.message, reader, protocol, writer, task, loop)
         self.head: Head = beginning.head
-        self._body_bytes = beginning.body_bytes
+        self.connection = connection
+        self.whole_body = body
+        self.proof = beginning.proof
+
+    @property
+    def _payload_writer(self) -> AbstractStreamWriter:
+        """That of aiohttp, made when it is asked for: most answers go out without it."""
+        if self._writer_made is None:
+            self._writer_made = StreamWriter(self.connection, self._loop)
+        return self._writer_made
+
+    @_payload_writer.setter
+    def _payload_writer(self, given: AbstractStreamWriter) -> None:
+        self._writer_made = given
 
     @property
     def content_length(self) -> int:
         """Of its body, in bytes."""
-        return self._body_bytes
+        return len(self.whole_body)
 
     def begun(self, task: "asyncio.Task[None]") -> None:
         """Note the task that it is handled in."""
@@ -247,17 +271,22 @@ class Connection(BaseProtocol):
                 return
             self._served = data[:end]
         self._held = data[end:]
-        request = FastRequest(self, beginning, data[beginning.head_bytes : end])
+        request = FastRequest(self, beginning, data[beginning.head_bytes : end], self._loop)
         self._request = task = self._loop.create_task(self._serve(request), name="MCP request")
         request.begun(task)
 
     async def _serve(self, request: FastRequest) -> None:
         try:
-            response = await self._answered(request)
-            if not self._is_written(request, response):
-                await response.prepare(request)
-                await response.write_eof()
-            self._ending |= response.keep_alive is False
+            try:
+                response = await self._owner.handle(request)
+            except web.HTTPException as exc:
+                response = exc  # As aiohttp does: it is an answer as well.
+            if response is not SENT:
+                await in_time(request, response)
+                if not self._is_written(request, response):
+                    await response.prepare(request)
+                    await response.write_eof()
+                self._ending |= response.keep_alive is False
         except ConnectionError:
             self._ending = True  # The client has gone.
         except ServedElsewhere:
@@ -270,11 +299,19 @@ class Connection(BaseProtocol):
             self._request = None
             self._go_on()
 
-    async def _answered(self, request: FastRequest) -> web.StreamResponse:
-        try:
-            return await self._owner.handle(request)
-        except web.HTTPException as exc:
-            return exc  # As aiohttp does: it is an answer as well.
+    def sent(self, request: FastRequest, body: bytes) -> bool:
+        """Send a result in JSON, where the client takes it at once; False: it has to be answered with a response."""
+        transport = self.transport
+        # What earlier answers left in the buffer is what their reader has not taken.
+        if transport is None or transport.is_closing() or len(body) > AT_ONCE_BYTES_MAX:
+            return False
+        if transport.get_write_buffer_size():
+            return False
+        whole = self._owner.answers.composed(request, 200, "application/json", body)
+        if whole is None:
+            return False
+        transport.write(whole)
+        return True
 
     def _is_written(self, request: FastRequest, response: web.StreamResponse) -> bool:
         """Write an answer that is whole and usual."""
@@ -288,7 +325,7 @@ class Connection(BaseProtocol):
         if self._ending:
             self.abort()
             return
-        self._idle_since_s = clock.now_s()
+        self._idle_since_s = self._loop.time()
         if self._held:
             held, self._held = self._held, b""
             self._take(held)

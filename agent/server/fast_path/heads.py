@@ -8,38 +8,58 @@ finds in it nothing that is not looked for here; with every other one, its conne
 import asyncio
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.http_writer import HttpVersion11
+from aiohttp.typedefs import Handler
+
+from agent.authority.caller import Caller
+from agent.identity.association import PROOF_HEADER
 
 # A few clients send a few heads; the bounds keep hostile ones from filling memory.
 HEADS_MAX: Final = 512
 HEAD_BYTES_MAX: Final = 4096
 _READ_BYTES: Final = 1 << 16  # Of the parser, which gets no body here.
 _LENGTH: Final = re.compile(rb"\r\nContent-Length: *([0-9]{1,9})\r\n", re.IGNORECASE)
+# As nodes write it; what is written otherwise stays in the head that is remembered.
+_PROOF: Final = re.compile(rb"\r\nMesh-Proof: ([0-9A-Za-z._-]{1,256})\r\n")
 _KEEP_ALIVE: Final = "keep-alive"
 # What changes how a body is read, or what the connection is for. A repeated length is refused by the parser.
 _UNUSUAL: Final = ("Transfer-Encoding", "Content-Encoding", "Upgrade", "Expect", "Trailer")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Head:
-    """A request's head but for its length. `by_name`: one value of each header, by names in lower case."""
+    """A request's head but for its length. `by_name`: one value of each header, by names in lower case.
+
+    The others are verdicts that depend on it alone, noted by those who found them; None before. `passed`: its caller
+    while the tokens are these, None where each request is judged anew (`agent.rest.security`, whose verdict but for a
+    proof is `unproven`); `serve`: what serves it at its endpoint, for that caller. `speaks_json`: see
+    `agent.server.request`; `param_headers`: see `agent.dispatch.param_headers.received_headers`.
+    """
 
     message: RawRequestMessage
     by_name: dict[str, str]
+    passed: tuple[object, Caller | None] | None = None
+    unproven: tuple[Any, Caller] | None = None
+    serve: Handler | None = None
+    speaks_json: bool | None = None
+    param_headers: dict[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """What a connection's bytes begin with: a head of `head_bytes`, and after it a body of `body_bytes`."""
+class Beginning(NamedTuple):
+    """What a connection's bytes begin with: a head of `head_bytes`, and after it a body of `body_bytes`.
+
+    `proof`: what a node shows with this one request (`agent.identity.association`), in place of what the head has.
+    """
 
     head: Head
     head_bytes: int
     body_bytes: int
+    proof: str | None
 
 
 class Heads:
@@ -62,13 +82,18 @@ class Heads:
             return None
         start, end = length.span(1)
         key = data[:start] + data[end:head_bytes]
+        proof = _PROOF.search(key)
+        if proof is not None:
+            key = key[: proof.start(1)] + b"\0" + key[proof.end(1) :]  # No head that is served has a zero.
         try:
             head = self._known[key]
         except KeyError:
             if len(self._known) >= HEADS_MAX:
                 self._known.clear()
             head = self._known[key] = self._parsed(data[:head_bytes], length[1].decode())
-        return None if head is None else Beginning(head, head_bytes, int(length[1]))
+        # As `Beginning` makes it, without a call in between.
+        shown = None if proof is None else proof[1].decode()
+        return None if head is None else tuple.__new__(Beginning, (head, head_bytes, int(length[1]), shown))
 
     def _parsed(self, head: bytes, length: str) -> Head | None:
         loop = asyncio.get_running_loop()
@@ -87,5 +112,6 @@ class Heads:
             and message.headers.getall("Content-Length", ()) == [length]
             and message.headers.get("Connection", _KEEP_ALIVE).lower() == _KEEP_ALIVE
             and not any(name in message.headers for name in _UNUSUAL)
+            and len(message.headers.getall(PROOF_HEADER, ())) < 2  # noqa: PLR2004 - more are ambiguous
         )
         return Head(message, {name.lower(): value for name, value in message.headers.items()}) if served else None

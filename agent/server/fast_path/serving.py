@@ -6,10 +6,10 @@ shutdown ends the connections of both.
 
 import asyncio
 import heapq
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from operator import itemgetter
-from typing import Final
+from typing import Final, TypeAlias
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -23,15 +23,21 @@ from agent.server.fast_path.other_requests import OtherRequests
 
 SWEEP_EVERY_S: Final = 10.0
 
+Direct: TypeAlias = Callable[[FastRequest], Awaitable[web.StreamResponse] | None]
+
 
 class FastServer:
     """See the module. Like `web.Server`, a factory of protocols."""
 
-    def __init__(self, app: web.Application, server: web.Server, path: str, common: CommonLines) -> None:
+    def __init__(
+        self, app: web.Application, server: web.Server, path: str, common: CommonLines, direct: Direct = lambda _: None
+    ) -> None:
+        """`direct`: answers a request whose way is known, without the middlewares; None for every other one."""
         self.heads = Heads(path)
         self.answers = Answers(common)
         self.connections: set[Connection] = set()
         self.elsewhere: Elsewhere | None = None
+        self._direct = direct
         self._app = app
         self._server = server
         self._routes: dict[str, tuple[UrlMappingMatchInfo, Handler]] = {}
@@ -74,16 +80,20 @@ class FastServer:
         loop, options = asyncio.get_running_loop(), self._server._kwargs  # noqa: SLF001 - see above
         return OtherRequests(self._server, loop=loop, **options)
 
-    async def handle(self, request: FastRequest) -> web.StreamResponse:
+    def handle(self, request: FastRequest) -> Awaitable[web.StreamResponse]:
         """Call the application's handler for a request, with its middlewares around it."""
-        path = request.head.message.path
-        route = self._routes.get(path)
+        route = self._routes.get(request.head.message.path)
         if route is None:
-            route = await self._resolved(request)
-            if len(self._routes) >= HEADS_MAX:
-                self._routes.clear()
-            if route[0].http_exception is None:  # Else it holds its one answer.
-                self._routes[path] = route
+            return self._handle_first(request)
+        request.take_route(route[0])
+        return self._direct(request) or route[1](request)
+
+    async def _handle_first(self, request: FastRequest) -> web.StreamResponse:
+        route = await self._resolved(request)
+        if len(self._routes) >= HEADS_MAX:
+            self._routes.clear()
+        if route[0].http_exception is None:  # Else it holds its one answer.
+            self._routes[request.head.message.path] = route
         request.take_route(route[0])
         return await route[1](request)
 

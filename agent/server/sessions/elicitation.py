@@ -46,7 +46,7 @@ ServerRequests: TypeAlias = dict[str, tuple[str, Json]]
 Send: TypeAlias = Callable[[Json], Awaitable[Forwarded]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class AskedClient:
     """A client that accepts server requests: its capabilities, and a function that sends one.
 
@@ -80,7 +80,7 @@ async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
     """
     params = _with_meta(params, CLIENT_CAPABILITIES_META_KEY, client.capabilities)
     received_s = received_deadline_s(params)
-    ends_s = clock.now_s() + (PATIENCE_S if received_s is None else min(PATIENCE_S, received_s))
+    ends_s = asyncio.get_running_loop().time() + (PATIENCE_S if received_s is None else min(PATIENCE_S, received_s))
     forwarded = await send(params)
     rounds, empty_rounds = 0, 0
     while asks(forwarded.result):

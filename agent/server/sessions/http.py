@@ -20,9 +20,10 @@ from agent.lossless_json.exact import read_json
 from agent.mcp_terms import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
 from agent.model import Json
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
+from agent.server.fast_path.connection import FastRequest
 from agent.server.lists import LISTS
 from agent.server.preferences import Preferences
-from agent.server.request import accepts_events, read_body, refuse, speaks_json
+from agent.server.request import accepts_events, body_at_hand, read_body, refuse, speaks_json
 from agent.server.response import Answer, SlowAnswers, error_message
 from agent.server.sessions.batch import BATCH_LEN_MAX, BatchedCall, Refusal, answer_batch, result_message
 from agent.server.sessions.batch import VERSION as BATCH_VERSION
@@ -43,6 +44,7 @@ INITIALIZE_BYTES_MAX: Final = 64 << 10
 # A client's capabilities are kept as long as its session; the largest honest ones are a few hundred bytes.
 DECLARED_BYTES_MAX: Final = 8 << 10
 _RETRY_AFTER_S: Final = 30
+_OBJECT_IF_ANY: Final = (dict, type(None))
 # Why a call has no answer.
 _BROKE: Final = "The connection of this call broke, and its answer is lost"
 _STOPPED: Final = "The node of this call stopped before its server had answered"
@@ -127,14 +129,14 @@ class SessionServer:
 
     async def _post(self, request: web.Request, preferences: Preferences) -> web.StreamResponse:
         is_of_session = SESSION_HEADER in request.headers
-        if is_of_session:
-            self._session(request, preferences)  # Refuses before the body is read.
+        session = self._session(request, preferences) if is_of_session else None  # Refuses before the body is read.
         _check_media(request)
-        body = await read_body(request)
-        if isinstance(body, web.Response):
+        body = body_at_hand(request) or await read_body(request)
+        if not isinstance(body, bytes):
             return body
-        # Only now, as a session may end while a body comes, and nothing may be done in one that has ended.
-        session = self._session(request, preferences) if is_of_session else None
+        # Once more, as a session may end while a body comes, and nothing may be done in one that has ended.
+        if is_of_session and not isinstance(request, FastRequest):
+            session = self._session(request, preferences)
         read = _read(body)
         if isinstance(read, list) and session is not None and session.version == BATCH_VERSION:
             return await self._batch(request, session, read, preferences)
@@ -178,7 +180,7 @@ class SessionServer:
     async def _initialize(
         self, request: web.Request, request_id: str | int, params: Json, preferences: Preferences
     ) -> web.StreamResponse:
-        answer = Answer(request, request_id)
+        answer = Answer(request, request_id, at_once=False)
         try:
             declared = orjson.dumps(params["capabilities"]) if await is_initialize(params) else None
         except orjson.JSONEncodeError:  # Nested too deeply to be passed to any server.
@@ -225,7 +227,7 @@ class SessionServer:
             return await answer.error(exc, 200)
         stream = CallStream(answer)
         channel = ReplyChannel(session, stream.tell, outliving(stream.sink()), request_id)
-        call = RunningCall(self._begun(channel, request_id, method, params, stream), stream)
+        call = self._begun(channel, request_id, method, params, stream)
         return await self._waited_for(answer, call, method, preferences)
 
     async def _waited_for(
@@ -234,7 +236,7 @@ class SessionServer:
         """Answer a call when it ends, on the connection of `answer`, unless its client takes it up on another one."""
         try:
             with self._slow.kept_alive(answer.ping):
-                await asyncio.wait([call.task])
+                await call.ended.wait()
         except asyncio.CancelledError:
             answer.client_gone()
             raise
@@ -272,7 +274,7 @@ class SessionServer:
             if method in ROUTED:
                 session.check_call(message["id"])
                 channel = ReplyChannel(session, answer.tell, None, message["id"])
-                return BatchedCall(message, self._begun(channel, message["id"], method, params))
+                return BatchedCall(message, self._begun(channel, message["id"], method, params).task)
             query, headers = request.query, request.headers
             result = self._requests.at_once(session, method, params, query, headers, request_id=message["id"])
             return result_message(message["id"], result)
@@ -286,10 +288,9 @@ class SessionServer:
         method: str,
         params: Json,
         stream: CallStream | None = None,
-    ) -> asyncio.Task[Outcome]:
-        call = self._sessions.start_task(self._call(channel, method, params), f"session's {method}")
-        channel.session.add_call(request_id, call, stream)
-        return call
+    ) -> RunningCall:
+        task = self._sessions.start_task(self._call(channel, method, params), f"session's {method}")
+        return channel.session.add_call(request_id, task, stream)
 
     async def _call(self, channel: ReplyChannel, method: str, params: Json) -> Outcome:
         """Serve a call in a task of its own, which outlives the HTTP request."""
@@ -329,10 +330,11 @@ async def _ended(answer: Answer, outcome: Outcome | None) -> web.StreamResponse:
 
 
 def _check_media(request: web.Request) -> None:
+    if speaks_json(request):
+        return
     if request.content_type != "application/json":
         raise _Refused(415, "Content-Type: application/json is needed")
-    if not speaks_json(request):
-        raise _Refused(406, "Accept: application/json, text/event-stream is needed")
+    raise _Refused(406, "Accept: application/json, text/event-stream is needed")
 
 
 def _nothing(status: int) -> web.Response:
@@ -353,7 +355,8 @@ def _checked(message: Any) -> Json:
         raise _Refused(400, "The body must be one JSON-RPC 2.0 message")
     if "method" in message:
         has_id = "id" not in message or type(message["id"]) in (str, int)
-        if not has_id or not isinstance(message["method"], str) or not isinstance(message.get("params"), dict | None):
+        has_params = isinstance(message.get("params"), _OBJECT_IF_ANY)
+        if not (has_id and has_params and isinstance(message["method"], str)):
             raise _Refused(
                 400, "A request has a text as method, an object as params, and a text or a whole number as id"
             )

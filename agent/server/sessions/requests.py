@@ -15,7 +15,6 @@ import orjson
 from agent import clock
 from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.streaming import ResultStream
-from agent.dispatch.client_events import CalledBackend
 from agent.dispatch.dispatcher import Dispatch, Forwarded
 from agent.errors import MCPError, RpcError
 from agent.lossless_json.raw import Bytes, exact
@@ -25,10 +24,11 @@ from agent.routing.table import Route
 from agent.rpc_codes import CONNECTION_CLOSED, INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY
 from agent.server.caller_views import CallerViews
 from agent.server.earlier_clients import hides_structure
-from agent.server.forward import Served, forward, logged, with_own_affinity, written
+from agent.server.forward import Served, forward, logged, with_own_affinity
 from agent.server.lists import LISTS, ListIndex
 from agent.server.one_server import OneServer
 from agent.server.own_tools import OwnTools, plain
+from agent.server.search import CALL_TOOL
 from agent.server.sessions.elicitation import AskedClient, in_rounds
 from agent.server.sessions.session import ServerSession, Tell
 from agent.server.sessions.tasks import (
@@ -43,6 +43,7 @@ from agent.server.sessions.tasks import (
 from agent.server.sessions.tasks import VERSION as TASKS_VERSION
 from agent.server.sessions.upstream import UpstreamSessions
 from agent.server.view_tools import ViewTools
+from agent.server.written_results import written
 from agent.subscriptions.registry import Subscriber
 from agent.subscriptions.resources import ResourceNews
 from agent.tasks.ids import TAKES_TASKS, is_task
@@ -57,7 +58,7 @@ ROUTED: Final = (
 UNSET_LOG_LEVEL: Final = "info"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class ReplyChannel:
     """The channel back to the client of one call: `tell` sends a JSON-RPC message ahead of the answer.
 
@@ -160,7 +161,7 @@ class SessionRequests:
                 return (b"{}",)
             if method in TASK_REQUESTS:
                 return await self._about_task(channel, method, params, served)
-            inner = self._list_index.unwrapped(method, params)
+            inner = self._list_index.unwrapped(method, params) if params.get("name") == CALL_TOOL else None
             served.by_search = inner is not None
             params, as_task = self._task_requested(channel.session, method, inner or params)
             index, route = await self._found(channel.session, method, params)
@@ -310,16 +311,18 @@ class SessionRequests:
     ) -> Forwarded:
         """Forward a request, in rounds while there are server requests. A result that may be a task is not streamed."""
         session = channel.session
+        now: Route | None = route
 
         async def send(asked: Json) -> Forwarded:
-            # Looked up anew, because a user may think for minutes. When the name is gone, the route from before is
-            # used, and dispatch raises the error.
-            now = index.present(method, asked) or route
+            # In later rounds looked up anew, because a user may think for minutes. When the name is gone, the route
+            # from before is used, and dispatch raises the error.
+            nonlocal now
+            now, present = None, now or index.present(method, asked) or route
             try:
                 return await forward(
                     self._dispatch,
                     method,
-                    now,
+                    present,
                     asked,
                     channel.notify,
                     list_index=index,
@@ -329,9 +332,7 @@ class SessionRequests:
                 )
             finally:
                 if served.backend is not None:
-                    target = CalledBackend(served.backend, now.owner)
-                    session.called(target)
-                    self._upstream.follow(session, target)
+                    self._upstream.follow(session, session.called(served.backend, present.owner))
 
         declared = session.declared_to_servers
         asked = AskedClient(with_extension(declared) if as_task else declared, channel.ask)

@@ -10,11 +10,13 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
 from agent.authority.grant import ANYONE, Grant
+from agent.client.event import Event
 from agent.dispatch.client_events import CalledBackend
 from agent.errors import NOT_EXECUTED, AnswerCut, MCPError
 from agent.lossless_json.exact import read_json
@@ -41,6 +43,8 @@ NOTES_MAX: Final = 2_010
 SERVER_REQUEST_BYTES_MAX: Final = 1 << 20
 # Servers that a client has called, and replicas of each.
 CALLED_BACKENDS_MAX: Final = 256
+# A few kinds of clients declare the same; each entry is 8 KiB at most.
+_DECLARED_REMEMBERED_MAX: Final = 64
 # Declared at `initialize`, unknown to 2026-07-28 under this name.
 _GONE: Final = frozenset({"tasks"})
 # The cancellation of a server request may not delay the caller that cancelled it.
@@ -53,10 +57,14 @@ Tell: TypeAlias = Callable[[bytes], Awaitable[None]]
 
 
 class RunningCall(NamedTuple):
-    """A call under way. `stream`: the way back to its client; None in a batch, which is answered as one."""
+    """A call under way, until it has `ended`.
+
+    `stream`: the way back to its client; None in a batch, which is answered as one.
+    """
 
     task: asyncio.Task[Outcome]
     stream: CallStream | None
+    ended: Event
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -122,11 +130,8 @@ class ServerSession:
 
     @property
     def declared_to_servers(self) -> Json:
-        """The client's capabilities as they are passed to servers of either era."""
-        # A null is no feature; a server may take the member alone for one.
-        known = self.capabilities.items()
-        declared = {name: value for name, value in known if name not in _GONE and value is not None}
-        return without_tasks(declared)  # No client of this era can request a task of 2026-07-28.
+        """The client's capabilities as they are passed to servers of either era. Not to be changed."""
+        return _declared_to_servers(self.declared)
 
     @property
     def task_talks(self) -> TaskTalks:
@@ -135,11 +140,15 @@ class ServerSession:
             self._task_talks = TaskTalks()
         return self._task_talks
 
-    def called(self, target: CalledBackend) -> None:
+    def called(self, backend: str, owner: str) -> CalledBackend:
         """Note the backend of a call; of too many, the one called longest ago is forgotten."""
-        if self.called_backends[-1:] != (target,):
-            others = (other for other in self.called_backends if other != target)
-            self.called_backends = (*others, target)[-CALLED_BACKENDS_MAX:]
+        last = self.called_backends[-1] if self.called_backends else None
+        if last is not None and last.backend == backend and last.owner == owner:
+            return last
+        target = CalledBackend(backend, owner)
+        others = (other for other in self.called_backends if other != target)
+        self.called_backends = (*others, target)[-CALLED_BACKENDS_MAX:]
+        return target
 
     @property
     def busy(self) -> bool:
@@ -160,10 +169,18 @@ class ServerSession:
                 data=data,
             )
 
-    def add_call(self, request_id: RequestId, task: asyncio.Task[Outcome], stream: CallStream | None = None) -> None:
+    def add_call(
+        self, request_id: RequestId, task: asyncio.Task[Outcome], stream: CallStream | None = None
+    ) -> RunningCall:
         """Keep a call until its task is done."""
-        self._calls[request_id] = RunningCall(task, stream)
-        task.add_done_callback(lambda _: self._calls.pop(request_id, None))
+        call = self._calls[request_id] = RunningCall(task, stream, Event())
+
+        def end(_: object) -> None:
+            self._calls.pop(request_id, None)
+            call.ended.set()
+
+        task.add_done_callback(end)
+        return call
 
     def open_call(self, request_id: RequestId) -> RunningCall | None:
         """The call of this ID, while it is under way."""
@@ -279,6 +296,14 @@ class ServerSession:
             self.chore.cancel()
         if self.stream is not None:
             self.stream.end()
+
+
+@lru_cache(maxsize=_DECLARED_REMEMBERED_MAX)
+def _declared_to_servers(declared: bytes) -> Json:
+    # A null is no feature; a server may take the member alone for one.
+    known: Json = read_json(declared)
+    kept = {name: value for name, value in known.items() if name not in _GONE and value is not None}
+    return without_tasks(kept)  # No client of this era can request a task of 2026-07-28.
 
 
 def _cancel_once(task: asyncio.Task[Outcome]) -> None:

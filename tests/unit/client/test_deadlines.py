@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agent.client.deadlines import NEAR_S, Deadlines
+from agent.client.deadlines import NEAR_S, Deadline, Deadlines
 from agent.client.streaming import LargeResult, ResultStream
 from agent.lossless_json.raw import Bytes
 from agent.lossless_json.rewriter import JsonRewriter, Place
@@ -70,3 +70,33 @@ async def test_a_result_that_has_begun_lifts_its_deadline(begun_after_s: float) 
         tasks.create_task(wait_until(deadlines, loop.time() + 9.0, answered, sink), name="a request")
         await asyncio.sleep(begun_after_s)
         await sink.begin()
+
+
+@pytest.mark.parametrize("after_s", [0.5, NEAR_S + 0.25, 30.0])
+async def test_a_block_with_a_deadline_ends_as_one_of_asyncio_does(after_s: float) -> None:
+    loop, deadlines = asyncio.get_running_loop(), Deadlines()
+    due_s = loop.time() + after_s
+    with pytest.raises(TimeoutError), Deadline(deadlines, due_s, None) as _:
+        await asyncio.Event().wait()
+    assert loop.time() == pytest.approx(due_s, abs=0.01)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    assert repr(deadlines) == "<Deadlines 0 far>"
+
+
+async def test_a_cancellation_from_outside_is_no_deadline_even_at_the_same_moment() -> None:
+    deadlines, due_s = Deadlines(), asyncio.get_running_loop().time() + 0.5
+
+    async def request() -> None:
+        with Deadline(deadlines, due_s, None):
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(5.0):
+        for at_s in (0.25, 0.5):
+            asked = asyncio.create_task(request())
+            asyncio.get_running_loop().call_at(due_s - 0.5 + at_s, asked.cancel)
+            with pytest.raises((asyncio.CancelledError, TimeoutError)) as ended:
+                await asked
+            assert at_s == 0.5 or ended.type is asyncio.CancelledError
+    assert repr(deadlines) == "<Deadlines 0 far>"

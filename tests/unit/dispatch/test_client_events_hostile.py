@@ -63,7 +63,7 @@ def session() -> ServerSession:
 def test_a_session_remembers_where_it_called_last_and_no_more_than_its_limit() -> None:
     one = session()
     for number in (*range(CALLED_BACKENDS_MAX), 0, CALLED_BACKENDS_MAX):
-        one.called(CalledBackend("peer:a", f"service:{number}"))
+        one.called("peer:a", f"service:{number}")
     assert len(one.called_backends) == CALLED_BACKENDS_MAX
     assert CalledBackend("peer:a", "service:0") in one.called_backends
     assert CalledBackend("peer:a", "service:1") not in one.called_backends
@@ -100,7 +100,7 @@ class HungNode:
 async def test_sessions_that_end_faster_than_servers_can_hear_of_it_do_not_pile_up() -> None:
     node = HungNode()
     changes, ending = SessionNotifications(UpstreamEvents(lambda _: node, SessionOffers())), session()
-    ending.called(CalledBackend("peer:a", "service:kit"))
+    ending.called("peer:a", "service:kit")
     async with asyncio.TaskGroup() as group:
         for number in range(WAITING_MAX + 100):
             group.create_task(changes.session_ended(ending), name=f"end {number}")

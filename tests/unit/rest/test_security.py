@@ -151,16 +151,20 @@ def expected(path: str, presented: str, *, metrics_public: bool) -> int:
     return 401
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("metrics_public", [False, True])
-async def test_a_node_of_the_mesh_enters_by_its_proof_what_is_for_nodes_alone(metrics_public: bool) -> None:
+async def test_a_node_of_the_mesh_enters_by_its_proof_what_is_for_nodes_alone(
+    metrics_public: bool, method: str
+) -> None:
     keeper = keeper_of_one()
     member, stranger = await associated(keeper), await associated(keeper, b"")
     wrong = []
     async with serve(policy(table(), metrics_public=metrics_public, associations=keeper)) as edge:
         for path in ROUTES + UNROUTED:
-            for kind, association in (("node", member), ("stranger", stranger)):
+            # Twice, as POSTs of one head are judged by what is remembered of it.
+            for kind, association in (("node", member), ("stranger", stranger)) * 2:
                 number = association.next_number()
-                status, headers, _ = await edge.ask(path, Mesh_Proof=association.request_proof(number))
+                status, headers, _ = await edge.ask(path, method=method, Mesh_Proof=association.request_proof(number))
                 if status != expected(path, kind, metrics_public=metrics_public):
                     wrong.append((path, kind, status))
                 if status != 404:  # The router's own, before the checks of the edge.
@@ -168,22 +172,23 @@ async def test_a_node_of_the_mesh_enters_by_its_proof_what_is_for_nodes_alone(me
     assert wrong == []
 
 
-async def test_a_proof_opens_once_and_none_that_is_not_known_opens_anything() -> None:
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_proof_opens_once_and_none_that_is_not_known_opens_anything(method: str) -> None:
     keeper = keeper_of_one()
     member = await associated(keeper)
     async with serve(policy(table(), associations=keeper)) as edge, serve(policy()) as open_edge:
         number = member.next_number()
         proof = member.request_proof(number)
-        assert (await edge.ask("/mcp/local", Mesh_Proof=proof))[0] == 200
-        status, headers, body = await edge.ask("/mcp/local", Mesh_Proof=proof)
+        assert (await edge.ask("/mcp/local", method=method, Mesh_Proof=proof))[0] == 200
+        status, headers, body = await edge.ask("/mcp/local", method=method, Mesh_Proof=proof)
         assert (status, '"code":"replayed"' in body) == (503, True), "what came first may have been executed"
         assert member.is_answer(number, headers["Mesh-Proof"])
         for shown in ("a.1.b", "", proof.rpartition(".")[0] + ".00"):
             for asked in (edge, open_edge):
-                status, headers, body = await asked.ask("/mcp/local", Mesh_Proof=shown)
+                status, headers, body = await asked.ask("/mcp/local", method=method, Mesh_Proof=shown)
                 assert (status, headers["Mesh-Proof"]) == (401, "unknown")
                 assert '"code":"unknown_proof"' in body
-        assert (await edge.ask("/mcp", Mesh_Proof="", Authorization="Bearer client-token"))[0] == 401
+        assert (await edge.ask("/mcp", method=method, Mesh_Proof="", Authorization="Bearer client-token"))[0] == 401
 
 
 async def test_the_files_of_the_page_are_open_for_reading_alone_and_by_our_names() -> None:

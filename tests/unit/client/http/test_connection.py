@@ -364,3 +364,44 @@ def test_no_byte_of_one_answer_is_taken_for_the_next(garbage: bytes) -> None:
         assert line.lost == 1
 
     asyncio.run(ask_twice())
+
+
+JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%s\r\n"
+
+
+@pytest.mark.parametrize(
+    "lines", [b"", b"Connection: close\r\n", b"Set-Cookie: a=b\r\n", b"Content-Encoding: gzip\r\n", b"X: y\r\n"]
+)
+async def test_an_answer_whose_head_came_before_is_read_as_the_first_one(lines: bytes) -> None:
+    answer = JSON_HEAD % (2, lines) + b"{}"
+    first, second = [await ReplyChannel().ask(answer) for _ in range(2)]
+    assert (
+        (first.status, first.body, first.failure) == (second.status, second.body, second.failure) == (200, b"{}", None)
+    )
+    is_usual = lines in (b"", b"X: y\r\n")
+    assert second.response is not None
+    assert (second.response.whole is not None) == is_usual
+
+
+@pytest.mark.parametrize("cut", range(1, len(JSON_HEAD % (2, b"")) + 2))
+async def test_a_known_head_that_comes_in_parts_is_read_all_the_same(cut: int) -> None:
+    answer = JSON_HEAD % (2, b"") + b"{}"
+    await ReplyChannel().ask(answer)
+    there = ReplyChannel()
+    outcome = await there.ask(answer[:cut], answer[cut:])
+    assert (outcome.status, outcome.body, there.finished, there.lost) == (200, b"{}", 1, 0)
+
+
+async def test_bytes_behind_an_answer_with_a_known_head_end_the_connection() -> None:
+    answer = JSON_HEAD % (2, b"") + b"{}"
+    await ReplyChannel().ask(answer)
+    there = ReplyChannel()
+    await there.ask(answer + b"HTTP/1.1 200 OK\r\n")
+    assert (there.lost, there.transport.aborted) == (1, True)
+    other = ReplyChannel()
+    asked = asyncio.create_task(other.connection.exchange(REQUEST, b""))
+    await turn()
+    other.connection.data_received(answer)
+    other.connection.data_received(answer)  # Before its reader has had its turn.
+    assert (other.lost, other.transport.aborted) == (1, True)
+    assert await (await asked).read() == b"{}"
