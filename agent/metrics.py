@@ -99,7 +99,10 @@ class ObservedBalance(Protocol):
 
 
 class Metrics:
-    """All metrics, on a registry of their own. Methods are called in the event loop and never raise or wait."""
+    """All metrics, on a registry of their own. Methods are called in the event loop and never raise or wait.
+
+    Long because each metric is made here, and has a method that counts.
+    """
 
     def __init__(self, version: str, spans: "Spans | None" = None) -> None:
         self._registry = registry = CollectorRegistry()

@@ -12,7 +12,7 @@ from typing import Final
 
 from agent.client.affinity import is_of_session
 from agent.client.protocol import Request
-from agent.dispatch.dispatcher import CallableLink
+from agent.dispatch.callable_link import CallableLink
 from agent.errors import RpcError
 from agent.links.session_offers import SessionOffers
 from agent.mcp_terms import MODERN_PROTOCOL_VERSIONS

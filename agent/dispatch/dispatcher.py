@@ -8,7 +8,7 @@ import logging
 import random
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from agent import clock
 from agent.client.affinity import affinity_key
@@ -16,6 +16,7 @@ from agent.client.protocol import Request
 from agent.client.server_info import OnNotification
 from agent.client.streaming import ResultStream
 from agent.dispatch.call import Call, Failed, attempt_deadline_s, may_repeat
+from agent.dispatch.callable_link import CallableLink
 from agent.dispatch.next_hop import (
     CALL_META_KEYS,
     believed,
@@ -55,32 +56,6 @@ log = logging.getLogger(__name__)
 _UNDER_WAY: Final = (LinkState.IDLE, LinkState.DIALING)
 # A replica that no longer listens, or no longer offers the name, is soon out of the table.
 _GONE: Final = (CallNotSent, NoLongerOffered, RefusedElsewhere)
-
-
-class CallableLink(Protocol):
-    """What dispatch needs of a link."""
-
-    @property
-    def spec(self) -> BackendSpec:
-        """What the link is configured to be."""
-        ...
-
-    @property
-    def view(self) -> LinkView:
-        """Its present state."""
-        ...
-
-    def called(self) -> None:
-        """A call waits for it: it dials now, if it waits to dial."""
-        ...
-
-    async def request(self, request: Request) -> Json:
-        """Send over the open client. Raises what `McpClient.request` raises, `CallNotSent` when no client is open."""
-        ...
-
-    async def read_as_caller(self, affinity: str) -> None:
-        """Read what is offered in the session of one caller, where it has one. Never raises `MeshError`."""
-        ...
 
 
 @dataclass(slots=True)

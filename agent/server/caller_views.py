@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from agent.client.affinity import affinity_key, is_of_session
-from agent.dispatch.dispatcher import CallableLink
+from agent.dispatch.callable_link import CallableLink
 from agent.links.session_offers import NO_OFFERS, SessionOffers
 from agent.model import AFFINITY_META_KEY, Json, NodeIdentity, Offer
 from agent.routing.build import changed_kinds

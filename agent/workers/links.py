@@ -29,7 +29,7 @@ _AGAIN: Final = Backoff(first_s=1.0, last_s=30.0)
 
 
 class WorkerLink:
-    """The way to one backend; for dispatch, a link (`agent.dispatch.dispatcher.CallableLink`)."""
+    """The way to one backend; for dispatch, a link (`agent.dispatch.callable_link.CallableLink`)."""
 
     def __init__(self, view: LinkView) -> None:
         self.view = view

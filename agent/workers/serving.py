@@ -102,10 +102,9 @@ class Serving:
         self.gate: Final = Gate(self._policy)
         self.gate.sessions = self._sessions
         self._heard_s = clock.now_s()
-        self.is_leaving = False
         self.used_sessions: set[str] = set()
         self._by_number: dict[int, Connection] = {}
-        self._arriving = 0
+        self.is_leaving, self._arriving = False, 0
         self._gone: list[int] = []  # Before they had arrived.
         self.endpoint: Final = self._endpoint(setup, dispatch)
         self._runner: web.AppRunner | None = None

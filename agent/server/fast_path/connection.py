@@ -151,7 +151,10 @@ class FastRequest(web.Request):
 
 
 class Connection(BaseProtocol):
-    """See the module. Its last four attributes are what aiohttp's requests ask of their protocol."""
+    """See the module. Its last three attributes are what aiohttp's requests ask of their protocol.
+
+    Long because what may become of a connection depends on what has come of its next request.
+    """
 
     __slots__ = (
         "_ending",

@@ -18,8 +18,8 @@ from agent.client.affinity import affinity_key
 from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.protocol import Request
 from agent.client.sessions.dedicated import ELICITED, SESSION_ENDED
+from agent.dispatch.callable_link import CallableLink
 from agent.dispatch.client_events import CalledBackend, UpstreamEvents
-from agent.dispatch.dispatcher import CallableLink
 from agent.errors import MeshError, RpcError
 from agent.links.session_offers import ANY_OWN_LISTS, OWN_LISTS, SessionOffers
 from agent.lossless_json.exact import read_json

@@ -1,0 +1,35 @@
+"""What dispatch, and what tells servers of clients, needs of a link.
+
+Met by `agent.links.link` and, in a worker, by `agent.workers.links`. The one rule: nothing else of a link is used.
+"""
+
+from typing import Protocol
+
+from agent.client.protocol import Request
+from agent.model import BackendSpec, Json, LinkView
+
+
+class CallableLink(Protocol):
+    """What dispatch needs of a link."""
+
+    @property
+    def spec(self) -> BackendSpec:
+        """What the link is configured to be."""
+        ...
+
+    @property
+    def view(self) -> LinkView:
+        """Its present state."""
+        ...
+
+    def called(self) -> None:
+        """A call waits for it: it dials now, if it waits to dial."""
+        ...
+
+    async def request(self, request: Request) -> Json:
+        """Send over the open client. Raises what `McpClient.request` raises, `CallNotSent` when no client is open."""
+        ...
+
+    async def read_as_caller(self, affinity: str) -> None:
+        """Read what is offered in the session of one caller, where it has one. Never raises `MeshError`."""
+        ...
