@@ -61,10 +61,12 @@ class LastChosen:
 
         That one may come back. What a person gave the name to, and has taken away again, will not.
         """
+        return candidate.name not in self._freed and self.held_second_name(candidate)
+
+    def held_second_name(self, candidate: DiscoveredPeer) -> bool:
+        """Whether this candidate was called by its name and ID, whatever held its name."""
         spec = self.spec_of(candidate)
-        if spec is None or spec.name == candidate.name or candidate.name in self._freed:
-            return False
-        return spec.name in _second_names(candidate)
+        return spec is not None and spec.name != candidate.name and spec.name in _second_names(candidate)
 
 
 @dataclass(slots=True)
@@ -175,7 +177,8 @@ def give_names(
     for name in sorted(by_name):
         contenders = by_name[name]
         if len(contenders) > 1:
-            contenders.sort(key=lambda c: (not last.holds_its_name(c), c.unique, c.key))
+            # The node that an override of this name was for had no link of its own, and no second name.
+            contenders.sort(key=lambda c: (not last.holds_its_name(c), last.held_second_name(c), c.unique, c.key))
         # Renaming a link closes it, and would do so again when a namesake has restarted.
         first = next((c for c in contenders if not last.holds_second_name(c)), None)
         if first is not None and name not in taken:
