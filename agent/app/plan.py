@@ -83,7 +83,7 @@ def servers_of(settings: Settings) -> ServersFile:
 
 def client_names(settings: Settings) -> ClientNames:
     """What clients of this node see in place of the names between nodes."""
-    return ClientNames(settings.name_len_max, settings.fleet_writes, settings.short_names)
+    return ClientNames(settings.name_len_max, settings.fleet_writes, settings.short_names, settings.service_nodes)
 
 
 def listed_sources(settings: Settings) -> list[tuple[str, CatalogSource]]:

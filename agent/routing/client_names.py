@@ -5,7 +5,7 @@ this node's own server whatever other nodes have, connected or away, so that non
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -25,19 +25,22 @@ class ClientNames:
     """How the table by nodes becomes that of clients.
 
     `len_max`: of the names of tools and prompts. `fleet_writes`: see `agent.routing.fleet`. `short`: own servers of
-    scope `node` and `private` go without the name of this node.
+    scope `node` and `private` go without the name of this node. `pinned`: names that other nodes
+    alone may have, by the IDs of those; this one takes none by a short name either.
     """
 
     len_max: int = PUBLIC_NAME_LEN_MAX
     fleet_writes: tuple[str, ...] = ()
     short: bool = False
+    pinned: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
 
     def of(
         self, table: RouteTable, own: NodeIdentity, servers: Iterable[ServerSpec], before: RouteTable | None = None
     ) -> RouteTable:
         """The table of clients. `servers`: all that are configured, running or not. `before`: the one up to now."""
         if self.short:
-            names = {spec.name for spec in servers if spec.scope in _SHORT_SCOPES}
+            ours = (spec.name for spec in servers if spec.scope in _SHORT_SCOPES)
+            names = {name for name in ours if name not in self.pinned or own.node_id in self.pinned[name]}
             table = with_short_names(table, own, names, self.len_max, before)
         return with_fleets(table, self.fleet_writes, self.len_max, before)
 

@@ -186,3 +186,13 @@ def test_while_an_own_server_is_away_no_node_of_its_name_is_sent_its_calls() -> 
     assert found is not None
     assert (found.away_since_s, found.owner) == (3.0, f"node:{OWN.node_id}/files")
     assert "files-0c0c0c0c__disk__wipe" in table.tools
+
+
+@pytest.mark.parametrize("holder", [OWN, OTHER])
+def test_a_name_that_is_pinned_to_other_nodes_is_no_short_name(holder: NodeIdentity) -> None:
+    pinned = {"notes": frozenset({holder.node_id})}
+    theirs = peer(server("notes", "add", scope=ServerScope.SERVICE, node=OTHER))
+    parts = [replace(part, pinned=pinned) for part in (*OURS, theirs)]
+    table = ClientNames(short=True, pinned=pinned).of(build_routes(parts, OWN, for_clients=True), OWN, CONFIGURED)
+    assert [replica.node_id for replica in table.tools["notes__add"].replicas] == [holder.node_id]
+    assert table.tools["laptop__notes__add"].replicas[0].ours
