@@ -58,16 +58,14 @@ UI_EXTENSION = "io.modelcontextprotocol/ui"
 # How long a server may take to start: an interpreter and its imports on a busy machine take seconds, not minutes.
 START_TIMEOUT_S = 60.0
 
-# In the place of a secret.
-MASK = "********"
+MASK = "********"  # in the place of a secret
 _TURN = re.compile(r"[A-Za-z](?=[0-9])|[0-9](?=[A-Za-z])")
 # What the query of an endpoint's URL may say (docs/views.md, docs/settings.md).
 QUERY_WORDS = frozenset({"servers", "tags", "tools", "notices", "errors"})
 
 # docs/architecture.md, "Names": clients in the field refuse longer tool names (the protocol itself allows 128).
 PUBLIC_NAME_LEN_MAX = 64
-# Less would leave a shortened name hardly anything but its digest.
-PUBLIC_NAME_LEN_MIN = 32
+PUBLIC_NAME_LEN_MIN = 32  # less would leave a shortened name hardly anything but its digest
 
 # Of a node among those that serve the same. More is no setting but a slip, and in the catalog a claim to every call.
 WEIGHT_MAX = 100
@@ -430,12 +428,14 @@ class Override:
 class Suppression:
     """A discovered peer that an operator removed, described so that it stays away when it comes back.
 
-    `name`: what it was called here. `node_id`: None for a plain peer. `service_id`: what the catalog calls it.
+    `name`: what it was called here. `node_id`: None for a plain peer. `service_id`: what the catalog calls it. `url`:
+    hides what is there alone, whatever it calls itself: of what says that it is a node and has not proven it.
     """
 
     name: str
     node_id: str | None = None
     service_id: str | None = None
+    url: str | None = None
 
 
 PEER_PATH = "/mcp/local"

@@ -83,7 +83,7 @@ def servers_of(settings: Settings) -> ServersFile:
 
 def client_names(settings: Settings) -> ClientNames:
     """What clients of this node see in place of the names between nodes."""
-    return ClientNames(settings.name_len_max, settings.fleet_writes, settings.short_names)
+    return ClientNames(settings.name_len_max, settings.fleet_writes, settings.short_names, settings.service_nodes)
 
 
 def listed_sources(settings: Settings) -> list[tuple[str, CatalogSource]]:
@@ -158,6 +158,6 @@ def registry(settings: Settings, access: Access, mesh: Mesh, seen: Callable[[], 
 
 
 def addresses_of_peers(views: Callable[[], Iterable[LinkView]]) -> set[str]:
-    """The hosts of all peers, as their URLs have them."""
-    targets = (view.spec.target for view in views() if isinstance(view.spec, PeerSpec))
+    """The hosts of all nodes that have proven themselves, as their URLs have them: anybody may be in a catalog."""
+    targets = (view.spec.target for view in views() if isinstance(view.spec, PeerSpec) and view.identity is not None)
     return {host for target in targets if (host := urlsplit(target.url).hostname)}

@@ -234,8 +234,8 @@ SETTINGS: tuple[Setting, ...] = (
         "0",
         "Whether clients of this node see its own servers of scope `node` and `private` without the node's name,"
         " `files__read` in place of `node-1__files__read`. Both forms resolve here, and other nodes see no difference."
-        " A short name always means this node's server, whatever joins or leaves; so a client that another node"
-        " answers, behind a balancer, reaches the server there.",
+        " A short name always means this node's server, whatever joins or leaves, for the patterns of tokens, too; so a"
+        " client that another node answers, behind a balancer, reaches the server there.",
     ),
     Setting(
         "fleet_writes",

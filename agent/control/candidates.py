@@ -94,7 +94,7 @@ class DiscoveredPeer:
     key: InstanceKey
     place: str
     spec: PeerSpec
-    hidden_by: tuple[Suppression, ...]
+    hidden_by: Suppression
 
     @property
     def identity(self) -> str | None:
@@ -247,7 +247,7 @@ def _read(instance: Instance, own_place: _Place) -> DiscoveredPeer | Unusable:
         key=instance.key,
         place=url_key(url),
         spec=spec,
-        hidden_by=(Suppression(name, node_id, service_id),),
+        hidden_by=Suppression(name, node_id, service_id),
     )
 
 

@@ -61,10 +61,12 @@ class LastChosen:
 
         That one may come back. What a person gave the name to, and has taken away again, will not.
         """
+        return candidate.name not in self._freed and self.held_second_name(candidate)
+
+    def held_second_name(self, candidate: DiscoveredPeer) -> bool:
+        """Whether this candidate was called by its name and ID, whatever held its name."""
         spec = self.spec_of(candidate)
-        if spec is None or spec.name == candidate.name or candidate.name in self._freed:
-            return False
-        return spec.name in _second_names(candidate)
+        return spec is not None and spec.name != candidate.name and spec.name in _second_names(candidate)
 
 
 @dataclass(slots=True)
@@ -140,7 +142,9 @@ def select(
         # A node that has moved is linked where it answers now, and not at the place that it has left.
         up = {spec.name for spec in previous if spec.key in connected}
         builders = merge_twins(sorted(builders, key=lambda builder: builder.name not in up), own, findings)
-    rest = fold_in(builders, found, findings)
+    # What is at these takes no node's place either.
+    places = {one.url for one in suppressions if one.url is not None}
+    rest = [c for c in fold_in(builders, found, findings) if c.place not in places]
     rest = _one_per_node(rest, last, lambda c: _is_proven(c, last, learned, connected), findings)
     if suppressions:
         hidden = _suppressed(rest, suppressions, found)
@@ -152,9 +156,7 @@ def select(
         *(c.spec if name == c.name else replace(c.spec, name=name) for c, name in named),
     ]
     discovered = {builder.name: tuple(builder.suppressions) for builder in builders if builder.suppressions}
-    discovered |= {
-        name: c.hidden_by if name == c.name else (Suppression(name, c.node_id, c.service_id),) for c, name in named
-    }
+    discovered |= {name: (_hiding(c, name, learned),) for c, name in named}
     return Selection(
         peers=with_clear_aliases(peers, server_names),
         findings=tuple(sorted(findings)),
@@ -175,7 +177,8 @@ def give_names(
     for name in sorted(by_name):
         contenders = by_name[name]
         if len(contenders) > 1:
-            contenders.sort(key=lambda c: (not last.holds_its_name(c), c.unique, c.key))
+            # The node that an override of this name was for had no link of its own, and no second name.
+            contenders.sort(key=lambda c: (not last.holds_its_name(c), last.held_second_name(c), c.unique, c.key))
         # Renaming a link closes it, and would do so again when a namesake has restarted.
         first = next((c for c in contenders if not last.holds_second_name(c)), None)
         if first is not None and name not in taken:
@@ -370,6 +373,14 @@ def _preference(candidate: DiscoveredPeer, last: LastChosen) -> tuple[bool, bool
     return not candidate.up, candidate.node_id is None, -candidate.epoch_number, far, is_new, candidate.key
 
 
+def _hiding(candidate: DiscoveredPeer, name: str, learned: Mapping[str, str]) -> Suppression:
+    """What would hide this candidate, and nothing else where it has not proven to be the node that it says it is."""
+    node_id, service_id = candidate.node_id, candidate.service_id
+    if node_id is not None and learned.get(candidate.url) != node_id:
+        return Suppression(name, None, service_id, candidate.place)
+    return candidate.hidden_by if name == candidate.name else Suppression(name, node_id, service_id)
+
+
 def _suppressed(
     candidates: Iterable[DiscoveredPeer], suppressions: Sequence[Suppression], found: Iterable[DiscoveredPeer]
 ) -> set[InstanceKey]:
@@ -379,7 +390,7 @@ def _suppressed(
     """
     present = {candidate.node_id for candidate in found if candidate.node_id is not None}
     nodes = {s.node_id for s in suppressions if s.node_id is not None}
-    by_words = [s for s in suppressions if s.node_id is None or s.node_id not in present]
+    by_words = [s for s in suppressions if s.url is None and (s.node_id is None or s.node_id not in present)]
     names = {s.name for s in by_words}
     service_ids = {s.service_id for s in by_words if s.service_id is not None}
     return {c.key for c in candidates if c.node_id in nodes or c.name in names or c.service_id in service_ids}

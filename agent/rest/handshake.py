@@ -5,6 +5,7 @@ token, get an answer. The one rule: a handshake that was made with another addre
 a third party passes it on.
 """
 
+import asyncio
 import base64
 from collections.abc import Callable
 from typing import Final
@@ -18,6 +19,7 @@ from agent.identity.certificate_names import names_of
 from agent.identity.keeper import AssociationKeeper
 from agent.identity.node_key import node_id_of
 from agent.model import HANDSHAKE_PATH, Json
+from agent.rest.envelope import REST_BODY_TIMEOUT_S
 from agent.routing.names import is_valid_name
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024
@@ -45,10 +47,13 @@ class HandshakeRoute:
 
     async def _answer(self, request: web.Request) -> web.Response:
         try:
-            message = await _message(request)
+            async with asyncio.timeout(REST_BODY_TIMEOUT_S):  # Of a stranger, until it is read.
+                message = await _message(request)
             self._refuse_relayed(request, message)
             self._refuse_misnamed(request, message)
             return _json(200, await self._keeper.reply(message, strangers=request.get(FOR_CLIENTS, False)))
+        except TimeoutError:
+            return _json(408, {"refused": f"its message did not arrive within {REST_BODY_TIMEOUT_S:g} s"})
         except IdentityRefused as exc:
             return _json(403, {"refused": str(exc)})
 

@@ -5,13 +5,13 @@ this node's own server whatever other nodes have, connected or away, so that non
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
 from agent.model import PUBLIC_NAME_LEN_MAX, NodeIdentity, ServerScope, ServerSpec
 from agent.routing.fleet import with_fleets
-from agent.routing.names import name_beginning, shown_name
+from agent.routing.names import name_beginning, node_alias, public_name, shown_name
 from agent.routing.origins import NODE_OWNER, listed_origin
 from agent.routing.table import NAME_MEMBER, Root, Route, RouteKind, RouteTable
 
@@ -25,19 +25,22 @@ class ClientNames:
     """How the table by nodes becomes that of clients.
 
     `len_max`: of the names of tools and prompts. `fleet_writes`: see `agent.routing.fleet`. `short`: own servers of
-    scope `node` and `private` go without the name of this node.
+    scope `node` and `private` go without the name of this node. `pinned`: names that other nodes
+    alone may have, by the IDs of those; this one takes none by a short name either.
     """
 
     len_max: int = PUBLIC_NAME_LEN_MAX
     fleet_writes: tuple[str, ...] = ()
     short: bool = False
+    pinned: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
 
     def of(
         self, table: RouteTable, own: NodeIdentity, servers: Iterable[ServerSpec], before: RouteTable | None = None
     ) -> RouteTable:
         """The table of clients. `servers`: all that are configured, running or not. `before`: the one up to now."""
         if self.short:
-            names = {spec.name for spec in servers if spec.scope in _SHORT_SCOPES}
+            ours = (spec.name for spec in servers if spec.scope in _SHORT_SCOPES)
+            names = {name for name in ours if name not in self.pinned or own.node_id in self.pinned[name]}
             table = with_short_names(table, own, names, self.len_max, before)
         return with_fleets(table, self.fleet_writes, self.len_max, before)
 
@@ -56,13 +59,20 @@ def with_short_names(
     """`table` with the tools, prompts and names of these own servers listed without the node's name.
 
     Their long names resolve as before. What another node offers under the same first part is not shown; by the name of
-    its node it can still be used. `before`: what was made of an earlier table; equal definitions are the same object.
+    its node it can still be used. Another node that is called as such a server goes by its name and ID. `before`: what
+    was made of an earlier table; equal definitions are the same object.
     """
     if not servers:
         return table
     owners = {f"{NODE_OWNER}{own.node_id}/{server}": server for server in servers}
     roots = {Root(server, of_node=False): owner for owner, server in owners.items()}
-    shortened = _Shortened(owners, frozenset(table.roots[root] for root in roots if root in table.roots), len_max)
+    namesakes = {
+        owner: server
+        for server in servers
+        if (owner := table.roots.get(Root(server, of_node=True))) not in (None, f"{NODE_OWNER}{own.node_id}")
+    }
+    hidden = frozenset(table.roots[root] for root in roots if root in table.roots)
+    shortened = _Shortened(owners, hidden, namesakes, len_max)
     known = RouteTable() if before is None else before
     tables = {
         kind: MappingProxyType(dict(shortened.routes(kind, table.of_kind(kind), known.of_kind(kind))))
@@ -81,10 +91,14 @@ def with_short_names(
 
 @dataclass(frozen=True, slots=True)
 class _Shortened:
-    """`owners`: of what is shortened, with their servers; `hidden`: of what others have in the place of short names."""
+    """`owners`: of what is shortened, with their servers; `hidden`: of what others have in the place of short names.
+
+    `namesakes`: the owners of other nodes' names that are those of such servers.
+    """
 
     owners: Mapping[str, str]
     hidden: frozenset[str]
+    namesakes: Mapping[str, str]
     len_max: int
 
     def routes(
@@ -95,13 +109,14 @@ class _Shortened:
         for name, route in routes.items():
             if route.owner in self.hidden:
                 continue
-            if (short := self._short(kind, route)) is None:
+            if (short := self._short(kind, route) or self._by_id(kind, name, route)) is None:
                 yield name, route
                 continue
             shown = _shown_as(kind, short, route, known.get(short))
             if route.listed:
                 shorts[short] = shown
-            yield name, replace(route, listed=False, definition=shown.definition)
+            if route.owner in self.owners:
+                yield name, replace(route, listed=False, definition=shown.definition)
         yield from shorts.items()
 
     def away(self, routes: Mapping[tuple[RouteKind, str], Route]) -> Iterator[tuple[tuple[RouteKind, str], Route]]:
@@ -122,6 +137,16 @@ class _Shortened:
         if server is None or kind is RouteKind.SERVER:
             return server
         return shown_name(server, tool, len_max=self.len_max) if isinstance(tool, str) else None
+
+    def _by_id(self, kind: RouteKind, name: str, route: Route) -> str | None:
+        """How a thing of another node, which is called as a server of ours, goes in the place of its first name."""
+        server = self.namesakes.get(route.owner.partition("/")[0])
+        if server is None or not name.startswith(name_beginning(server)):
+            return None
+        origin = listed_origin(route.definition)
+        node, node_id, its_server, tool = (str(origin.get(key)) for key in ("node", "node_id", "server", "tool"))
+        parts = node_alias(node, node_id), its_server
+        return public_name(*parts) if kind is RouteKind.SERVER else shown_name(*parts, tool, len_max=self.len_max)
 
 
 def _shown_as(kind: RouteKind, short: str, route: Route, known: Route | None) -> Route:

@@ -38,8 +38,8 @@ _SAVED_OVERRIDE = object_of(
     optional=frozenset({"token", "headers", "kind"}),
 )
 _SAVED_SUPPRESSION = object_of(
-    {"name": text, "node_id": optional_text, "service_id": optional_text},
-    optional=frozenset({"node_id", "service_id"}),
+    {"name": text, "node_id": optional_text, "service_id": optional_text, "url": optional_text},
+    optional=frozenset({"node_id", "service_id", "url"}),
 )
 _SAVED = object_of(
     {"schema": one_of(SCHEMA), "overrides": list_of(_SAVED_OVERRIDE), "suppressions": list_of(_SAVED_SUPPRESSION)}
@@ -153,6 +153,7 @@ def _dump(kept: _Kept) -> bytes:
         ],
         "suppressions": [
             {"name": known.name, "node_id": known.node_id, "service_id": known.service_id}
+            | ({} if known.url is None else {"url": known.url})
             for known in kept.suppressions
         ],
     }
@@ -183,7 +184,8 @@ def _read(path: Path) -> _Kept:
     except Misshapen as exc:
         raise _refused(path, f"is damaged: {exc}") from None
     suppressions = tuple(
-        Suppression(entry["name"], entry.get("node_id"), entry.get("service_id")) for entry in parsed["suppressions"]
+        Suppression(entry["name"], entry.get("node_id"), entry.get("service_id"), entry.get("url"))
+        for entry in parsed["suppressions"]
     )
     return _Kept(tuple(map(_override, parsed["overrides"])), suppressions)
 

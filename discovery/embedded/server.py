@@ -68,16 +68,22 @@ class _Holder(Enum):
 
 @dataclass(slots=True)
 class _Role:
-    """`run`: of the catalog that is ours or has proven itself, empty while there is none; `refusal`: why it has not."""
+    """`run`: of the catalog that is ours or has proven itself, empty while there is none; `refusal`: why it has not.
+
+    `said`: that is in the log since one has proven itself last.
+    """
 
     serving: bool = False
     run: str = ""
     refusal: str = _NOTHING_PROVEN
+    said: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def found(self, run: str, refusal: str = "") -> None:
         """What the holder of the port has proven; wakes what waits for it."""
         self.run, self.refusal = run, refusal
+        if run:
+            self.said = False
         self.changed.set()
 
     def lost(self) -> None:
@@ -320,7 +326,9 @@ async def _proves_itself(
     run = proven_run(keys, shown[1].decode() if shown else "", number, serving.authority)
     serving.role.found(run, "" if run else _NOT_OF_THIS_MESH)
     if not run:
-        log.warning("embedded catalog: not used", extra={"reason": _NOT_OF_THIS_MESH, "at": serving.authority})
+        # A program that closes each connection at once is asked ten times a second, and must not fill the log.
+        level, serving.role.said = logging.DEBUG if serving.role.said else logging.WARNING, True
+        log.log(level, "embedded catalog: not used", extra={"reason": _NOT_OF_THIS_MESH, "at": serving.authority})
     return bool(run)
 
 

@@ -195,6 +195,23 @@ async def test_a_program_that_takes_the_port_first_sees_neither_token_nor_secret
         kept.cancel()
 
 
+async def test_a_program_that_proves_nothing_again_and_again_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    asked = 0
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nX-Mesh-Catalog: embedded\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    port = free_ports(1)[0]
+    guard = CatalogGuard(keys=lambda: (b"of this mesh",))
+    async with await asyncio.start_server(refuse, "127.0.0.1", port), embedded_catalog(port, guard=guard):
+        await until(lambda: asked > 4, within_s=5, what="asking it again")
+    assert [record.levelname for record in caplog.records if "not used" in record.message] == ["WARNING"]
+
+
 async def test_what_takes_the_port_of_a_catalog_that_has_ended_gets_a_token_that_opens_nothing() -> None:
     port = free_ports(1)[0]
     async with AsyncExitStack() as stack:

@@ -402,8 +402,13 @@ def test_the_catalog_cannot_call_an_override_ourselves() -> None:
 
 
 def _removed(catalog: Catalog, name: str) -> tuple[Suppression, ...]:
-    """What an operator's DELETE of that peer leaves behind."""
-    return select(catalog, OWN).discovered[name]
+    """What an operator's DELETE of that peer leaves behind; nodes have proven themselves."""
+    learned = {_url_of(found): found.meta["node_id"] for found in catalog.instances if "node_id" in found.meta}
+    return select(catalog, OWN, learned=learned).discovered[name]
+
+
+def _url_of(found: Instance) -> str:
+    return f"http://{found.address}:{found.port}/mcp"
 
 
 def test_a_suppressed_peer_stays_away_when_it_comes_back_changed() -> None:

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from agent.control.selection import Finding, FindingKind, select
 from agent.model import HttpTarget, NodeIdentity, Override, PeerSpec
 from discovery.model import Catalog, Health, Instance, InstanceKey
@@ -60,3 +62,22 @@ def test_a_node_that_answers_at_another_url_than_before_is_linked_there_and_stay
     # Neither URL answers: its link does not go to and fro between them.
     down = select(Catalog(), OWN, overrides=overrides, learned=learned, previous=moved).peers
     assert down == moved
+
+
+@pytest.mark.parametrize("name", ["evil", "node-b"])
+def test_the_removal_of_an_entry_that_only_claims_a_node_hides_that_entry_alone(name: str) -> None:
+    claiming = replace(COPY, meta={**COPY.meta, "name": name})
+    (claimed,) = select(Catalog((claiming,)), OWN).peers
+    removed = select(Catalog((claiming,)), OWN).discovered[claimed.name]
+    selection = select(Catalog((claiming, TRUE)), OWN, suppressions=removed)
+    assert [(spec.name, spec.target.url) for spec in selection.peers] == [("node-b", GENUINE)]
+    assert select(Catalog((claiming,)), OWN, suppressions=removed).peers == ()
+    # Another service ID or name at the same place is the same liar.
+    again = replace(claiming, key=InstanceKey("dc1", "m", "else"), meta={**COPY.meta, "name": "else"})
+    assert select(Catalog((again,)), OWN, suppressions=removed).peers == ()
+
+
+def test_the_removal_of_a_node_that_has_proven_itself_hides_it_wherever_it_comes_back() -> None:
+    removed = select(Catalog((TRUE,)), OWN, learned={GENUINE: ID_B}).discovered["node-b"]
+    assert [one.node_id for one in removed] == [ID_B]
+    assert select(Catalog((COPY,)), OWN, suppressions=removed).peers == ()

@@ -105,3 +105,17 @@ def test_a_node_whose_name_was_taken_by_a_person_has_it_back_when_that_is_taken_
     assert [spec.name for spec in again.peers] == [name]
     later = select(catalog, OWN, previous=again.peers, learned={URL: ID_B})
     assert [spec.name for spec in later.peers] == [name]
+
+
+def test_a_namesake_does_not_take_the_name_of_a_node_whose_override_is_taken_away() -> None:
+    genuine = _node("node-b", ID_B)
+    namesake = Instance(InstanceKey("dc1", "m", "z"), "10.6.6.6", 8000, meta={"node_id": "aa" * 16, "name": "node-b"})
+    both = Catalog((genuine, namesake))
+    first = select(Catalog((genuine,)), OWN)
+    second = select(both, OWN, previous=first.peers, learned={URL: ID_B})
+    mine = [Override("node-b", HttpTarget(URL))]
+    taken = select(both, OWN, overrides=mine, previous=second.peers, learned={URL: ID_B})
+    again = select(both, OWN, previous=taken.peers, learned={URL: ID_B})
+    urls = {spec.name: spec.target.url for spec in again.peers}
+    assert urls["node-b"] == URL
+    assert len(urls) == 2

@@ -28,9 +28,9 @@ def server(name: str, *tools: str, scope: ServerScope, node: NodeIdentity = OWN)
     return Contribution(f"server:{name}", ContributionKind.SERVER, name, node, scope, offer)
 
 
-def peer(*servers: Contribution) -> Contribution:
+def peer(*servers: Contribution, node: NodeIdentity = OTHER) -> Contribution:
     """Another node with these servers."""
-    table = build_routes(local_contributions(servers), OTHER)
+    table = build_routes(local_contributions(servers), node)
     offer = Offer(
         tools=tuple(route.definition for route in table.listed_tools()),
         prompts=tuple(route.definition for route in table.listed_prompts()),
@@ -38,7 +38,7 @@ def peer(*servers: Contribution) -> Contribution:
             route.definition for kind in (RouteKind.RESOURCE, RouteKind.SERVER) for route in table.listed(kind)
         ),
     )
-    return Contribution(f"peer:{OTHER.name}", ContributionKind.MESH_PEER, OTHER.name, OTHER, None, offer)
+    return Contribution(f"peer:{node.name}", ContributionKind.MESH_PEER, node.name, node, None, offer)
 
 
 OURS = (
@@ -155,3 +155,44 @@ def test_gateways_and_other_nodes_see_long_names() -> None:
     there = build_routes([replace(imported, offer=offer)], OTHER)
     assert not there.conflicts
     assert names_in(there) == ["laptop__files__read", "weather__forecast"]
+
+
+def namesake(*tools: str) -> Contribution:
+    """A node that is called as our server of files."""
+    node = NodeIdentity("0c" * 16, "files")
+    return peer(server("disk", *tools, scope=ServerScope.NODE, node=node), node=node)
+
+
+def test_a_node_that_is_called_as_an_own_server_goes_by_its_name_and_id_and_takes_no_short_name() -> None:
+    alone = shown(server("files", "read", "disk__wipe", scope=ServerScope.NODE))
+    joined = shown(server("files", "read", "disk__wipe", scope=ServerScope.NODE), namesake("wipe", "x" * 60))
+    assert joined.tools["files__disk__wipe"].definition == alone.tools["files__disk__wipe"].definition
+    theirs = joined.tools["files-0c0c0c0c__disk__wipe"]
+    assert theirs.listed
+    assert theirs.definition["name"] == theirs.public_name == "files-0c0c0c0c__disk__wipe"
+    assert len(names_in(joined)) == len(names_in(alone)) + 2
+    assert max(map(len, names_in(joined))) == 64
+    assert [name for name in names_in(joined) if name.startswith("files__")] == names_in(alone)
+    found = find_server(joined, "files-0c0c0c0c__disk")
+    assert found is not None
+    assert found.listed
+
+
+def test_while_an_own_server_is_away_no_node_of_its_name_is_sent_its_calls() -> None:
+    absence = Absence(unlisted=((FILES, 3.0),))
+    by_nodes = build_routes([namesake("wipe")], OWN, for_clients=True)
+    table = SHORT.of(with_away(RouteTable(), by_nodes, absence, OWN, 5.0), OWN, CONFIGURED)
+    found = table.find(RouteKind.TOOL, "files__disk__wipe")
+    assert found is not None
+    assert (found.away_since_s, found.owner) == (3.0, f"node:{OWN.node_id}/files")
+    assert "files-0c0c0c0c__disk__wipe" in table.tools
+
+
+@pytest.mark.parametrize("holder", [OWN, OTHER])
+def test_a_name_that_is_pinned_to_other_nodes_is_no_short_name(holder: NodeIdentity) -> None:
+    pinned = {"notes": frozenset({holder.node_id})}
+    theirs = peer(server("notes", "add", scope=ServerScope.SERVICE, node=OTHER))
+    parts = [replace(part, pinned=pinned) for part in (*OURS, theirs)]
+    table = ClientNames(short=True, pinned=pinned).of(build_routes(parts, OWN, for_clients=True), OWN, CONFIGURED)
+    assert [replica.node_id for replica in table.tools["notes__add"].replicas] == [holder.node_id]
+    assert table.tools["laptop__notes__add"].replicas[0].ours

@@ -25,10 +25,13 @@ async def test_everything_kept_is_there_after_a_restart(tmp_path: Path) -> None:
     await store.put(gateway)
     await store.put(override("a"))
     await store.suppress(Suppression("gone", "id-1", "gone-12345678"))
+    await store.suppress(Suppression("false", None, "false", "http://10.6.6.6:8000/mcp"))
     again = OverrideStore.open(tmp_path / "state")
     assert again.overrides == store.overrides == (override("a"), gateway)
-    assert again.suppressions == store.suppressions == (Suppression("gone", "id-1", "gone-12345678"),)
-    assert repr(again) == "<OverrideStore overrides=2 suppressions=1>"
+    gone = Suppression("gone", "id-1", "gone-12345678")
+    false = Suppression("false", None, "false", "http://10.6.6.6:8000/mcp")
+    assert again.suppressions == store.suppressions == (gone, false)
+    assert repr(again) == "<OverrideStore overrides=2 suppressions=2>"
 
 
 async def test_the_file_and_its_folder_are_for_their_owner_alone(tmp_path: Path) -> None:
