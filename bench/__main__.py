@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bench import (
     adopting,
     authority,
+    before,
     churn,
     eras,
     fleet,
@@ -48,6 +49,7 @@ BENCHMARKS = {
     "scale": scale.measure,
     "churn": churn.measure,
     "workers": workers.measure,
+    "before": before.measure,
 }
 RESULTS = Path(".cache/bench.json")
 

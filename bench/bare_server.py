@@ -1,4 +1,4 @@
-"""A 2026-07-28 server on a bare `asyncio.Protocol`: `python -m bench.bare_server PORT`.
+"""A 2026-07-28 server on a bare `asyncio.Protocol`: `python -m bench.bare_server PORT BYTES`.
 
 Cheaper than `bench.canned_server`: several processes in front of it are measured, and not it. One tool, `echo`, which
 answers with a canned text; its stream of list changes stays open and says nothing.
@@ -19,9 +19,7 @@ LISTED = {
     "cacheScope": "private",
     "tools": [{"name": "echo", "description": "Return a text.", "inputSchema": SCHEMA}],
 }
-ANSWERED = {"content": [{"type": "text", "text": "sixteen bytes ok"}], "resultType": "complete"}
 ANSWERS = {
-    "tools/call": orjson.dumps(ANSWERED),
     "tools/list": orjson.dumps(LISTED),
     "server/discover": orjson.dumps(DISCOVERED),
 }
@@ -89,6 +87,8 @@ def _silent_stream(message: dict[str, object]) -> bytes:
 
 async def main() -> None:
     """Serve until killed."""
+    text = "sixteen bytes ok" * (int(sys.argv[2]) // 16)
+    ANSWERS["tools/call"] = orjson.dumps({"content": [{"type": "text", "text": text}], "resultType": "complete"})
     server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", int(sys.argv[1]), backlog=1024)
     await server.serve_forever()
 

@@ -60,11 +60,12 @@ async def node_process(
     under: Sequence[str] = (),
     is_quiet: bool = False,
     start_timeout_s: float = START_TIMEOUT_S,
+    tree: Path | None = None,
     **settings: str,
 ) -> AsyncGenerator[tuple[str, int], None]:
     """Run a node; yields its base URL and its process's id. `under`: a command that runs it, without its log.
 
-    `is_quiet`: its log is written, and not shown.
+    `is_quiet`: its log is written, and not shown. `tree`: of another build, which runs with the same packages.
     """
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
         port = int(settings.get("PORT") or free_port())
@@ -78,7 +79,10 @@ async def node_process(
         scheme = "https" if "MESH_LISTEN_CERT" in settings else "http"
         command, base = [*under, sys.executable, "-m", "agent", "run"], f"{scheme}://127.0.0.1:{port}"
         log = asyncio.subprocess.DEVNULL if under or is_quiet else None
-        async with _process(command, environment, f"{base}/readyz", start_timeout_s, log) as process_id:
+        ready_url = f"{base}/readyz"
+        async with _process(
+            command, environment, ready_url, start_timeout_s=start_timeout_s, output=log, folder=tree
+        ) as process_id:
             yield base, process_id
 
 
@@ -132,9 +136,9 @@ def canned_server(tools: int = 1, delay_ms: int = 0) -> AbstractAsyncContextMana
     return _server("bench.canned_server", str(tools), str(delay_ms))
 
 
-def bare_server() -> AbstractAsyncContextManager[str]:
-    """Run the server on a bare protocol; yields its MCP URL."""
-    return _server("bench.bare_server")
+def bare_server(answer_bytes: int = 16) -> AbstractAsyncContextManager[str]:
+    """Run the server on a bare protocol, whose tool answers with so long a text; yields its MCP URL."""
+    return _server("bench.bare_server", str(answer_bytes))
 
 
 def byte_hop(target: str) -> AbstractAsyncContextManager[str]:
@@ -177,13 +181,15 @@ async def _process(
     command: list[str],
     environment: Mapping[str, str],
     ready_url: str,
+    *,
     start_timeout_s: float = START_TIMEOUT_S,
     output: int | None = None,
+    folder: Path | None = None,
 ) -> AsyncGenerator[int, None]:
     """Yields the process's id once it is ready."""
     inherited = {key: os.environ[key] for key in INHERITED if key in os.environ}
     process = await asyncio.create_subprocess_exec(
-        *command, env={**inherited, **environment}, stdout=output, stderr=output
+        *command, env={**inherited, **environment}, stdout=output, stderr=output, cwd=folder
     )
     try:
         await _ready(process, ready_url, start_timeout_s)

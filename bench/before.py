@@ -1,0 +1,138 @@
+"""This build against build 897e61c, which the goals of a call are set against: calls a second, processor time, p50.
+
+Nodes of both stand side by side and are called in turns, with wrk and a server on a bare protocol, so that neither is
+the limit; both run with the packages of this environment. The one rule: default settings, with a line of the log for
+each request.
+"""
+
+import asyncio
+import subprocess
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from bench import wrk
+from bench.figures import Figure, median_of_ratios
+from bench.processes import bare_server, cpu_s, node_process
+from bench.raw_client import ENVELOPE, VERSION, RawClient
+from bench.raw_legacy_client import RawLegacyClient
+
+BUILD: Final = "897e61c"
+TREE: Final = Path(".cache/before")
+ROUNDS: Final = 5
+CALLERS: Final = 32
+LARGE_BYTES: Final = 64 << 10
+SETTINGS: Final = {"MESH_DISCOVERY": "off", "MESH_LOG_LEVEL": "info", "MESH_LOG_FORMAT": "json"}
+# Of each way: calls a second at least so many times as many, processor time for a call at most that share.
+RATE_GOALS: Final = {"bare": 3.0, "large": None, "two hops": 2.5}
+TIME_GOALS: Final = {"bare": 0.33, "large": 0.75, "two hops": None}
+P50_GOAL: Final = 0.65
+ERAS: Final = ("2026-07-28", "sessions")
+
+
+@dataclass(slots=True)
+class Side:
+    """The nodes of one build. `bases`, `process_ids`, `sessions`: of each way; samples in the order of rounds."""
+
+    bases: dict[str, str] = field(default_factory=dict)
+    process_ids: dict[str, list[int]] = field(default_factory=dict)
+    sessions: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    rates: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    times: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    p50s: dict[str, list[float]] = field(default_factory=dict)
+
+
+async def measure() -> list[Figure]:
+    """Compare both builds at 32 callers, with large answers and over two hops, and at one caller."""
+    _check_out()
+    async with AsyncExitStack() as stack:
+        servers = {
+            "bare": {"url": await stack.enter_async_context(bare_server())},
+            "large": {"url": await stack.enter_async_context(bare_server(LARGE_BYTES))},
+        }
+        before, now = [await _side(stack, tree, servers) for tree in (TREE, None)]
+        for number in range(ROUNDS + 1):  # The first round warms up.
+            for way in RATE_GOALS:
+                for era in ERAS:
+                    for side in (before, now):
+                        await _sample(side, way, era, keeps=number > 0)
+            for era in ERAS:
+                for side in (before, now):
+                    run = await wrk.run(side.bases["bare"], _script(side, "bare", era), 1)
+                    side.p50s.setdefault(era, []).extend([run.p50_ms] if number else [])
+    return _figures(before, now)
+
+
+def _check_out() -> None:
+    if not TREE.exists():
+        subprocess.run(["git", "worktree", "prune"], check=True)
+        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(TREE), BUILD], check=True)
+
+
+async def _side(stack: AsyncExitStack, tree: Path | None, servers: Mapping[str, object]) -> Side:
+    side, name = Side(), "now" if tree is None else "before"
+
+    async def started(name: str, **more: object) -> tuple[str, int]:
+        settings = {**SETTINGS, **{key: str(value) for key, value in more.items() if key != "servers"}}
+        own = servers if more.get("servers") else None
+        return await stack.enter_async_context(node_process(name, servers=own, is_quiet=True, tree=tree, **settings))
+
+    base, process_id = await started(name, servers=True)
+    front, front_id = await started(f"{name}-front", MESH_PEERS=f"{name}={base}/mcp")
+    side.bases = {"bare": base, "large": base, "two hops": front}
+    side.process_ids = {"bare": [process_id], "large": [process_id], "two hops": [process_id, front_id]}
+    for way, at in side.bases.items():
+        client = await stack.enter_async_context(RawClient(f"{at}/mcp"))
+        while _tool(way) not in await client.tool_names():
+            await asyncio.sleep(0.05)
+        session = await stack.enter_async_context(RawLegacyClient(f"{at}/mcp"))
+        side.sessions[way] = session.session_headers
+    return side
+
+
+def _tool(way: str) -> str:
+    return f"{'large' if way == 'large' else 'bare'}__echo"
+
+
+def _script(side: Side, way: str, era: str) -> str:
+    if era == "sessions":
+        return wrk.script(_tool(way), side.sessions[way])
+    headers = {"MCP-Protocol-Version": VERSION, "Mcp-Method": "tools/call", "Mcp-Name": _tool(way)}
+    return wrk.script(_tool(way), headers, ENVELOPE)
+
+
+async def _sample(side: Side, way: str, era: str, *, keeps: bool) -> None:
+    pids = side.process_ids[way]
+    before = sum(cpu_s(pid) for pid in pids)
+    run = await wrk.run(side.bases[way], _script(side, way, era), CALLERS)
+    took_s = (sum(cpu_s(pid) for pid in pids) - before) / (run.rate * wrk.SECONDS)
+    if keeps:
+        side.rates.setdefault((way, era), []).append(run.rate)
+        side.times.setdefault((way, era), []).append(took_s)
+
+
+def _figures(before: Side, now: Side) -> list[Figure]:
+    figures = []
+    for (way, era), rates in now.rates.items():
+        times, of_way = now.times[way, era], f"{era}, {way}"
+        figures += [
+            Figure(f"{of_way}: calls/s at {CALLERS} callers, best round", max(rates), "/s"),
+            Figure(
+                f"{of_way}: over {BUILD}",
+                median_of_ratios(rates, before.rates[way, era]),
+                "x",
+                RATE_GOALS[way],
+                more_is_better=True,
+            ),
+            Figure(f"{of_way}: processor time for a call, best round", min(times) * 1e6, "us"),
+            Figure(f"{of_way}: over {BUILD}", median_of_ratios(times, before.times[way, era]), "x", TIME_GOALS[way]),
+        ]
+    for era in ERAS:
+        ratio = median_of_ratios(now.p50s[era], before.p50s[era])
+        figures += [
+            Figure(f"{era}: p50 at 1 caller, best round", min(now.p50s[era]), "ms"),
+            Figure(f"{era}: over {BUILD}", ratio, "x", P50_GOAL),
+        ]
+    return figures
