@@ -1,7 +1,7 @@
 """The wiring: turns settings into a running node, and a signal into an orderly end.
 
 Made by `agent.app.start`. The one rule: nothing decides here; parts are built, handed to each other, started in order
-and stopped in the opposite one. Long because it is the only wiring.
+and stopped in the opposite one.
 """
 
 import asyncio
@@ -10,11 +10,10 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -22,6 +21,7 @@ from aiohttp import web
 from agent import __version__, clock
 from agent.app import plan as plans
 from agent.app.access import Access
+from agent.app.configured_files import ConfiguredFiles, Readers
 from agent.app.connect import ConnectFiles
 from agent.app.drain import StopSignals, drain, last_answer, runner_of, serving_of
 from agent.app.first_bytes import start_site
@@ -35,9 +35,8 @@ from agent.audit.trail import Trail
 from agent.client.dial_guard import GuardedResolver, refusal_of_url
 from agent.client.http.prover import Credentials
 from agent.client.oauth.authorizer import Authorizers
-from agent.config.load import Settings, read_tokens_again, shown
-from agent.config.servers_file import ServersFile, keep_running, leave_out_name_of_node
-from agent.config.views_file import log_faults, read_views
+from agent.config.load import Settings, shown
+from agent.config.servers_file import ServersFile
 from agent.control.membership import Membership, MembershipPlan, own_address
 from agent.control.operator import OverrideService
 from agent.control.pinning import PinMode, Pinning
@@ -45,7 +44,6 @@ from agent.control.reconciler import Mesh, MeshHooks
 from agent.control.sources import Sources
 from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.ended_sessions import EndedSessionsNotices
-from agent.errors import ConfigRefused
 from agent.identity.keeper import AssociationKeeper
 from agent.identity.mesh_secret import catalog_keys, mesh_secrets
 from agent.late import settle_memory
@@ -113,8 +111,6 @@ class Node:
         connect: ConnectFiles | None = None,
     ) -> None:
         self._settings, self._connect = settings, connect
-        self._servers_file = servers
-        self._servers_fault = ""
         self._identity = identity
         self._node_state = state
         self._socket = listening
@@ -127,14 +123,13 @@ class Node:
         self._audit = Trail(path, records_calls=settings.audit_calls, lost=lost, refused=refused)
         self._pinning = Pinning(state.folder, PinMode(settings.pinning), self._audit.note)
         self._access = Access(settings, self._audit, self._end_of_revoked)
-        self._secrets = mesh_secrets(settings.peer_tokens, settings.tokens) or (own_secret(settings.state_dir),)
-        self._associations = AssociationKeeper(state.key, self._secrets, time.monotonic)
+        secrets = mesh_secrets(settings.peer_tokens, settings.tokens) or (own_secret(settings.state_dir),)
+        self._associations = AssociationKeeper(state.key, secrets, time.monotonic)
+        self._files = ConfiguredFiles(settings, identity.name, servers, secrets)
         leaf = None if connect is None else connect.tls
-        self._rotations, self._tls = 0, ListenerTls(settings.listen_tls, leaf)
+        self._tls = ListenerTls(settings.listen_tls, leaf)
         self._listed = plans.listed_sources(settings)
         self._outbound = outbound_of(settings, os.environ, leaf)
-        self._named_views = read_views(settings.views_file, settings.servers_file)
-        log_faults(self._named_views)
         self._endpoints: list[Endpoint] = []
         self._log_lines = kept_lines()
         self._logins = Logins(identity.node_id, time.monotonic)
@@ -194,11 +189,11 @@ class Node:
                 CatalogCache(self._node_state.folder),
                 others=sources,
             )
-            self._take_servers(self._servers_file)
+            self._files.begin(self._readers_of_files())
             runner = await self._start_serving()
             standing = self._standing(tasks, runner)
             member, self.state = tasks.create_task(self._membership.run(), name="membership"), "ready"
-            signals.reload = self._reread_files
+            signals.reload = self._files.reread
             settle_memory()
             own = self._identity
             self._audit.note("node.started", "node", version=__version__, name=own.name)
@@ -231,7 +226,10 @@ class Node:
             tasks.create_task(self._feed.run(), name="feed of the page"),
             *(tasks.create_task(e.notices.run(), name=f"notices {e.path}") for e in self._endpoints),
             *(tasks.create_task(self._sources.follow(*one), name=one[0]) for one in self._listed),
-            *(tasks.create_task(watch_file(path, then), name=f"watch {path.name}") for path, then in self._files()),
+            *(
+                tasks.create_task(watch_file(path, then), name=f"watch {path.name}")
+                for path, then in self._files.watched()
+            ),
         ]
 
     async def _start_serving(self) -> web.AppRunner:
@@ -240,14 +238,14 @@ class Node:
             "membership": lambda: self._membership.view,
             "state": self._readiness,
             "url": self._url(),
-            "left_out": lambda: self._servers_file.left_out,
-            "servers_fault": lambda: self._servers_fault,
+            "left_out": lambda: self._files.servers.left_out,
+            "servers_fault": lambda: self._files.servers_fault,
             "pinning": self._pinning,
         }
         node_status = NodeStatus(
             **looks,
             settings=lambda: shown(self._settings),
-            reread_servers=self._read_servers,
+            reread_servers=self._files.read_servers,
             tokens=self._access.status,
             audit=self._audit,
             overview_page=document,
@@ -260,7 +258,7 @@ class Node:
             dispatch=self._dispatch,
             list_changed=self._metrics.list_changed,
             session_event=self._metrics.session_event,
-            session_keys=lambda: seal_keys(self._secrets, self._settings.service_name),
+            session_keys=lambda: seal_keys(self._files.secrets, self._settings.service_name),
             updates=self._updates,
             offers=self._offers,
             draining=lambda: self.state == "draining",
@@ -277,7 +275,7 @@ class Node:
             build(PEER_PATH, routes=lambda: self._mesh.local_routes),
         ]
         self._views = Views(
-            lambda: self._mesh.routes, by_nodes, lambda: self._named_views.views, single=single, build=for_mesh
+            lambda: self._mesh.routes, by_nodes, lambda: self._files.views.views, single=single, build=for_mesh
         )
         probes = Probes(state=self._readiness, metrics=self._metrics, refresh=self._refresh_metrics)
         # Outermost first: a refusal of the security checks comes in the envelope, and no answer waits for ever.
@@ -338,6 +336,18 @@ class Node:
         of_node = (self._outbound, self._addresses, self._authorizers.of)
         return audited(dialler(Dialling(credentials, self._metrics.pending_call, *of_node)), self._audit.note)
 
+    def _readers_of_files(self) -> Readers:
+        return Readers(
+            mesh=self._mesh,
+            membership=self._membership,
+            metrics=self._metrics,
+            access=self._access,
+            associations=self._associations,
+            tls=self._tls,
+            views_changed=lambda: self._views.routes_changed(),  # noqa: PLW0108 - made later
+            tokens_changed=self._workers.nudge,
+        )
+
     def _more_routes(self) -> tuple[HandshakeRoute, DiagnosisApi, RegistryRoutes]:
         """The routes for other nodes, for finding out what is wrong, and for what reads registries."""
         judge = judge_of_callers(self._settings, self._mesh.name_of)
@@ -391,81 +401,6 @@ class Node:
 
     def _offer_changed(self, digest: str) -> None:
         self._membership.describe_ourselves(offer_digest=digest)
-
-    def _files(self) -> list[tuple[Path, Callable[[], None]]]:
-        pairs: list[tuple[Path | None, Callable[[], None]]] = [
-            (self._settings.servers_file, self._reread_servers),
-            (self._settings.views_file, self._reread_views),
-            (self._settings.token_file, self._reread_tokens),
-            (self._settings.tokens_file, self._access.file_changed),
-            (self._settings.peer_token_file, self._reread_tokens),
-            *((path, self._tls.read_again) for path in self._tls.paths),
-        ]
-        return [(path, then) for path, then in pairs if path is not None]
-
-    def _reread_files(self) -> None:
-        log.info("reload asked for by a signal")
-        for then in dict.fromkeys(then for _, then in self._files()):
-            then()
-
-    def _reread_views(self) -> None:
-        before, settings = self._named_views, self._settings
-        self._named_views = read_views(settings.views_file, settings.servers_file, before)
-        if self._named_views != before:
-            log.info("views read", extra={"views": len(self._named_views.views)})
-            log_faults(self._named_views)
-            self._views.routes_changed()
-
-    def _read_servers(self) -> None:
-        """Raises `ConfigRefused`; the running configuration stays as it is then."""
-        try:
-            file = plans.servers_of(self._settings)
-        except ConfigRefused as exc:
-            self._servers_fault = str(exc)
-            self._metrics.servers_file_ok = False
-            raise
-        self._servers_fault, self._metrics.servers_file_ok = "", True
-        self._take_servers(file)
-
-    def _take_servers(self, file: ServersFile) -> None:
-        if self._settings.servers_file is not None:
-            named = leave_out_name_of_node(file, self._identity.name, self._settings.servers_file)
-            self._servers_file = keep_running(named, self._mesh.servers)
-            self._mesh.take_servers(self._servers_file.servers)
-        for entry in self._servers_file.left_out:
-            extra = {
-                "server": entry.configured_name,
-                "reason": "; ".join(entry.reasons),
-                "runs_on": entry.keeps_running,
-            }
-            log.warning("servers file: an entry is left out", extra=extra)
-
-    def _reread_servers(self) -> None:
-        self._reread_views()
-        try:
-            self._read_servers()
-            left_out = len(self._servers_file.left_out)
-            log.info("servers file read again", extra={"servers": len(self._mesh.servers), "left_out": left_out})
-        except ConfigRefused as exc:
-            log.warning("servers file refused, the running configuration stays", extra={"reason": str(exc)})
-
-    def _reread_tokens(self) -> None:
-        try:
-            tokens, peer_tokens = read_tokens_again(self._settings)
-        except ConfigRefused as exc:
-            log.warning("token file refused, the tokens stay", extra={"reason": str(exc)})
-            return
-        self._access.replace_short(tokens)
-        secrets = mesh_secrets(peer_tokens, tokens)
-        if secrets != self._secrets:
-            self._secrets = secrets
-            self._associations.replace_secrets(secrets)
-            self._rotations += 1
-            # A peer that was refused with the old secret, or with a new one, dials again.
-            self._membership.describe_ourselves(rotations=str(self._rotations))
-        self._mesh.wake()
-        self._workers.nudge()
-        log.info("token file read again", extra={"valid": len(tokens)})
 
     def _refresh_metrics(self) -> None:
         self._metrics.observe(self._mesh, self._membership.view, self._dispatch.balance())

@@ -1,0 +1,144 @@
+"""The files of a node that are read again when they change, or when a signal asks for it: servers, views, tokens.
+
+Made by `agent.app.node`, which starts what watches them. The one rule: a file that cannot be used leaves the running
+configuration as it is, and says why.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.app import plan as plans
+from agent.app.access import Access
+from agent.app.listener_tls import ListenerTls
+from agent.config.load import Settings, read_tokens_again
+from agent.config.servers_file import ServersFile, keep_running, leave_out_name_of_node
+from agent.config.views_file import log_faults, read_views
+from agent.control.membership import Membership
+from agent.control.reconciler import Mesh
+from agent.errors import ConfigRefused
+from agent.identity.keeper import AssociationKeeper
+from agent.identity.mesh_secret import mesh_secrets
+from agent.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Readers:
+    """The parts of a node that use what these files say. `views_changed`, `tokens_changed`: called after a change."""
+
+    mesh: Mesh
+    membership: Membership
+    metrics: Metrics
+    access: Access
+    associations: AssociationKeeper
+    tls: ListenerTls
+    views_changed: Callable[[], None]
+    tokens_changed: Callable[[], None]
+
+
+class ConfiguredFiles:
+    """What these files say now: `servers`, `servers_fault` (empty for none), `views` and the `secrets` of the mesh."""
+
+    def __init__(self, settings: Settings, own_name: str, servers: ServersFile, secrets: tuple[bytes, ...]) -> None:
+        self._settings, self._own_name = settings, own_name
+        self.servers, self.servers_fault = servers, ""
+        self.secrets = secrets
+        self.views = read_views(settings.views_file, settings.servers_file)
+        log_faults(self.views)
+        self._rotations = 0
+        self._readers: Readers | None = None
+
+    def __repr__(self) -> str:
+        return f"<ConfiguredFiles {len(self.servers.servers)} servers {self.servers_fault!r}>"
+
+    def begin(self, readers: Readers) -> None:
+        """Give the servers file to the mesh, and what is read later to these."""
+        self._readers = readers
+        self._take_servers(self.servers)
+
+    @property
+    def _made(self) -> Readers:
+        assert self._readers is not None, "nothing is read again before the node is made"
+        return self._readers
+
+    def watched(self) -> list[tuple[Path, Callable[[], None]]]:
+        """Each file with what reads it again."""
+        settings, made = self._settings, self._made
+        pairs: list[tuple[Path | None, Callable[[], None]]] = [
+            (settings.servers_file, self._reread_servers),
+            (settings.views_file, self._reread_views),
+            (settings.token_file, self._reread_tokens),
+            (settings.tokens_file, made.access.file_changed),
+            (settings.peer_token_file, self._reread_tokens),
+            *((path, made.tls.read_again) for path in made.tls.paths),
+        ]
+        return [(path, then) for path, then in pairs if path is not None]
+
+    def reread(self) -> None:
+        """Read all of them again, as a signal asked."""
+        log.info("reload asked for by a signal")
+        for then in dict.fromkeys(then for _, then in self.watched()):
+            then()
+
+    def read_servers(self) -> None:
+        """Read the servers file again. Raises `ConfigRefused`; the running configuration stays as it is then."""
+        try:
+            file = plans.servers_of(self._settings)
+        except ConfigRefused as exc:
+            self.servers_fault, self._made.metrics.servers_file_ok = str(exc), False
+            raise
+        self.servers_fault, self._made.metrics.servers_file_ok = "", True
+        self._take_servers(file)
+
+    def _take_servers(self, file: ServersFile) -> None:
+        mesh = self._made.mesh
+        if self._settings.servers_file is not None:
+            named = leave_out_name_of_node(file, self._own_name, self._settings.servers_file)
+            self.servers = keep_running(named, mesh.servers)
+            mesh.take_servers(self.servers.servers)
+        for entry in self.servers.left_out:
+            extra = {
+                "server": entry.configured_name,
+                "reason": "; ".join(entry.reasons),
+                "runs_on": entry.keeps_running,
+            }
+            log.warning("servers file: an entry is left out", extra=extra)
+
+    def _reread_servers(self) -> None:
+        self._reread_views()
+        try:
+            self.read_servers()
+            left_out = len(self.servers.left_out)
+            log.info("servers file read again", extra={"servers": len(self._made.mesh.servers), "left_out": left_out})
+        except ConfigRefused as exc:
+            log.warning("servers file refused, the running configuration stays", extra={"reason": str(exc)})
+
+    def _reread_views(self) -> None:
+        before, settings = self.views, self._settings
+        self.views = read_views(settings.views_file, settings.servers_file, before)
+        if self.views != before:
+            log.info("views read", extra={"views": len(self.views.views)})
+            log_faults(self.views)
+            self._made.views_changed()
+
+    def _reread_tokens(self) -> None:
+        made = self._made
+        try:
+            tokens, peer_tokens = read_tokens_again(self._settings)
+        except ConfigRefused as exc:
+            log.warning("token file refused, the tokens stay", extra={"reason": str(exc)})
+            return
+        made.access.replace_short(tokens)
+        secrets = mesh_secrets(peer_tokens, tokens)
+        if secrets != self.secrets:
+            self.secrets = secrets
+            made.associations.replace_secrets(secrets)
+            self._rotations += 1
+            # A peer that was refused with the old secret, or with a new one, dials again.
+            made.membership.describe_ourselves(rotations=str(self._rotations))
+        made.mesh.wake()
+        made.tokens_changed()
+        log.info("token file read again", extra={"valid": len(tokens)})
