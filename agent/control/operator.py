@@ -265,6 +265,9 @@ async def ask_node(mesh: Mesh, node: str, tool: str, arguments: Json, *, timeout
     view = mesh.find_node(node)
     link = mesh.link(view.key) if view is not None else None
     if link is None:
+        away = mesh.find_peer(node)
+        if away is not None and not away.connected:
+            raise MeshError(f"Node {node!r} is not connected: {away.said_error or away.state}.")
         raise MeshError(f"There is no node named {node!r} among this node's peers.")
     params: Json = {"name": tool, "arguments": arguments}
     try:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Frame, Page
+from playwright.async_api import Browser, Frame, Page, expect
 
 from tests.conformance.node_tools import NodeTools, node_tools, why_not
 from tests.e2e.processes import ROOT, environment_of, spawn
@@ -36,21 +36,21 @@ DRAWN = """(() => {
 
 
 @pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    """A node with a server that is there, one that is not, and a peer named back."""
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningNode, RunningNode]]:
+    """A node named front with a server that is there and one that is not, and its peer named back."""
     folder = tmp_path_factory.mktemp("app")
     dead = {"url": f"http://127.0.0.1:{free_port()}/mcp"}
 
-    async def start() -> RunningNode:
+    async def start() -> tuple[RunningNode, RunningNode]:
         mesh = {"MESH_DISCOVERY": "embedded", "MESH_EMBEDDED_PORT": str(free_port())}
         node = await start_node("front", folder / "front", servers={"notes": example("notes"), "dead": dead}, **mesh)
-        await start_node("back", folder / "back", servers={"sums": example("calculator")}, **mesh)
+        back = await start_node("back", folder / "back", servers={"sums": example("calculator")}, **mesh)
 
         async def linked() -> bool:
             return (await node.peers()).get("back", {}).get("connected") is True
 
         await eventually(linked)
-        return node
+        return node, back
 
     with nodes_below(folder):
         yield asyncio.run(start())
@@ -109,9 +109,9 @@ async def titled(app: Frame, begins: str) -> None:
 
 
 async def test_the_picture_is_drawn_in_the_host_and_keeps_up_to_date(
-    browser: Browser, front: RunningNode, host_url: str
+    browser: Browser, mesh: tuple[RunningNode, RunningNode], host_url: str
 ) -> None:
-    page, app = await shown(browser, host_url, front, {})
+    page, app = await shown(browser, host_url, mesh[0], {})
     await titled(app, "front is healthy")
     away = await app.locator("#away").inner_text()
     assert "server dead" in away
@@ -126,7 +126,15 @@ async def test_the_picture_is_drawn_in_the_host_and_keeps_up_to_date(
     await page.close()
 
 
-async def test_another_node_is_shown_through_this_one(browser: Browser, front: RunningNode, host_url: str) -> None:
+async def test_another_node_is_shown_through_this_one_and_is_faint_once_it_is_away(
+    browser: Browser, mesh: tuple[RunningNode, RunningNode], host_url: str
+) -> None:
+    front, back = mesh
     page, app = await shown(browser, host_url, front, {"node": "back"})
     await titled(app, "back is healthy")
+    back.process.send_signal(signal.SIGKILL)
+    await expect(app.locator("#said")).to_contain_text(
+        "Not up to date: Node 'back' is not connected", timeout=WITHIN_MS
+    )
+    await expect(app.locator("#picture")).to_have_class("old")
     await page.close()

@@ -43,7 +43,7 @@ function dress(context) {
 function take(result) {
   const seen = result?.structuredContent;
   if (result?.isError || !seen?.links) {
-    $("said").textContent = result?.content?.[0]?.text ?? "The node gave no answer.";
+    old(result?.content?.[0]?.text ?? "The node gave no answer.");
     return;
   }
   const links = seen.links.sort((a, b) => (a.kind === "server") - (b.kind === "server") || a.name.localeCompare(b.name) || a.key.localeCompare(b.key));
@@ -52,7 +52,13 @@ function take(result) {
   const away = links.filter((link) => !link.connected).map((link) => `${link.kind} ${link.name}: ${link.state}${link.last_error ? `, ${link.last_error}` : ""}`);
   $("title").textContent = `${seen.node.name} is ${seen.node.state}: ${up} of ${links.length} connected`;
   $("away").replaceChildren(...away.slice(0, 20).map((text) => element("li", { textContent: text })));
-  $("said").textContent = "";
+  old("");
+}
+
+// Faint where what is drawn is no longer so, and why; as it was where there is no reason.
+function old(why) {
+  $("said").textContent = why && `Not up to date: ${why}`;
+  $("picture").classList.toggle("old", why !== "");
 }
 
 async function again() {
@@ -61,7 +67,7 @@ async function again() {
       take(await request("tools/call", { name: "show_mesh", arguments: input }));
       wait = Math.min(wait, AGAIN_MS);
     } catch (fault) {
-      $("said").textContent = `Not up to date: ${fault.message}`;
+      old(fault.message);
       wait = Math.min(wait * 2, AGAIN_MAX_MS);
     }
   }
