@@ -69,6 +69,14 @@ def shows_pages(capabilities: object) -> bool:
     return isinstance(types, list) and PAGE_TYPE in types
 
 
+def with_pages(capabilities: object) -> Json:
+    """The capabilities of a caller that shows pages without declaring it."""
+    declared: Json = capabilities if isinstance(capabilities, dict) else {}
+    extensions = declared.get("extensions")
+    others = extensions if isinstance(extensions, dict) else {}
+    return {**declared, "extensions": {**others, **SHOWS_PAGES["extensions"]}}
+
+
 def with_client_tasks(features: Json) -> Json:
     """The features as 2025-11-25 declares them: what a caller accepts, it accepts as a task too.
 

@@ -3,8 +3,9 @@
 Read by both ways into an endpoint, `agent.server.stateless` and `agent.server.sessions.http`. `?notices=off`: no
 `list_changed`, neither sent nor promised, for frameworks that stop at the first one. `?errors=result`: a call that was
 not executed, or whose outcome is unknown, is a result with `isError` that a model can read, for frameworks that raise
-at errors. The settings `MESH_NOTICES` and `MESH_ERRORS` hold for clients that do not say. The one rule: a word that is
-not known is refused.
+at errors. `?pages=on`: the client shows the pages of MCP Apps, though it does not declare so, as ext-apps' basic host.
+The settings `MESH_NOTICES` and `MESH_ERRORS` hold for clients that do not say. The one rule: a word that is not known
+is refused.
 """
 
 from collections.abc import Mapping
@@ -13,21 +14,24 @@ from typing import Final
 
 from aiohttp import web
 
+from agent.client.capabilities import shows_pages, with_pages
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, MCPError
 from agent.model import ERROR_META_KEY, Json
 from agent.server.request import refuse
 
 NOTICES: Final = {"on": True, "off": False}
 ERRORS: Final = {"protocol": False, "result": True}
+PAGES: Final = {"declared": False, "on": True}
 UNKNOWN: Final = "unknown"  # An outcome, in an error's `data`.
 
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """`notices`: whether list changes are announced. `errors_as_results`: see the module."""
+    """`notices`: whether list changes are announced. `errors_as_results`, `pages`: see the module."""
 
     notices: bool = True
     errors_as_results: bool = False
+    pages: bool = False
 
     def of(self, request: web.Request) -> "Preferences | web.Response":
         """Those of a request, with these where it does not say; a refusal for a word that is not known."""
@@ -38,6 +42,7 @@ class Preferences:
             return Preferences(
                 _choice("notices", query, NOTICES, default=self.notices),
                 _choice("errors", query, ERRORS, default=self.errors_as_results),
+                _choice("pages", query, PAGES, default=self.pages),
             )
         except ValueError as exc:
             return refuse(400, str(exc))
@@ -54,6 +59,10 @@ class Preferences:
             "isError": True,
             "_meta": {ERROR_META_KEY: {"code": failure.code, "data": failure.data}},
         }
+
+    def declared(self, capabilities: object) -> object:
+        """A client's capabilities, as it declared them, with what its URL says beside."""
+        return with_pages(capabilities) if self.pages and not shows_pages(capabilities) else capabilities
 
     def promised(self, introduction: Json) -> Json:
         """The result of `initialize` or `server/discover`; a client that wants no list changes is promised none."""

@@ -109,7 +109,7 @@ class StatelessServer:
                 index, route = await self._found(method, params)
                 if method in LISTS:
                     search = index.wants_search(request.query, headers)
-                    declared = params["_meta"].get(CLIENT_CAPABILITIES_META_KEY)
+                    declared = preferences.declared(params["_meta"].get(CLIENT_CAPABILITIES_META_KEY))
                     listed = index.listing(method, params, search=search, modern=True, capabilities=declared)
                     return await answer.result(listed)
                 if route is None:

@@ -1,4 +1,4 @@
-"""What a client's URL asks for: no notices of changed lists, and failures that a model can read; in both eras.
+"""What a client's URL asks for: no notices of changed lists, failures that a model can read, pages; in both eras.
 
 Real nodes in the test's own process, raw requests. The one rule: a client that asks for
 nothing gets what it always got.
@@ -105,7 +105,7 @@ def test_a_failure_as_a_result_says_in_words_whether_the_call_was_executed(
 
 
 @ERAS
-@pytest.mark.parametrize("query", ["errors=results", "notices=", "notices=no"])
+@pytest.mark.parametrize("query", ["errors=results", "notices=", "notices=no", "pages=off"])
 async def test_a_word_that_is_not_known_is_refused_with_those_that_are(era: str, query: str, tmp_path: Path) -> None:
     async with running_node("one", tmp_path) as node:
         more = headers("tools/list") if era == "stateless" else []
@@ -161,6 +161,28 @@ async def test_a_client_without_notices_is_promised_no_list_changes_in_its_capab
                 promised
             ] * 3
             assert capabilities["resources"]["subscribe"] is True
+
+
+@ERAS
+async def test_a_client_that_shows_pages_without_declaring_it_gets_the_picture_of_the_mesh(
+    era: str, tmp_path: Path
+) -> None:
+    async with running_node("one", tmp_path) as node:
+        for query, listed in (("", False), ("?pages=declared", False), ("?pages=on", True)):
+            assert ("show_mesh" in await _tools(f"{node.url}{query}", era)) is listed, query
+
+
+async def _tools(url: str, era: str) -> list[str]:
+    if era == "sessions":
+        async with raw_session(url) as mcp:
+            result = (await mcp.request("tools/list"))["result"]
+    else:
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(url, json=request("tools/list", {}), headers=headers("tools/list")) as response,
+        ):
+            result = (await response.json())["result"]
+    return [tool["name"] for tool in result["tools"]]
 
 
 async def _capabilities(url: str, era: str) -> Json:

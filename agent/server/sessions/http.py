@@ -182,7 +182,8 @@ class SessionServer:
     ) -> web.StreamResponse:
         answer = Answer(request, request_id, at_once=False)
         try:
-            declared = orjson.dumps(params["capabilities"]) if await is_initialize(params) else None
+            is_valid = await is_initialize(params)
+            declared = orjson.dumps(preferences.declared(params["capabilities"])) if is_valid else None
         except orjson.JSONEncodeError:  # Nested too deeply to be passed to any server.
             declared = None
         if declared is None:
