@@ -36,6 +36,8 @@ class Call:
     deadline_s: float | None
     on_attempt: Callable[[str], None]
     on_delivered: Callable[[bool], None]
+    on_trace: Callable[[str], None]
+    trace: str = ""  # of its attempts, where they are traced
     unknown: bool = False  # its name was away, and has become unknown
 
 

@@ -141,6 +141,7 @@ class Dispatch:
         session_id: str | None = None,
         on_attempt: Callable[[str], None] = lambda _backend: None,
         on_delivered: Callable[[bool], None] = lambda _is_error: None,
+        on_trace: Callable[[str], None] = lambda _trace: None,
         sink: ResultStream | None = None,
         present: Present | None = None,
         param_headers: Mapping[str, str] | None = None,
@@ -150,10 +151,10 @@ class Dispatch:
         `session_id` of a legacy client keeps its calls together: on a replica where the route is sticky, in a session
         where the server has sessions. A `requestState` in `params` keeps the call with the replica that gave it.
         `on_attempt` gets the backend key of each replica that is tried, `on_delivered` whether it was an error that the
-        caller had whole when it left. A large result may go to `sink` while it comes;
-        the returned one then only shows how the call ended. `present` looks the route up as it is now, before a call
-        that no replica has executed is given up. `param_headers`: the `Mcp-Param-*` headers that the client sent, by
-        names in lower case.
+        caller had whole when it left, `on_trace` the trace that the call is recorded in, if any. A large result may go
+        to `sink` while it comes; the returned one then only shows how the call ended. `present` looks the route up as
+        it is now, before a call that no replica has executed is given up. `param_headers`: the `Mcp-Param-*` headers
+        that the client sent, by names in lower case.
 
         Raises:
             StateRefused: the `requestState` is none that this node gave for this request; nothing was sent.
@@ -188,6 +189,7 @@ class Dispatch:
             deadline_s=None if received_s is None else now_s + received_s,
             on_attempt=on_attempt,
             on_delivered=on_delivered,
+            on_trace=on_trace,
         )
         self._stats.called(route, now_s)
         return self._answered(call, now_s)
@@ -367,7 +369,9 @@ class Dispatch:
         params = with_task(call.method, call.route, params, view)
         headers = self._param_headers.outgoing(call.method, call.route, params, call.param_headers)
         attempt = Attempt(call.route, replica.backend_key, now_s, timeout_s, own_timeout_s)
-        self._stats.begin(attempt, call.method, params)
+        if trace := self._stats.begin(attempt, call.method, params, call.trace):
+            call.trace = trace
+            call.on_trace(trace)
         outcome = "cancelled"
         sink = None if call.sink is None else large_result(call.sink, call.method, call.route, call.params, replica)
         if sink is not None:

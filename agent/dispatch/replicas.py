@@ -211,10 +211,13 @@ class ReplicaStats:
             return self.drained.union(exclude)
         return exclude
 
-    def begin(self, attempt: Attempt, method: str, params: Json) -> None:
-        """Note that a request goes out; where it is traced, `params` say so to the next hop."""
+    def begin(self, attempt: Attempt, method: str, params: Json, trace: str = "") -> str:
+        """Note that a request goes out; where it is traced, `params` say so to the next hop.
+
+        `trace`: that of the call's earlier attempts. Returns the attempt's own, empty where it is not traced.
+        """
         if (spans := self._recorder.spans) is not None:
-            attempt.span = spans.begin(method, attempt.route.public_name, attempt.key, params)
+            attempt.span = spans.begin(method, attempt.route.public_name, attempt.key, params, trace)
         group, key = self._group(attempt.route), attempt.key
         group.loads[key] = group.loads.get(key, UNKNOWN).started(attempt.started_s)
         if len(attempt.route.replicas) > 1:
@@ -222,6 +225,7 @@ class ReplicaStats:
             group.replicas = attempt.route.replicas
             group.asked[key] += 1
         self._recorder.call_started()
+        return "" if attempt.span is None else attempt.span.trace_id
 
     def answered(self, attempt: Attempt, now_s: float) -> None:
         """Note that its answer has begun: from now on the client sets the pace, not the replica."""

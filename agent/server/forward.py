@@ -73,7 +73,7 @@ class Served:
     `backend`: the last one tried, None when there was none. `tool_error`: the result has `isError`. `reason`: what
     went wrong, for operators. `public_name`: what the mesh calls it, where the client used its server's own name.
     `by_search`: a model calls a tool in search mode, where no list has told its client of the tool's page.
-    `was_delivered`: a large result went out whole before its reader left.
+    `was_delivered`: a large result went out whole before its reader left. `trace`: where it is recorded.
     """
 
     backend: str | None = "own"
@@ -82,6 +82,7 @@ class Served:
     public_name: str | None = None
     by_search: bool = False
     was_delivered: bool = False
+    trace: str | None = None
 
     def delivered(self, is_error: bool) -> None:
         """Note that the caller had the whole result when it left."""
@@ -90,6 +91,10 @@ class Served:
     def asked(self, backend: str) -> None:
         """Note the backend of an attempt."""
         self.backend = backend
+
+    def traced(self, trace: str) -> None:
+        """Note the trace that its attempts are recorded in, which its client may not have begun."""
+        self.trace = trace
 
 
 async def forward(
@@ -132,6 +137,7 @@ async def forward(
             session_id=session_id,
             on_attempt=served.asked,
             on_delivered=served.delivered,
+            on_trace=served.traced,
             sink=None if names_page else sink,
             present=present or partial(list_index.present, method, params),
             param_headers=param_headers,
@@ -290,7 +296,7 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
         fields["caller"] = self._caller.grant.name
         if self._request_id is not None:
             fields["request_id"] = given if type(given := self._request_id) is int else _short(given)
-        if (trace := _trace_of(self._params)) is not None:
+        if (trace := _trace_of(self._params) or served.trace) is not None:
             fields["trace"] = trace
         fields["backend"] = served.backend
         fields["outcome"] = "ok" if failure is None and not served.tool_error else _outcome(served, failure)

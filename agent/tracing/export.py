@@ -43,12 +43,17 @@ class Spans:
     def __repr__(self) -> str:
         return f"<Spans {self._ended.qsize()} waiting, {self._dropped} dropped>"
 
-    def begin(self, method: str, name: str, backend: str, params: Json) -> Span | None:
-        """A span for an attempt, which `params` name as their parent from now on; None where nothing is recorded."""
+    def begin(self, method: str, name: str, backend: str, params: Json, begun: str = "") -> Span | None:
+        """A span for an attempt, which `params` name as their parent from now on; None where nothing is recorded.
+
+        `begun`: the trace of the call's earlier attempts, where its client has none; empty for the first one.
+        """
         parent = parent_in(params)
         if parent is not None and not parent.sampled:
             return None
-        trace_id, parent_id = (os.urandom(16).hex(), "") if parent is None else (parent.trace_id, parent.span_id)
+        trace_id, parent_id = (
+            (begun or os.urandom(16).hex(), "") if parent is None else (parent.trace_id, parent.span_id)
+        )
         attributes = {"mcp.method.name": method, "mesh.backend": backend}
         attributes["gen_ai.tool.name" if method == _TOOLS_CALL else "mesh.name"] = name
         span = Span(trace_id, os.urandom(8).hex(), parent_id, f"{method} {name}", time.time_ns(), attributes)

@@ -50,6 +50,7 @@ class WorkerDispatch(Dispatch):
         session_id: str | None = None,
         on_attempt: Callable[[str], None] = lambda _backend: None,
         on_delivered: Callable[[bool], None] = lambda _is_error: None,
+        on_trace: Callable[[str], None] = lambda _trace: None,
         sink: ResultStream | None = None,
         present: Present | None = None,  # noqa: ARG002 - the node waits, not a worker
         param_headers: Mapping[str, str] | None = None,
@@ -67,6 +68,7 @@ class WorkerDispatch(Dispatch):
                 session_id=session_id,
                 on_attempt=on_attempt,
                 on_delivered=on_delivered,
+                on_trace=on_trace,
                 sink=sink,
                 param_headers=param_headers,
             )

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from tests.e2e.running import StartNode
+from tests.e2e.running import RunningNode, StartNode
 from tests.integration.servers.hosting import Seen, rpc_error, rpc_result, scripted
 from tests.ports import free_port
 from tests.waiting import eventually
@@ -42,6 +42,12 @@ async def collector(port: int) -> AsyncIterator[list[dict[str, Any]]]:
         await runner.cleanup()
 
 
+def trace_logged(node: RunningNode) -> str | None:
+    """The trace in the newest line of a call."""
+    trace: str | None = [line for line in node.events("MCP request") if line["method"] == "tools/call"][-1].get("trace")
+    return trace
+
+
 async def test_the_spans_of_both_nodes_are_one_trace_from_the_client_to_the_server(
     start: StartNode, tmp_path: Path
 ) -> None:
@@ -63,7 +69,7 @@ async def test_the_spans_of_both_nodes_are_one_trace_from_the_client_to_the_serv
     mesh = {"MESH_DISCOVERY": "embedded", "MESH_EMBEDDED_PORT": str(free_port())}
     mesh["MESH_TRACES_URL"] = f"http://127.0.0.1:{port}/v1/traces"
     async with collector(port) as spans, scripted(answer) as server:
-        await start("back", tmp_path / "back", servers={"eye": {"url": server.url}}, **mesh)
+        back = await start("back", tmp_path / "back", servers={"eye": {"url": server.url}}, **mesh)
         front = await start("front", tmp_path / "front", **mesh)
         await eventually(partial(front.offers, "eye__look"))
         async with front.client() as client:
@@ -74,7 +80,15 @@ async def test_the_spans_of_both_nodes_are_one_trace_from_the_client_to_the_serv
 
         await eventually(came)
         by_node = {span["node"]: span for span in spans if span["name"] == "tools/call eye__look"}
-    assert {span["traceId"] for span in by_node.values()} == {TRACE}
-    assert by_node["front"]["parentSpanId"] == CLIENT_SPAN
-    assert by_node["back"]["parentSpanId"] == by_node["front"]["spanId"]
-    assert told == [f"00-{TRACE}-{by_node['back']['spanId']}-01"]
+        assert {span["traceId"] for span in by_node.values()} == {TRACE}
+        assert by_node["front"]["parentSpanId"] == CLIENT_SPAN
+        assert by_node["back"]["parentSpanId"] == by_node["front"]["spanId"]
+        assert told == [f"00-{TRACE}-{by_node['back']['spanId']}-01"]
+
+        # A client without a trace: the first node begins one, and its line in the log names it, as the next one's does.
+        spans.clear()
+        async with front.client() as client:
+            await client.call_tool("eye__look", {})
+        await eventually(came)
+        (begun,) = {span["traceId"] for span in spans if span["name"] == "tools/call eye__look"}
+        assert [trace_logged(node) for node in (front, back)] == [begun, begun]

@@ -82,6 +82,19 @@ def test_a_trace_that_its_client_does_not_record_is_left_alone() -> None:
     assert params == {"_meta": {"traceparent": f"00-{TRACE}-{SPAN}-00"}}
 
 
+def test_a_call_that_is_sent_again_stays_in_the_trace_that_its_first_attempt_began() -> None:
+    spans = Spans("http://127.0.0.1:1", {})
+    first = spans.begin("tools/call", "x", "server:one", {})
+    assert first is not None
+    again = spans.begin("tools/call", "x", "server:two", {}, first.trace_id)
+    assert again is not None
+    assert (again.trace_id, again.parent_id, again.span_id == first.span_id) == (first.trace_id, "", False)
+    of_its_client: dict[str, Any] = {"_meta": {"traceparent": f"00-{TRACE}-{SPAN}-01"}}
+    told = spans.begin("tools/call", "x", "server:two", of_its_client, TRACE)
+    assert told is not None
+    assert (told.trace_id, told.parent_id) == (TRACE, SPAN)
+
+
 def test_without_a_collector_calls_go_on_and_spans_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WAITING_MAX", 2)
     monkeypatch.setattr(module, "BATCH_EVERY_S", 60.0)
