@@ -14,6 +14,8 @@ from typing import Any, Final
 CLOCK_FAULT_S: Final = 30.0
 CLOCK_WARNING_S: Final = 5.0
 CERTIFICATE_WARNING_DAYS: Final = 14
+# States of a link that was tried and is down.
+_AWAY: Final = frozenset({"backoff", "parked"})
 _OUR_NAME: Final = frozenset({"name_taken", "own_entry_twice", "own_id_elsewhere"})
 
 
@@ -184,7 +186,20 @@ def advertised(url: str, seen: Mapping[str, str]) -> Finding:
     if bad:
         fix = "set MESH_ADVERTISE_ADDRESS and MESH_ADVERTISE_PORT to what peers can dial, and open the firewall"
         return Finding("advertised", Status.FAULT, f"{url} is not reached by {'; '.join(bad)}", fix)
-    return Finding("advertised", Status.OK, f"{', '.join(seen)} reach this node")
+    return Finding("advertised", Status.OK, f"{', '.join(seen)} {'reaches' if len(seen) == 1 else 'reach'} this node")
+
+
+def links(rows: Sequence[Mapping[str, Any]]) -> Finding:
+    """Whether servers and peers are connected. One that is away is tried again, and may be no fault of this node."""
+    away = [
+        f"{row.get('name')}: {row.get('last_error') or row.get('state')}"
+        for row in rows
+        if not row.get("connected") and row.get("state") in _AWAY
+    ]
+    if away:
+        fix = "look at what is named; the node tries again by itself (`mesh-agent status` says when)"
+        return Finding("links", Status.WARNING, "; ".join(away), fix)
+    return Finding("links", Status.OK, f"no server or peer is away, of {len(rows)}")
 
 
 def name(own: str, findings: Iterable[Mapping[str, Any]]) -> Finding:

@@ -239,7 +239,7 @@ def _file_flag(parser: Parser) -> None:
 def _connect_flags(parser: Parser) -> None:
     from agent.config.connections import PROGRAMS  # noqa: PLC0415 - for this command alone
 
-    parser.add_argument("program", metavar="PROGRAM", choices=PROGRAMS, help=", ".join(PROGRAMS))
+    parser.add_argument("program", choices=PROGRAMS, help="the program whose file gets an entry")
     parser.add_argument("--name", default="mesh", help="what the program calls the node; mesh when left out")
     parser.add_argument("--write", action="store_true", help="write it into the program's file, beside a copy of that")
     parser.add_argument("--file", metavar="FILE", help="this file, not the program's usual one")

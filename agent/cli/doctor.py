@@ -97,6 +97,7 @@ def _of_the_node(node: Node, answer: Answer, status: dict[str, Any]) -> Iterator
     catalog = itself.get("discovery") or {}
     yield checks.discovery(catalog)
     yield checks.name(str(itself.get("name")), rows_in(status, "findings"))
+    yield checks.links([*rows_in(itself, "servers"), *rows_in(status, "peers")])
     if catalog.get("mode") == "off":
         yield checks.skipped("advertised", "without a catalog, the node tells its address to none")
         return

@@ -64,7 +64,10 @@ def describe_tool(args: Namespace) -> int:
     print(one_line(args.name))
     for label, value in (
         ("title", tool.get("title")),
-        ("server", origin.get("server") and f"{origin['server']}, {origin.get('scope')}, of node {origin.get('node')}"),
+        (
+            "server",
+            origin.get("server") and f"{origin['server']}, {origin.get('scope')}, as node {origin.get('node')} has it",
+        ),
         ("hints", _hints(tool)),
     ):
         if value:

@@ -137,12 +137,13 @@ def instructions(plans: Sequence[NodePlan], command: str, python: str) -> str:
     )
 
 
-def what_to_try(second: NodePlan, pid: int) -> str:
-    """Say what shows that the mesh goes on when a node dies; `pid`: of the second node."""
+def what_to_try(first: NodePlan, second: NodePlan, pid: int, command: str) -> str:
+    """Say what shows that the mesh goes on when a node dies; `pid`: of the second node, `command`: this program."""
     return "\n".join(
         [
             f"Try:     kill -9 {pid}     # ends {second.name}, which runs dice",
             f"         then call {CALLED_TOOL} again: node-c rolls them, and the page shows {second.name} go",
+            f"         {command} logs --url {first.url}: each call has a line, and its backend= says who answered",
             "         Enter, here: starts a node that has ended again, and it is back in the mesh",
         ]
     )

@@ -91,7 +91,7 @@ async def _demo(*, once: bool) -> None:
                 await _call_across(session, plans[0])
             print(f"\n{instructions(plans, command_name(), shlex.quote(sys.executable))}", flush=True)
             if not once:
-                print(f"\n{what_to_try(plans[1], nodes[plans[1]].pid)}", flush=True)
+                print(f"\n{what_to_try(plans[0], plans[1], nodes[plans[1]].pid, command_name())}", flush=True)
                 print(f"\nLogs are in {folder}. Ctrl-C stops all three.", flush=True)
                 await _stay(nodes, embedded_port)
         finally:

@@ -33,7 +33,7 @@ const many = (count, one) => `${count} ${one}${count === 1 ? "" : "s"}`;
 
 function showGroups(links, node) {
   const out = groups.flatMap((group) => group.replicas).filter((one) => one.out_until !== null).length;
-  $("replicas-now").textContent = groups.length ? `${many(groups.length, "service")} on several nodes, ${many(out, "replica")} ejected.` : "No service on several nodes has been called yet.";
+  $("replicas-now").textContent = groups.length ? `${many(groups.length, "service")} on several nodes, ${many(out, "replica")} ejected.` : "No service that was called runs on several nodes now.";
   $("replicas").tBodies[0].replaceChildren(...groups.flatMap((group) => group.replicas.map((one) => element("tr", {},
     element("td", { textContent: group.name.replace(/^\w+:/, "") }),
     element("td", { textContent: links.get(one.key)?.kind === "server" ? `${node} (this node)` : one.name }),
@@ -69,7 +69,9 @@ function plot(canvas, lines) {
       if (value === null) { open = false; return; }
       const x = width - ((values.length - 1 - index) * width) / (shown - 1);
       const y = height - 22 - (value / top) * (height - 42);
-      if (open) context.lineTo(x, y); else context.moveTo(x, y);
+      const alone = !open && (values[index + 1] ?? null) === null;
+      if (open) context.lineTo(x, y); else context.moveTo(alone ? x - 3 : x, y);
+      if (alone) context.lineTo(x + 3, y);
       open = true;
     });
     context.stroke();

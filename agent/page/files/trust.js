@@ -46,7 +46,7 @@ async function showAudit() {
   const rows = $("audit").tBodies[0];
   try {
     const { records } = (await rest("GET", `audit?count=${RECORDS}`)).data;
-    $("audit-now").textContent = records.length ? `The newest ${records.length} records.` : "No records yet.";
+    $("audit-now").textContent = records.length ? records.length === 1 ? "One record." : `The newest ${records.length} records.` : "No records yet.";
     rows.replaceChildren(...records.reverse().map(({ time, act, who, seq: _, ...more }) => element("tr", {},
       element("td", { textContent: new Date(time).toLocaleString() }),
       element("td", { textContent: who }),

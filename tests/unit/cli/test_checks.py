@@ -25,6 +25,7 @@ GOOD = [
     checks.discovery({"mode": "off"}),
     checks.discovery({"mode": "consul", "up": True, "registered": True}),
     checks.advertised("http://h:1/mcp", {"b": ""}),
+    checks.links([{"name": "b", "connected": True, "state": "ready"}, {"name": "lazy", "state": "idle"}]),
     checks.name("a", [{"name": "b", "kind": "name_taken"}]),
 ]
 
@@ -79,6 +80,7 @@ def test_fault_has_its_cause_and_its_fix(finding: Finding, cause: str, fix: str)
         checks.settings("", ("MESH_X is not known",)),
         checks.clock(Answer(200, clock_s=7.0)),
         checks.tls([("MESH_LISTEN_*", "", 3.0)]),
+        checks.links([{"name": "b", "connected": False, "state": "backoff", "last_error": "it refuses"}]),
     ],
     ids=lambda one: one.cause,
 )

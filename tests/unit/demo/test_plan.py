@@ -14,6 +14,7 @@ from agent.demo.plan import (
     plan_nodes,
     read_status,
     servers_json,
+    what_to_try,
 )
 from agent.model import ServerScope
 
@@ -63,3 +64,9 @@ def test_instructions_name_every_url_and_can_be_pasted() -> None:
     _, program = text.split("/env/bin/python, with these lines:\n\n")
     calls = [node for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Call)]
     assert [ast.literal_eval(call.args[1]) for call in calls if len(call.args) == 2] == [{"sides": 20, "count": 3}]
+
+
+def test_what_to_try_names_the_node_to_end_and_where_it_is_said_who_answered() -> None:
+    text = what_to_try(PLANS[0], PLANS[1], 77, "mesh-agent")
+    assert "kill -9 77     # ends node-b" in text
+    assert "mesh-agent logs --url http://127.0.0.1:4001" in text
