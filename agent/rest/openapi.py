@@ -5,7 +5,7 @@ from `agent.authority.routes`. The one rule: a route that is not described here 
 description without a route.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -244,9 +244,6 @@ def routes_of(app: web.Application) -> Iterator[tuple[str, str]]:
 
 def document_of(app: web.Application) -> Json:
     """The document. Raises `KeyError` for a route that is not described."""
-    paths: dict[str, Json] = {}
-    for method, path in sorted(routes_of(app)):
-        paths.setdefault(path, {})[method.lower()] = _described(method, path, OPERATIONS[method, path])
     return {
         "openapi": "3.1.0",
         "info": {
@@ -254,12 +251,20 @@ def document_of(app: web.Application) -> Json:
             "version": __version__,
             "description": "One node. MCP itself is spoken at /mcp and below; nodes talk to each other at " + PEER_PATH,
         },
-        "paths": paths,
+        "paths": paths_of(sorted(routes_of(app))),
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "schemas": {"Error": _ERROR},
         },
     }
+
+
+def paths_of(routes: Iterable[tuple[str, str]]) -> dict[str, Json]:
+    """The `paths` of the document for these routes. Raises `KeyError` for a route that is not described."""
+    paths: dict[str, Json] = {}
+    for method, path in routes:
+        paths.setdefault(path, {})[method.lower()] = _described(method, path, OPERATIONS[method, path])
+    return paths
 
 
 _ERROR: Final = _object(
