@@ -7,7 +7,7 @@ import pytest
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from agent.errors import RpcError
-from agent.model import Era, Json
+from agent.model import UI_EXTENSION, Era, Json
 from tests.integration.pairings.cells import LEGACY_VERSION, Cell, Wire, wire
 from tests.integration.servers.raw_session import ACCEPT, initialize_request
 from tests.integration.stateless_requests import headers, request
@@ -38,7 +38,7 @@ async def test_initialize_is_answered_in_the_version_that_was_asked_for_or_the_l
     assert result["protocolVersion"] == (version if version in HANDSHAKE_PROTOCOL_VERSIONS else LEGACY_VERSION)
     known = result["capabilities"]
     assert known["experimental"][MESH]["node_id"]
-    assert "extensions" not in known
+    assert known["extensions"].keys() == {UI_EXTENSION}  # The mesh stands in `experimental`, as extensions are newer.
     assert all(known[feature]["listChanged"] for feature in ("tools", "prompts", "resources"))
     assert known["resources"]["subscribe"] is True
     assert {"completions", "logging"} <= known.keys()
