@@ -9,7 +9,7 @@ from tests.simulation.world import simulate
 pytestmark = pytest.mark.timeout(180)
 
 # A few milliseconds each; what a mesh of whole nodes costs is a hundred times that.
-SEEDS, MESHES, BLOCK = 4_800, 10, 400
+SEEDS, MESHES, BLOCK = 2_400, 10, 400
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, BLOCK))
