@@ -10,7 +10,7 @@ import logging
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import orjson
 
@@ -48,12 +48,15 @@ _SAVED: Final = object_of(
 )
 
 
+_Taken: TypeAlias = tuple[str, str, Catalog]  # The URL, the name of the service, what it has.
+
+
 class CatalogCache:
     """The file. `take` is called in the loop; `keep` is the only writer."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
-        self._waiting: bytes | None = None
+        self._waiting: _Taken | None = None
         self._wake = asyncio.Event()
         self._refused = False
 
@@ -66,7 +69,7 @@ class CatalogCache:
 
     def take(self, url: str, service_name: str, catalog: Catalog) -> None:
         """Keep a catalog; it is written soon."""
-        self._waiting = _dump(url, service_name, catalog)
+        self._waiting = url, service_name, catalog
         self._wake.set()
 
     async def forget(self) -> None:
@@ -81,16 +84,21 @@ class CatalogCache:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            content, self._waiting = self._waiting, None
-            if content is not None:
+            taken, self._waiting = self._waiting, None
+            if taken is not None:
                 try:
-                    await loop.run_in_executor(None, write_durably, self._path, content)
+                    await loop.run_in_executor(None, _write, self._path, taken)
                     self._refused = False
                 except OSError as exc:
                     level = logging.DEBUG if self._refused else logging.WARNING
                     log.log(level, "the catalog cannot be kept on disk", extra={"reason": exc.strerror or str(exc)})
                     self._refused = True
             await asyncio.sleep(WRITE_PAUSE_S)
+
+
+def _write(path: Path, taken: _Taken) -> None:
+    """Runs in a thread: 5,000 instances take some 40 ms to be written out, too long for the loop. Raises OSError."""
+    write_durably(path, _dump(*taken))
 
 
 def _dump(url: str, service_name: str, catalog: Catalog) -> bytes:

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import orjson
 import pytest
@@ -93,6 +95,26 @@ async def test_a_file_that_cannot_be_used_is_ignored_with_a_warning_and_written_
     async with keeping(cache):
         cache.take(URL, SERVICE, catalog(2))
         await written(tmp_path, 2)
+
+
+class _Instances(tuple[Instance, ...]):
+    """Notes which threads look at it."""
+
+    __slots__ = ()
+    seen_by: ClassVar[set[int]] = set()
+
+    def __iter__(self) -> Iterator[Instance]:
+        self.seen_by.add(threading.get_ident())
+        return super().__iter__()
+
+
+async def test_the_event_loop_does_not_wait_while_a_long_catalog_is_written_out(tmp_path: Path) -> None:
+    cache = CatalogCache(tmp_path)
+    async with keeping(cache):
+        cache.take(URL, SERVICE, Catalog(_Instances(catalog(3).instances)))
+        await written(tmp_path, 3)
+    assert _Instances.seen_by
+    assert threading.get_ident() not in _Instances.seen_by
 
 
 @pytest.mark.looptime
