@@ -99,6 +99,8 @@ def _read(name: str, stamp: _Stamp, before: tuple[Instance, ...]) -> _File:
         return _File(stamp, before, exc.strerror or type(exc).__name__)
     except ValueError as exc:
         return _File(stamp, before, " ".join(str(exc).split())[:200])
+    except Exception as exc:  # noqa: BLE001 - YAML's reader raises nearly anything, KeyError and RecursionError for two
+        return _File(stamp, before, f"it cannot be read ({type(exc).__name__})")
 
 
 def _parsed(name: str, content: bytes) -> Any:

@@ -82,6 +82,20 @@ async def test_a_broken_or_half_written_file_keeps_what_it_said_and_the_status_s
     assert len(follower.catalogs) == 2
 
 
+@pytest.mark.parametrize("broken", ["- targets: !!bool x", "- !!int ''", "[" * 20_000, "- targets: [", "\x00"])
+async def test_no_text_of_a_yaml_file_ends_the_source_or_takes_a_peer_away(tmp_path: Path, broken: str) -> None:
+    file = tmp_path / "peers.yml"
+    file.write_text("- targets: ['10.0.0.1:8000']")
+    follower = Follower(FileSource([str(file)]))
+    async with running(follower.run()):
+        await follower.until(lambda seen: places(seen) == {"10.0.0.1:8000"})
+        file.write_text(broken)
+        await until(lambda: "peers.yml" in follower.source.status.last_error, what="fault")
+        file.write_text("- targets: ['10.0.0.2:8000']")
+        await follower.until(lambda seen: places(seen) == {"10.0.0.2:8000"})
+    assert len(follower.catalogs) == 2
+
+
 async def test_a_file_that_is_gone_counts_a_while_longer_and_one_that_is_missing_is_waited_for(tmp_path: Path) -> None:
     file = tmp_path / "peers.json"
     follower = Follower(FileSource([str(file)]))
