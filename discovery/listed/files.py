@@ -28,6 +28,7 @@ FILE_BYTES_MAX = 16 * 1024 * 1024
 _YAML = (".yml", ".yaml")
 
 _Stamp = tuple[int, int, int]
+_NO_STAMP: _Stamp = (-1, -1, -1)  # No file's: it is read again as soon as it can be.
 
 
 @dataclass(slots=True)
@@ -68,11 +69,16 @@ class FileSource:
     def _look(self, now_s: float) -> None:
         """Read what has changed; runs in a thread, and nothing else touches the files meanwhile."""
         present = {found for pattern in self._patterns for found in glob.glob(pattern)}  # noqa: PTH207 - absolute ones, too
-        for name in sorted(present):
+        # A glob says nothing of a folder that cannot be read, so those that were there are looked at by name.
+        for name in sorted(present | self._files.keys()):
             known = self._files.get(name)
             try:
                 stat = os.stat(name)  # noqa: PTH116 - one system call a file and second
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as exc:
+                before = () if known is None else known.instances
+                self._files[name] = _File(_NO_STAMP, before, exc.strerror or type(exc).__name__, now_s)
                 continue
             stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if known is None or known.stamp != stamp:

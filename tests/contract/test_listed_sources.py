@@ -1,5 +1,6 @@
 """Sources that list addresses, files and names of DNS: what changes is seen, and no error takes anything away."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -108,6 +109,25 @@ async def test_a_file_that_is_gone_counts_a_while_longer_and_one_that_is_missing
         assert follower.catalogs[1:] == []
         file.unlink()
         await follower.until(lambda seen: not seen.instances)
+    assert len(follower.catalogs) == 2
+
+
+async def test_a_file_that_cannot_be_looked_at_is_not_a_file_that_is_gone(tmp_path: Path) -> None:
+    file = tmp_path / "peers.json"
+    file.write_text(listing("10.0.0.1:8000"))
+    follower = Follower(FileSource([str(tmp_path / "*.json")]))
+    async with running(follower.run()):
+        await follower.until(lambda seen: places(seen) == {"10.0.0.1:8000"})
+        draft = tmp_path / "draft"
+        draft.symlink_to("peers.json")  # A link to itself once it is in place, which cannot be followed.
+        draft.replace(file)
+        began_at_s = asyncio.get_running_loop().time()
+        await until(lambda: "symbolic links" in follower.source.status.last_error, what="fault")
+        await until(lambda: asyncio.get_running_loop().time() > began_at_s + 2 * files.GONE_AFTER_S, what="too long")
+        file.unlink()
+        file.write_text(listing("10.0.0.2:8000"))
+        await follower.until(lambda seen: places(seen) == {"10.0.0.2:8000"})
+        assert follower.source.status.up
     assert len(follower.catalogs) == 2
 
 
