@@ -342,7 +342,8 @@ class _Transport(HTTPClient):  # type: ignore[misc] # the library is untyped
         data: str | bytes = b"",
         timeout_s: float = request_timeout_s(0.0),
     ) -> T:
-        kind, usual_s, began_s = kind_of(method, path), timeout_s, clock.now_s()
+        kind = kind_of(method, path, waits=any(name == "index" for name, _ in params))
+        usual_s, began_s = timeout_s, clock.now_s()
         if usual_s >= request_timeout_s(0.0):  # A shorter one is its caller's own limit.
             timeout_s += self._patience.more_s(kind)
         try:

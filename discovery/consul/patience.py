@@ -38,6 +38,9 @@ class Patience:
             del self._late[kind]
 
 
-def kind_of(method: str, path: str) -> str:
-    """The kind of a request to `path`, which begins with `/v1/`: `GET health/service`, `PUT agent/check`."""
-    return f"{method} {'/'.join(path.split('/')[2:4])}"
+def kind_of(method: str, path: str, *, waits: bool = False) -> str:
+    """The kind of a request to `path`, which begins with `/v1/`: `GET health/service`, `PUT agent/check`.
+
+    `waits`: for news. Such a query ends early when there are some, which says nothing about how slow the agent is.
+    """
+    return f"{method} {'/'.join(path.split('/')[2:4])}{', waiting' * waits}"

@@ -52,6 +52,19 @@ async def test_the_token_travels_in_its_header_and_the_namespace_in_the_query() 
     assert server.queries == [{"index": "5", "wait": "1500ms", "ns": "team"}]
 
 
+async def test_news_that_end_a_wait_early_do_not_end_the_patience_with_an_agent_that_is_slow() -> None:
+    async with (
+        fault_server(lambda _number, _request: rows_answer("a")) as server,
+        open_client(server.settings) as client,
+    ):
+        patience = client._transport._patience
+        patience.note_late("GET health/service")  # A read without an index took longer than 5 s.
+        await client.health("mcp-node", index=5, wait_s=25.0)
+        assert patience.more_s("GET health/service") == 5.0
+        await client.health("mcp-node")
+        assert patience.more_s("GET health/service") == 0.0
+
+
 async def test_a_unix_socket_serves_as_well(tmp_path: Path) -> None:
     server = FaultServer(lambda _number, _request: rows_answer("a"))
     async with serving(server, unix_path=tmp_path / "consul.sock"):

@@ -24,3 +24,4 @@ def test_a_slow_answer_keeps_the_patience_that_it_needed_and_a_quick_one_ends_it
 def test_the_kind_of_a_request_is_its_method_and_part_of_the_api() -> None:
     assert kind_of("GET", "/v1/health/service/mcp-node") == "GET health/service"
     assert kind_of("PUT", "/v1/agent/check/pass/service:a") == "PUT agent/check"
+    assert kind_of("GET", "/v1/health/service/mcp-node", waits=True) == "GET health/service, waiting"
