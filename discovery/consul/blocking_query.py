@@ -37,6 +37,10 @@ _IDLE = Backoff(first_s=0.1, last_s=1.0)
 _ANSWER_GRACE_S = 5.0
 
 
+# The trouble of an instance that is missing since the catalog's state went back, for a finding.
+FORGOTTEN = "the catalog lacks it since its own state went back; a link that answers stays"
+
+
 class Trust(Enum):
     """How far an answer is believed."""
 
@@ -125,7 +129,7 @@ def weigh(
     if settling:
         return Verdict(Trust.SETTLING, _with_missing(shown, answer, vanished), vanished)
     if restored:
-        return Verdict(Trust.DOUBTED, _with_missing(shown, answer, vanished, Health.CRITICAL), vanished)
+        return Verdict(Trust.DOUBTED, _with_missing(shown, answer, vanished, is_critical=True), vanished)
     # Suspects stay until a confirming answer lacks them too, even where newcomers have made a minority of them.
     in_doubt = _is_mass(shown, vanished, canary) or not vanished.isdisjoint(suspects)
     if in_doubt and not (confirming and vanished <= suspects):
@@ -147,9 +151,9 @@ def _is_mass(shown: Catalog, vanished: AbstractSet[InstanceKey], canary: str | N
 
 
 def _with_missing(
-    shown: Catalog, answer: Catalog, missing: AbstractSet[InstanceKey], health: Health | None = None
+    shown: Catalog, answer: Catalog, missing: AbstractSet[InstanceKey], *, is_critical: bool = False
 ) -> Catalog:
     kept = [instance for instance in shown.instances if instance.key in missing]
-    if health is not None:
-        kept = [replace(instance, health=health) for instance in kept]
+    if is_critical:
+        kept = [replace(instance, health=Health.CRITICAL, trouble=FORGOTTEN) for instance in kept]
     return Catalog(tuple(sorted((*answer.instances, *kept), key=lambda instance: instance.key)))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from discovery.consul.blocking_query import (
     ASK_AGAIN,
     ASK_YOUNG_OUTAGE,
+    FORGOTTEN,
     UPDATE_SPACING_S,
     Trust,
     Verdict,
@@ -102,6 +103,7 @@ def test_a_node_missing_after_the_index_went_back_is_kept_as_critical_for_links_
     assert (verdict.trust, verdict.suspects) == (Trust.DOUBTED, gone)
     assert verdict.catalog is not None
     assert {one.key for one in verdict.catalog.instances if one.health is Health.CRITICAL} == gone
+    assert {one.key for one in verdict.catalog.instances if one.trouble == FORGOTTEN} == gone
     everybody = catalog("a", "b", "c", "d", "e")
     back = weigh(
         verdict.catalog, everybody, canary=None, settling=False, suspects=gone, confirming=False, restored=True
