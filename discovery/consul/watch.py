@@ -8,7 +8,7 @@ or failure of Consul ends the watch or empties the catalog by itself.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from discovery import clock
@@ -44,6 +44,8 @@ _WAIT_MIN_S = 0.05
 # The wait after a first distrusted answer, an agent's time to reach its servers; at a second one we register again.
 _DISTRUST_WAIT_S = 0.5
 _DISTRUSTS_OF_LOSS = 2
+# Reading takes 3 ms for each thousand rows, most of them known: from so many on a thread does it.
+_LONG_ANSWER = 2000
 _REPEAT_LEVELS = {1: logging.DEBUG, 2: logging.WARNING}
 
 
@@ -149,7 +151,7 @@ class ConsulWatch:
                 consistent=query.consistent,
                 **self._elsewhere,
             )
-            catalog, broken_rows = self._reader.read(answer.rows)
+            catalog, broken_rows = await self._read(answer.rows)
         except CatalogUnavailable as exc:
             await self._rest(self._failed(exc, clock.now_s()))
             return None
@@ -181,6 +183,11 @@ class ConsulWatch:
         if not query.index and verdict.trust is not Trust.DISTRUSTED:
             self._confirmed_at_s = now_s
         return self._show(verdict, quick=now_s - queried_at_s < QUICK_RETURN_S, now_s=now_s)
+
+    async def _read(self, rows: Sequence[bytes]) -> tuple[Catalog, int]:
+        if len(rows) < _LONG_ANSWER:
+            return self._reader.read(rows)
+        return await asyncio.to_thread(self._reader.read, rows)
 
     @property
     def _presence_expected(self) -> bool:

@@ -2,7 +2,8 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import orjson
@@ -461,3 +462,19 @@ async def test_a_token_that_is_rotated_while_the_agent_is_away_is_registered_wit
     assert "Notes" not in client.payloads[0]["Check"]
     assert client.payloads[-1]["Check"]["Notes"].startswith("sent again")
     assert registrar.status.registrations_total == 2
+
+
+@pytest.mark.parametrize(("count", "in_loop"), [(10, True), (2000, False)])
+async def test_the_event_loop_does_not_wait_while_a_long_answer_is_read(count: int, *, in_loop: bool) -> None:
+    read_by: set[int] = set()
+
+    class Rows(list[bytes]):
+        def __iter__(self) -> Iterator[bytes]:
+            read_by.add(threading.get_ident())
+            return super().__iter__()
+
+    answer = Answer(7, Rows(rows(*(f"node-{number}" for number in range(count)))))
+    catalogs = watch_of(ScriptedClient(lambda _number, _query: answer), "mcp-node").watch()
+    assert len((await anext(catalogs)).instances) == count
+    await catalogs.aclose()
+    assert (read_by == {threading.get_ident()}) is in_loop
