@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 _ADDRESSES = (1, 28)  # A and AAAA, by RFC 1035 and RFC 3596.
 TTL_MIN_S = 2.0  # Some servers say 0; a question every two seconds is a change seen as soon as anywhere else.
 TTL_MAX_S = 60.0  # A peer that was added is found within a minute, whatever its zone says.
+# A name without records is often that of a service that is about to start, and has no TTL of its own to go by.
+NOTHING_AGAIN_S = 5.0
 ANSWER_TIMEOUT_S = 5.0
 ASK_AGAIN = Backoff(first_s=1.0, last_s=30.0)
 # What lacks the name, or more than half, is believed when it is still so after this: a server that restarts, or a zone
@@ -144,6 +146,7 @@ class DnsSource:
             found += [self._instance(record, addresses) for record in records]
             if found:
                 break  # One node has one link: the addresses of the other kind are the same nodes'.
+        ttl_s = ttl_s if found else min(ttl_s, NOTHING_AGAIN_S)
         instances = {one.key: one for one in found}
         return _Answer(tuple(instances[key] for key in sorted(instances)), max(TTL_MIN_S, ttl_s), is_there)
 

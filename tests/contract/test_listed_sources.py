@@ -25,6 +25,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "TTL_MIN_S", 0.02)
     monkeypatch.setattr(names, "CONFIRM_AFTER_S", 0.1)
     monkeypatch.setattr(names, "NO_NAME_AFTER_S", 0.3)
+    monkeypatch.setattr(names, "NOTHING_AGAIN_S", 0.1)
     monkeypatch.setattr(names, "ANSWER_TIMEOUT_S", 0.5)
 
 
@@ -146,6 +147,17 @@ async def test_srv_records_and_addresses_are_followed_as_long_as_their_ttl_says(
             await by_name["six.test:8000"].until(lambda seen: places(seen) == {"fd00::2:8000"})
             server.records["nodes.test", "A"] = ["10.0.0.1", "10.0.0.2"]
             await by_name["nodes.test:8000"].until(lambda seen: places(seen) == {"10.0.0.1:8000", "10.0.0.2:8000"})
+
+
+@pytest.mark.parametrize("other", [{}, {("late.test", "TXT"): ["it has another record"]}])
+async def test_a_name_that_gets_its_first_records_is_found_soon(other: dict[tuple[str, str], list[str]]) -> None:
+    async with name_server() as server:
+        server.records.update(other)
+        follower = Follower(DnsSource("late.test:8000", [server.address]))
+        async with running(follower.run()):
+            await until(lambda: server.over_tcp >= 2, what="asked for")
+            server.records["late.test", "A"] = ["10.0.0.1"]
+            await follower.until(lambda seen: places(seen) == {"10.0.0.1:8000"}, within_s=2)
 
 
 async def test_five_hundred_records_come_whole_though_a_datagram_cannot_hold_them() -> None:
