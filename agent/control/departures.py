@@ -1,7 +1,7 @@
 """The peers that are gone since a while: what an operator looks for the morning after.
 
 Asked by the mesh once a step, read by the status. The one rule: one that was removed by an operator is not gone, it is
-removed; and one that comes back is gone no more.
+removed; one that comes back is gone no more, and neither is one that another peer or this node turned out to be.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.control.absence import is_suppressed
+from agent.errors import DialledOurselves
 from agent.model import LinkView, PeerSource, PeerSpec, Suppression
 
 SHOWN_FOR_S: Final = 3600.0
@@ -63,13 +64,22 @@ class Departures:
             spec = None if view is None else view.spec
             if view is None or not isinstance(spec, PeerSpec) or spec.source is not PeerSource.DISCOVERY:
                 continue
+            if view.failure == DialledOurselves.__name__:
+                continue  # A file or a name of DNS lists all nodes, this one too.
             failed = key in down and _GOODBYE not in view.last_error
             node_id = view.identity.node_id if view.identity else spec.expected_node_id
             since_s = self._down_since_s.get(key, now_s)
             self._gone[key] = Departed(spec, node_id, failed, since_s, view.last_error if failed else "")
+        peers = [spec for spec in desired.values() if isinstance(spec, PeerSpec)] if self._gone else []
+        names = {name for spec in peers for name in (spec.name, *spec.aliases)}
+        nodes, urls = {spec.expected_node_id for spec in peers} - {None}, {spec.target.url for spec in peers}
         kept = [
             (key, one)
             for key, one in self._gone.items()
-            if key not in desired and not is_suppressed(one.spec, suppressions) and now_s - one.since_s < SHOWN_FOR_S
+            # A node that turned out to be another peer goes by that peer's link; one that is not known by its URL.
+            if one.spec.name not in names
+            and (one.spec.target.url not in urls if one.node_id is None else one.node_id not in nodes)
+            and not is_suppressed(one.spec, suppressions)
+            and now_s - one.since_s < SHOWN_FOR_S
         ]
         self._gone = dict(kept[-SHOWN_MAX:])

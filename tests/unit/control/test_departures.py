@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from agent.control.departures import SHOWN_FOR_S, SHOWN_MAX, Departures
+from agent.errors import DialledOurselves
 from agent.model import HttpTarget, LinkState, LinkView, NodeIdentity, PeerScope, PeerSource, PeerSpec, Suppression
 
 
@@ -48,6 +49,21 @@ def test_an_added_or_static_peer_that_is_taken_out_is_no_departure() -> None:
         peer = view(source.value, source=source)
         departures.note([peer], {}, [peer.key], (), 5.0)
     assert gone(departures, 6.0) == []
+
+
+def test_an_address_that_turns_out_to_be_another_peer_or_this_node_is_no_departure() -> None:
+    departures, by_alias, by_node, by_url, other = Departures(), *map(view, ("alias", "node", "url", "other"))
+    ourselves = replace(view("self", LinkState.BACKOFF), failure=DialledOurselves.__name__)
+    by_url = replace(by_url, identity=None)
+    views = [by_alias, by_node, by_url, other, ourselves]
+    departures.note(views, {one.key: one.spec for one in views}, (), (), 5.0)
+    peers = [
+        PeerSpec("a", HttpTarget("http://a/mcp"), PeerSource.STATIC, aliases=("alias",)),
+        PeerSpec("b", HttpTarget("http://other/mcp"), PeerSource.DISCOVERY, expected_node_id="id-node"),
+        PeerSpec("c", HttpTarget("http://url/mcp"), PeerSource.DISCOVERY, expected_node_id="id-c"),
+    ]
+    departures.note(views, {one.key: one for one in peers}, [one.key for one in views], (), 6.0)
+    assert gone(departures, 7.0) == [("other", False, 6.0)]  # Another node has its URL now.
 
 
 def test_departures_show_for_an_hour_and_are_bounded() -> None:
