@@ -84,7 +84,7 @@ async def test_a_broken_or_half_written_file_keeps_what_it_said_and_the_status_s
     assert len(follower.catalogs) == 2
 
 
-@pytest.mark.parametrize("broken", ["- targets: !!bool x", "- !!int ''", "[" * 20_000, "- targets: [", "\x00"])
+@pytest.mark.parametrize("broken", ["- targets: !!bool x", "- !!int ''", "[" * 1_000, "- targets: [", "\x00"])
 async def test_no_text_of_a_yaml_file_ends_the_source_or_takes_a_peer_away(tmp_path: Path, broken: str) -> None:
     file = tmp_path / "peers.yml"
     file.write_text("- targets: ['10.0.0.1:8000']")
