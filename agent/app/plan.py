@@ -140,9 +140,7 @@ def metrics(settings: Settings, own: NodeIdentity) -> Metrics:
         return Metrics(__version__)
     from agent.tracing.export import Spans  # noqa: PLC0415 - few nodes are traced
 
-    resource = {"service.name": "mcp-mesh-agent", "service.version": __version__}
-    resource |= {"service.instance.id": own.node_id, "mesh.node": own.name}
-    return Metrics(__version__, Spans(settings.traces_url, resource))
+    return Metrics(__version__, Spans.of_node(settings.traces_url, own))
 
 
 def registry(settings: Settings, access: Access, mesh: Mesh, seen: Callable[[], RouteTable]) -> RegistryRoutes:

@@ -13,11 +13,12 @@ import queue
 import threading
 import time
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Self
 
 import orjson
 
-from agent.model import Json
+from agent import __version__
+from agent.model import Json, NodeIdentity
 from agent.tracing.spans import Span, otlp, parent_in, with_parent
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,12 @@ class Spans:
         self._failed = False
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
+
+    @classmethod
+    def of_node(cls, url: str, own: NodeIdentity) -> Self:
+        """Those of a node, in whichever of its processes they are made."""
+        resource = {"service.name": "mcp-mesh-agent", "service.version": __version__}
+        return cls(url, resource | {"service.instance.id": own.node_id, "mesh.node": own.name})
 
     def __repr__(self) -> str:
         return f"<Spans {self._ended.qsize()} waiting, {self._dropped} dropped>"

@@ -37,7 +37,6 @@ from agent.workers.picture import (
     Wanted,
     backends_of,
     changes,
-    tools_for_sessions,
     tools_for_workers,
 )
 from agent.workers.spawning import ended, started
@@ -381,7 +380,8 @@ class Crew:
         links = {key: view for key, view in picture.links.items() if not self._is_changing(key, view)}
         if self._seen is None or self._seen[0] is not routes or self._seen[1] != links:
             self._seen = routes, links
-            self._tools = self._gate_tools(tools_for_workers(routes, links))
+            self._tools = tools_for_workers(routes, links)
+            self._gate.know(self._tools, picture.links)
         for worker in self._workers:
             if worker.is_ready:
                 self._show(worker)
@@ -390,12 +390,6 @@ class Crew:
 
     def _is_changing(self, key: str, view: LinkView) -> bool:
         return key in self._picture.changing or self._heard_changing.get(key) == view.ready_at_s
-
-    def _gate_tools(self, tools: dict[str, Route]) -> dict[str, Route]:
-        self._gate.tools = tools
-        self._gate.session_tools = tools_for_sessions(tools, self._picture.links)
-        self._gate.forget()
-        return tools
 
     def _show(self, worker: _Worker) -> None:
         if worker.picture != self._picture:

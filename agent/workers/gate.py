@@ -17,9 +17,13 @@ from agent.mcp_terms import HANDSHAKE_PROTOCOL_VERSIONS
 from agent.rest.hosts import host_allowed
 from agent.rest.security import EdgePolicy, Verdict, judge
 from agent.server.fast_path.heads import HEADS_MAX, Head
+from agent.workers.picture import tools_for_sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Mapping
+
+    from agent.model import LinkView
+    from agent.routing.table import Route
 
 PATH: Final = "/mcp"
 CALL: Final = "tools/call"
@@ -32,8 +36,7 @@ _NOT_PLAIN: Final = tuple(
 class Gate:
     """See the module. `tools`: the names that workers may call; `sessions`: those that they may serve.
 
-    `session_tools`: what they may call in these. All are replaced by their owner, which then calls `forget`, as it does
-    when tokens change.
+    `session_tools`: what they may call in these. Their owner calls `forget` when tokens change.
     """
 
     def __init__(self, policy: EdgePolicy) -> None:
@@ -46,6 +49,11 @@ class Gate:
 
     def __repr__(self) -> str:
         return f"<Gate {len(self._judged)} heads>"
+
+    def know(self, tools: "Mapping[str, Route]", links: "Mapping[str, LinkView]") -> None:
+        """Take the tools that workers may call, and the links of now."""
+        self.tools, self.session_tools = tools, tools_for_sessions(tools, links)
+        self.forget()
 
     def forget(self) -> None:
         """Judge every head anew."""

@@ -187,12 +187,9 @@ class Worker:
 def _spans(setup: Setup) -> Any:
     if setup.traces_url is None:
         return None
-    from agent import __version__  # noqa: PLC0415 - few nodes are traced
-    from agent.tracing.export import Spans  # noqa: PLC0415 - as above
+    from agent.tracing.export import Spans  # noqa: PLC0415 - few nodes are traced
 
-    resource = {"service.name": "mcp-mesh-agent", "service.version": __version__}
-    resource |= {"service.instance.id": setup.own.node_id, "mesh.node": setup.own.name}
-    return Spans(setup.traces_url, resource)
+    return Spans.of_node(setup.traces_url, setup.own)
 
 
 class _OfTheNode(logging.Filter):

@@ -50,7 +50,6 @@ from agent.workers.picture import (
     SessionOver,
     Setup,
     Tools,
-    tools_for_sessions,
 )
 
 if TYPE_CHECKING:
@@ -235,11 +234,7 @@ class Serving:
         self._secrets = picture.secrets
         self._links = picture.links
         self.tokens.replace(picture.tokens, picture.named)
-        self._judge_anew()
-
-    def _judge_anew(self) -> None:
-        self.gate.session_tools = tools_for_sessions(self._tools, self._links)
-        self.gate.forget()
+        self.gate.know(self._tools, self._links)
 
     def change_tools(self, tools: Tools) -> None:
         """Take the tools of now."""
@@ -247,8 +242,7 @@ class Serving:
             name: route for name, route in (self._tools | dict(tools.changed)).items() if name not in tools.gone
         }
         self._routes = RouteTable(tools=self._tools)
-        self.gate.tools = self._tools
-        self._judge_anew()
+        self.gate.know(self._tools, self._links)
 
     def change_sessions(self, news: SessionBegun | SessionOver | CallCancelled) -> None:
         """Take what has become of a session at the node."""

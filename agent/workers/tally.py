@@ -17,8 +17,7 @@ class Done:
     """Since the last one. `calls`: backend, tool, outcome, seconds, trace; `closed`: numbers of connections.
 
     `sessions`: those whose calls were served; `ways`: the backends that can be called now; `changing`: those
-    whose lists changed during a call; `lines`: of the log, with
-    their levels, for readers over REST.
+    whose lists changed during a call; `lines`: of the log, with their levels, for readers over REST.
     """
 
     calls: list[tuple[str, str, str, float, str]] = field(default_factory=list)
