@@ -32,6 +32,7 @@ LEAVE_GRACE_S: Final = 0.5
 LATE_REQUEST_S: Final = 0.05
 # Time for a request that is cut off to write its error.
 CUT_OFF_S: Final = 0.05
+_NONE_DIRECT: Final = Direct()
 
 
 class StopSignals:
@@ -123,7 +124,7 @@ def runner_of(
     *,
     fast_path: str,
     common: CommonLines = lambda _: None,
-    direct: Direct = lambda _: None,
+    direct: Direct = _NONE_DIRECT,
     shutdown_timeout_s: float = DRAIN_TIMEOUT_S - 2 * LEAVE_GRACE_S,
 ) -> web.AppRunner:
     """The runner that serves the application; at the end it waits for requests as long as the deadline allows.

@@ -61,6 +61,7 @@ from agent.page.sources import sources_of
 from agent.registry.routes import RegistryRoutes
 from agent.rest.audit import AuditApi
 from agent.rest.diagnosis import DiagnosisApi
+from agent.rest.direct import DirectWay
 from agent.rest.envelope import envelope_middleware
 from agent.rest.handshake import HandshakeRoute
 from agent.rest.logins import Logins
@@ -68,7 +69,7 @@ from agent.rest.openapi import OpenApi
 from agent.rest.peers import PeersApi
 from agent.rest.pins import PinsApi
 from agent.rest.probes import Probes
-from agent.rest.security import direct_answers, security_headers, security_middleware, usual_header_lines
+from agent.rest.security import security_headers, security_middleware, usual_header_lines
 from agent.rest.server_logins import ServerLoginsApi
 from agent.rest.status import NodeStatus
 from agent.routing.table import RouteKind
@@ -294,7 +295,7 @@ class Node:
             app.add_routes(part.routes())
         others = self._mesh, self._dispatch, self._metrics, self._access, self._associations
         self._workers.prepare(Parts(policy, self._endpoints[0], *others))
-        direct = direct_answers(policy)
+        direct = DirectWay(policy.tokens)
         runner = runner_of(app, fast_path=plans.MCP_PATH, common=self._usual_lines, direct=direct)
         await runner.setup()
         known, tls = partial(plans.addresses_of_peers, self._mesh.views), self._tls.context
@@ -302,7 +303,7 @@ class Node:
         await start_site(runner, self._socket, tls, known=known, refused=refused, elsewhere=elsewhere)
         return runner
 
-    def _usual_lines(self, request: web.Request) -> str | None:
+    def _usual_lines(self, request: web.Request | None) -> str | None:
         return None if self.state == "draining" else usual_header_lines(request)
 
     async def _stop_serving(self, runner: web.AppRunner, member: asyncio.Task[None], signals: StopSignals) -> None:

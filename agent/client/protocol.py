@@ -6,9 +6,9 @@ implemented by the clients that `agent.client.connect.open_client` yields, `Requ
 whether the request may have been executed, and nothing is ever sent twice once a byte of it was written.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from agent import clock
 from agent.client.event import Event
@@ -17,6 +17,33 @@ from agent.client.streaming import LargeResult
 from agent.client.streams import Updates
 from agent.errors import Unreachable
 from agent.model import Json
+
+
+class ResultTaker(Protocol):
+    """Who started a request (`StartsRequests`), and has no task that waits for its result. Never raises."""
+
+    def take(self, result: Json) -> bool:
+        """Take the result of a request that went as usual; False: no, `wait` is called then."""
+        ...
+
+    def wait(self) -> None:
+        """It went otherwise, or has not gone yet: it has to be waited for, by `Started.go_on` in a task."""
+        ...
+
+
+class Started(Protocol):
+    """A request that went out without a task.
+
+    `changes`: how many changes of the server's lists its link had heard of. `go_on`: waits for its result, as
+    `Requester.request`, in the very life of the link in which it went out.
+    """
+
+    changes: int
+    go_on: "Callable[[Request], Coroutine[Any, Any, Json]] | None"
+
+    def wait(self) -> None:
+        """Have its taker wait from now on; not after it has taken the result."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -31,7 +58,7 @@ class Request:
     `repeatable`: executing it twice does no harm; only known of requests with `in_session`.
     `on_notification(method, params)` is awaited for each notification that belongs to this request, in
     order, before the result is returned. `sink` may take a large result while it comes; the returned result then
-    only says how it ended.
+    only says how it ended. `started`: it went out already, and is only waited for.
 
     Its `repr` shows no data of the caller.
     """
@@ -45,6 +72,7 @@ class Request:
     sink: LargeResult | None = field(default=None, repr=False)
     in_session: bool = field(default=False, repr=False)
     repeatable: bool = field(default=False, repr=False)
+    started: Started | None = field(default=None, repr=False)
 
     @classmethod
     def within(
@@ -75,6 +103,7 @@ class Request:
             self.sink,
             self.in_session,
             self.repeatable,
+            self.started,
         )
 
     def left_s(self) -> float:
@@ -138,6 +167,15 @@ class Requester(Protocol):
             Unreachable: The stream ended or broke.
             AuthRefused, ProtocolBroken: As for `request`.
         """
+        ...
+
+
+@runtime_checkable
+class StartsRequests(Protocol):
+    """A client that can send a request without waiting for its answer, which most calls need no more than."""
+
+    def start(self, request: Request, taker: ResultTaker) -> bool:
+        """Send it now, and note so in `request.started`; False: nothing was sent, and `request` has to be called."""
         ...
 
 

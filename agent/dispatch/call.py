@@ -6,13 +6,20 @@ Made and changed by `agent.dispatch.dispatcher` alone. The one rule: one deadlin
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from agent.client.affinity import affinity_key
 from agent.client.server_info import OnNotification
 from agent.client.streaming import ResultStream
+from agent.dispatch.next_hop import CALL_META_KEYS, comes_in_session
 from agent.dispatch.renewals import Present
-from agent.dispatch.retry import Fate, fate_of, is_repeatable
+from agent.dispatch.retry import Fate, fate_of, is_repeatable, received_deadline_s
 from agent.errors import MeshError
+from agent.lossless_json.raw import Bytes, RawObject
 from agent.model import Json
 from agent.routing.table import Replica, Route
+
+
+def _unheard(_: object) -> None:
+    """Of a call that nobody waits for."""
 
 
 @dataclass(slots=True)
@@ -34,11 +41,36 @@ class Call:
     in_session: bool
     began_s: float
     deadline_s: float | None
-    on_attempt: Callable[[str], None]
-    on_delivered: Callable[[bool], None]
-    on_trace: Callable[[str], None]
+    on_attempt: Callable[[str], None] = _unheard
+    on_delivered: Callable[[bool], None] = _unheard
+    on_trace: Callable[[str], None] = _unheard
     trace: str = ""  # of its attempts, where they are traced
     unknown: bool = False  # its name was away, and has become unknown
+
+    def heard_by(
+        self,
+        on_notification: OnNotification | None,
+        on_attempt: Callable[[str], None],
+        on_delivered: Callable[[bool], None],
+        on_trace: Callable[[str], None],
+        sink: ResultStream | None,
+    ) -> None:
+        """Say who hears of it, which nobody does of one that is not waited for."""
+        self.on_notification, self.sink = on_notification, sink
+        self.on_attempt, self.on_delivered, self.on_trace = on_attempt, on_delivered, on_trace
+
+
+@dataclass(slots=True)
+class Forwarded:
+    """A request that was answered: the raw result and the replica. Changed by nothing."""
+
+    result: Json
+    replica: Replica
+
+    @property
+    def raw(self) -> Bytes | None:
+        """The result as the backend wrote it; None where that is unknown, or where we changed it."""
+        return self.result.raw if isinstance(self.result, RawObject) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +80,36 @@ class Failed:
     replica: Replica
     failure: MeshError
     was_away: bool  # The name, when this was sent.
+
+
+def call_of(
+    method: str,
+    route: Route,
+    params: Json,
+    now_s: float,
+    *,
+    present: Present | None,
+    session_id: str | None,
+) -> Call:
+    """A call that begins now, with what it says of itself to the node that gets it."""
+    meta = params.get("_meta")
+    says_more = isinstance(meta, dict) and not CALL_META_KEYS.isdisjoint(meta)
+    received_s = received_deadline_s(params) if says_more else None
+    affinity = affinity_key(params, session_id) if says_more or session_id is not None else None
+    return Call(
+        method,
+        route,
+        present=present,
+        params=params,
+        on_notification=None,
+        sink=None,
+        affinity=affinity,
+        key=affinity if route.sticky else None,
+        param_headers=None,
+        in_session=session_id is not None or (says_more and comes_in_session(params, affinity)),
+        began_s=now_s,
+        deadline_s=None if received_s is None else now_s + received_s,
+    )
 
 
 def may_repeat(call: Call, failed: Failed) -> bool:

@@ -5,7 +5,7 @@ Met by `agent.links.link` and, in a worker, by `agent.workers.links`. The one ru
 
 from typing import Protocol
 
-from agent.client.protocol import Request
+from agent.client.protocol import Request, ResultTaker
 from agent.model import BackendSpec, Json, LinkView
 
 
@@ -28,6 +28,10 @@ class CallableLink(Protocol):
 
     async def request(self, request: Request) -> Json:
         """Send over the open client. Raises what `McpClient.request` raises, `CallNotSent` when no client is open."""
+        ...
+
+    def start(self, request: Request, taker: ResultTaker) -> bool:
+        """Send over the open client without waiting, as `StartsRequests.start`."""
         ...
 
     async def read_as_caller(self, affinity: str) -> None:

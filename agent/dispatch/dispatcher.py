@@ -7,20 +7,16 @@ only as `agent.dispatch.retry` allows, and a failure always says whether the req
 import logging
 import random
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from agent import clock
-from agent.client.affinity import affinity_key
 from agent.client.protocol import Request
 from agent.client.server_info import OnNotification
 from agent.client.streaming import ResultStream
-from agent.dispatch.call import Call, Failed, attempt_deadline_s, may_repeat
+from agent.dispatch.call import Call, Failed, Forwarded, attempt_deadline_s, call_of, may_repeat
 from agent.dispatch.callable_link import CallableLink
 from agent.dispatch.next_hop import (
-    CALL_META_KEYS,
     believed,
-    comes_in_session,
     ended,
     large_result,
     outgoing,
@@ -32,7 +28,8 @@ from agent.dispatch.param_headers import ParamHeaders
 from agent.dispatch.renewals import Present, RouteRenewals
 from agent.dispatch.replicas import Attempt, BalanceView, GroupView, Recorder, ReplicaStats
 from agent.dispatch.request_state import RequestStates
-from agent.dispatch.retry import Fate, Step, fate_of, is_repeatable, next_step, received_deadline_s
+from agent.dispatch.retry import Fate, Step, fate_of, is_repeatable, next_step
+from agent.dispatch.started_call import CallTaker, StartedCall
 from agent.errors import (
     AnswerCut,
     CallNotSent,
@@ -43,7 +40,6 @@ from agent.errors import (
     RefusedElsewhere,
     RpcError,
 )
-from agent.lossless_json.raw import Bytes, RawObject
 from agent.model import ALTERNATIVES_META_KEY, BackendSpec, Json, LinkState, LinkView, PeerSpec, ServerSpec
 from agent.routing.away import away_words
 from agent.routing.table import Replica, Route
@@ -52,23 +48,12 @@ from agent.tasks.versions import with_task
 
 log = logging.getLogger(__name__)
 
+# Calls that have less time than this wait in tasks of their own, which end them in time.
+START_TIMEOUT_MIN_S: Final = 2.0
 # A link that has just been made is about to be dialled.
 _UNDER_WAY: Final = (LinkState.IDLE, LinkState.DIALING)
 # A replica that no longer listens, or no longer offers the name, is soon out of the table.
 _GONE: Final = (CallNotSent, NoLongerOffered, RefusedElsewhere)
-
-
-@dataclass(slots=True)
-class Forwarded:
-    """A request that was answered: the raw result and the replica. Changed by nothing."""
-
-    result: Json
-    replica: Replica
-
-    @property
-    def raw(self) -> Bytes | None:
-        """The result as the backend wrote it; None where that is unknown, or where we changed it."""
-        return self.result.raw if isinstance(self.result, RawObject) else None
 
 
 class Dispatch:
@@ -170,37 +155,69 @@ class Dispatch:
                 route, params = self._states.unwrapped(method, route, params, now_s)
             except CallNotSent as exc:
                 raise CallRefused(f"{route.public_name} was not executed: {exc}") from exc
-        meta = params.get("_meta")
-        says_more = isinstance(meta, dict) and not CALL_META_KEYS.isdisjoint(meta)
-        received_s = received_deadline_s(params) if says_more else None
-        affinity = affinity_key(params, session_id) if says_more or session_id is not None else None
-        call = Call(
-            method,
-            route,
-            present=present if route is known else None,
-            params=params,
-            on_notification=on_notification,
-            sink=sink,
-            affinity=affinity,
-            key=affinity if route.sticky else None,
-            param_headers=param_headers,
-            in_session=session_id is not None or (says_more and comes_in_session(params, affinity)),
-            began_s=now_s,
-            deadline_s=None if received_s is None else now_s + received_s,
-            on_attempt=on_attempt,
-            on_delivered=on_delivered,
-            on_trace=on_trace,
-        )
+        call = call_of(method, route, params, now_s, present=present if route is known else None, session_id=session_id)
+        call.param_headers = param_headers
+        call.heard_by(on_notification, on_attempt, on_delivered, on_trace, sink)
         self._stats.called(route, now_s)
         return self._answered(call, now_s)
 
-    async def _answered(self, call: Call, now_s: float) -> Forwarded:
-        """Attempt after attempt until one is answered. Raises as `forward`."""
+    def start(
+        self,
+        method: str,
+        route: Route,
+        params: Json,
+        taker: CallTaker,
+        *,
+        present: Present,
+        session_id: str | None = None,
+    ) -> StartedCall | None:
+        """Send a call without waiting, as `forward` would; None: nothing was sent, and `forward` has to be called.
+
+        Its first attempt may be all that it needs, and goes to `taker` then.
+        """
+        if self._recorder.spans is not None or params.get("requestState") is not None:
+            return None
+        now_s = clock.now_s()
+        call = call_of(method, route, params, now_s, present=present, session_id=session_id)
+        replica = self._at_once(call, (), None) or self._stats.choose(route, (), call.key, now_s)
+        link = None if replica is None else self._link(replica.backend_key)
+        if replica is None or link is None or not self._takes_calls(route, replica):
+            return None
+        try:
+            request, attempt = self._prepared(call, replica, link.view, (replica.backend_key,), now_s)
+        except (MeshError, RpcError):
+            return None
+        started = StartedCall(call, replica, link, request, attempt, self._stats, taker)
+        if attempt.timeout_s < START_TIMEOUT_MIN_S or not link.start(request, started):
+            return None
+        self._stats.called(route, now_s)
+        self._stats.begin(attempt, method, params)
+        return started
+
+    def go_on(
+        self,
+        started: StartedCall,
+        on_notification: OnNotification | None,
+        *,
+        on_attempt: Callable[[str], None],
+        on_delivered: Callable[[bool], None],
+        on_trace: Callable[[str], None],
+        sink: ResultStream | None,
+    ) -> Coroutine[Any, Any, Forwarded]:
+        """As `forward`, of a call that was started and whose taker was told to wait."""
+        started.call.heard_by(on_notification, on_attempt, on_delivered, on_trace, sink)
+        return self._answered(started.call, started.attempt.started_s, started)
+
+    async def _answered(self, call: Call, now_s: float, started: StartedCall | None = None) -> Forwarded:
+        """Attempt after attempt until one is answered; the first may have gone out. Raises as `forward`."""
         tried: dict[str, float] = {}
         attempts = 0
         failed: Failed | None = None
         told: Failed | None = None  # The caller's error: a later "not executed" must not hide an unknown outcome.
-        while (replica := self._at_once(call, tried, told) or await self._next(call, tried, told)) is not None:
+        replica = None if started is None else started.replica
+        while (
+            replica := replica or self._at_once(call, tried, told) or await self._next(call, tried, told)
+        ) is not None:
             if failed is not None:
                 step = self._next_step(call, replica, failed, attempts=attempts)
                 if step is not Step.AGAIN:
@@ -211,12 +228,13 @@ class Dispatch:
             call.on_attempt(replica.backend_key)
             was_away = call.route.away_since_s is not None
             try:
-                return Forwarded(await self._send(call, replica, tried, now_s), replica)
+                return Forwarded(await self._send(call, replica, tried, now_s, started), replica)
             except (RpcError, AnswerCut):
                 raise
             except MeshError as exc:
                 failed = Failed(replica, exc, was_away=was_away)
                 told = failed if told is None or fate_of(told.failure) is Fate.NOT_EXECUTED else told
+                replica = started = None
         else:
             step = Step.ENOUGH
         raise self._refused(call, told, step) from (None if told is None else told.failure)
@@ -345,11 +363,10 @@ class Dispatch:
             )
         return step
 
-    async def _send(self, call: Call, replica: Replica, tried: Collection[str], now_s: float) -> Json:
-        link = self._link(replica.backend_key)
-        if link is None:
-            raise CallNotSent.about(replica.backend_key, "is gone")
-        view = link.view
+    def _prepared(
+        self, call: Call, replica: Replica, view: LinkView, tried: Collection[str], now_s: float
+    ) -> tuple[Request, Attempt]:
+        """What one attempt sends, and its record. Raises `CallNotSent`, and `RpcError` where no server may get it."""
         own_timeout_s = self._own_timeout_s(view.spec)
         deadline_s = attempt_deadline_s(call, own_timeout_s)
         timeout_s = deadline_s - now_s
@@ -369,18 +386,29 @@ class Dispatch:
         params = with_task(call.method, call.route, params, view)
         headers = self._param_headers.outgoing(call.method, call.route, params, call.param_headers)
         attempt = Attempt(call.route, replica.backend_key, now_s, timeout_s, own_timeout_s)
-        if trace := self._stats.begin(attempt, call.method, params, call.trace):
-            call.trace = trace
-            call.on_trace(trace)
+        sessions = call.in_session, call.in_session and is_repeatable(call.method, call.route, replica)
+        return Request(call.method, params, deadline_s, headers, call.affinity, None, None, *sessions), attempt
+
+    async def _send(
+        self, call: Call, replica: Replica, tried: Collection[str], now_s: float, started: StartedCall | None
+    ) -> Json:
+        link = self._link(replica.backend_key) if started is None else started.link
+        if link is None:
+            raise CallNotSent.about(replica.backend_key, "is gone")
+        if started is not None:
+            request, attempt = started.request, started.attempt
+        else:
+            request, attempt = self._prepared(call, replica, link.view, tried, now_s)
+            if trace := self._stats.begin(attempt, call.method, request.params or {}, call.trace):
+                call.trace = trace
+                call.on_trace(trace)
         outcome = "cancelled"
         sink = None if call.sink is None else large_result(call.sink, call.method, call.route, call.params, replica)
         if sink is not None:
             sink.when_begun(lambda: self._stats.answered(attempt, clock.now_s()))
-        repeatable = call.in_session and is_repeatable(call.method, call.route, replica)
-        heard, sessions = call.on_notification, (call.in_session, repeatable)
-        request = Request(call.method, params, deadline_s, headers, call.affinity, heard, sink, *sessions)
+        request.on_notification, request.sink = call.on_notification, sink
         try:
-            result = await link.request(request)
+            result = await (link.request(request) if started is None else started.answered())
         except RpcError as exc:
             told = received_failure(exc, call.route, replica, link.spec)
             outcome = outcome_of(told or exc)

@@ -15,7 +15,7 @@ from agent import clock
 from agent.client.affinity import is_of_session
 from agent.client.event import Event, first_of, within
 from agent.client.jsonrpc import LIST_CHANGES
-from agent.client.protocol import Request, why_lost
+from agent.client.protocol import Request, ResultTaker, StartsRequests, why_lost
 from agent.errors import CallFailed, CallTimedOut, LoginNeeded, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient
 from agent.links.follower import Followers
@@ -100,6 +100,26 @@ class StallDetector:
             self._timer = loop.call_later(left_s, self._look)
 
 
+class _Counted:
+    """Who takes the result of a started request: its taker, if the server's lists are what they were."""
+
+    __slots__ = ("_changes", "_life", "_taker")
+
+    def __init__(self, life: "LinkLifecycle", changes: int, taker: ResultTaker) -> None:
+        self._life, self._changes, self._taker = life, changes, taker
+
+    def take(self, result: Json) -> bool:
+        """As `ResultTaker`."""
+        if self._life.has_changed(self._changes) or not self._taker.take(result):
+            return False
+        self._life.ended()
+        return True
+
+    def wait(self) -> None:
+        """As `ResultTaker`."""
+        self._taker.wait()
+
+
 class LifecycleHooks(OfferHooks, ProbeHooks, Protocol):
     """What a session tells its link."""
 
@@ -128,6 +148,7 @@ class LinkLifecycle:
         "_probes",
         "_session_offers",
         "_stall",
+        "_starts",
         "opened",
         "over",
     )
@@ -145,6 +166,7 @@ class LinkLifecycle:
         self._followers = followers
         self.over = False
         self._client = opened.client
+        self._starts = opened.client if isinstance(opened.client, StartsRequests) else None
         self._client.hear_sessions(self._received_in_session)
         self._events = events
         self._offer = OfferKeeper(
@@ -177,9 +199,10 @@ class LinkLifecycle:
         """
         listener = self._listener(request)
         begun_at_s = asyncio.get_running_loop().time()
-        self._in_flight += 1
-        if self._stall is not None:
-            self._stall.begun()
+        if request.started is None:
+            self._begun()
+        else:
+            listener.began = request.started.changes
         try:
             result = await self._client.request(request.heard_by(listener))
         except (CallFailed, ProtocolBroken, LoginNeeded) as exc:
@@ -197,11 +220,41 @@ class LinkLifecycle:
                 await self._offer.show_changes(listener, request.sink)
             return result
         finally:
-            self._in_flight -= 1
-            if self._in_flight == 0:
-                self._idle.set()
+            self._done()
             if listener.used is not None:
                 listener.used()
+
+    def start(self, request: Request, taker: ResultTaker) -> bool:
+        """As `StartsRequests.start`, where the client can; counted as `request`, which goes on with it."""
+        if self._starts is None or (is_of_session(request.affinity) and self._client.lists_by_session):
+            return False
+        changes = self._offer.changes
+        if not self._starts.start(request, _Counted(self, changes, taker)):
+            return False
+        assert request.started is not None, "it went out"
+        request.started.changes, request.started.go_on = changes, self.request
+        self._begun()
+        return True
+
+    def has_changed(self, changes: int) -> bool:
+        """Whether the server has announced more list changes than that."""
+        return self._offer.changes != changes
+
+    def ended(self) -> None:
+        """A started request has its result."""
+        if self._stall is not None:
+            self._stall.answered()
+        self._done()
+
+    def _begun(self) -> None:
+        self._in_flight += 1
+        if self._stall is not None:
+            self._stall.begun()
+
+    def _done(self) -> None:
+        self._in_flight -= 1
+        if self._in_flight == 0:
+            self._idle.set()
 
     def _listener(self, request: Request) -> Listener:
         affinity = request.affinity

@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from agent import clock
 from agent.client.event import Event
-from agent.client.protocol import Request
+from agent.client.protocol import Request, ResultTaker
 from agent.errors import CallNotSent, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import Dial, opened
 from agent.links.follower import Followers
@@ -218,6 +218,11 @@ class Link:
             why = f": {self.view.last_error or self.view.state}"
             raise CallNotSent.about(self.view.key, "is not connected", why)
         return session.request(request)
+
+    def start(self, request: Request, taker: ResultTaker) -> bool:
+        """Send over the open client without waiting; False: nothing was sent, and `request` has to be called."""
+        session = self._session
+        return session is not None and not session.over and session.start(request, taker)
 
     async def read_as_caller(self, affinity: str) -> None:
         """Read into `LinkHooks.offers` what this caller's session offers; nothing happens where that fails."""

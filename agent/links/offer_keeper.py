@@ -207,6 +207,11 @@ class OfferKeeper:
         """For one call that begins now. `look`, `opened`, `used`: see `Listener`."""
         return Listener(self.notice, hand_on, self._changes, look=look, opened=opened, used=used)
 
+    @property
+    def changes(self) -> int:
+        """How many changes the server has announced."""
+        return self._changes
+
     def has_changed(self, listener: Listener) -> bool:
         """Whether the server announced a change since that call began."""
         return self._changes != listener.began

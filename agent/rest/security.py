@@ -24,7 +24,7 @@ from agent.identity.association import FORGOTTEN, PROOF_HEADER, Association
 from agent.identity.keeper import AssociationKeeper
 from agent.mcp_headers import is_param_header
 from agent.model import AUTH_REALM, HANDSHAKE_PATH, PEER_PATH
-from agent.rest.envelope import envelope_middleware, refused
+from agent.rest.envelope import refused
 from agent.rest.failure_brake import FAILURE_DELAY_S, FailureBrake
 from agent.rest.handshake import FOR_CLIENTS
 from agent.rest.hosts import host_allowed, normal_host_names, normal_origins, origin_allowed
@@ -128,7 +128,8 @@ def security_middleware(policy: EdgePolicy) -> Middleware:
             return await _checked(request, handler, policy, brake)
         head, tokens = request.head, policy.tokens
         if head.passed is None or head.passed[0] is not tokens.generation:
-            head.serve, head.unproven = None, _of_head(request, policy)
+            head.serve = head.start = None
+            head.unproven = _of_head(request, policy)
             passes = head.unproven is not None and request.proof is None
             head.passed = tokens.generation, head.unproven[1] if head.unproven is not None and passes else None
         caller, judged = head.passed[1], None
@@ -142,20 +143,6 @@ def security_middleware(policy: EdgePolicy) -> Middleware:
         return await handler(request)
 
     return check
-
-
-def direct_answers(policy: EdgePolicy) -> Callable[[FastRequest], Awaitable[web.StreamResponse] | None]:
-    """Return what answers a request that passes by its head, at an endpoint that is known; None for all others."""
-    tokens = policy.tokens
-
-    def answer(request: FastRequest) -> Awaitable[web.StreamResponse] | None:
-        serve, passed = request.head.serve, request.head.passed
-        if serve is None or passed is None or passed[1] is None or passed[0] is not tokens.generation:
-            return None
-        serve_for(passed[1])
-        return envelope_middleware(request, serve)
-
-    return answer
 
 
 async def _checked(
@@ -220,8 +207,13 @@ def security_headers(policy: EdgePolicy) -> Callable[[web.Request, web.StreamRes
     return add_headers
 
 
-def usual_header_lines(request: web.Request) -> str | None:
-    """What `security_headers` adds to the answer to a request, as lines of its head; None for a page of a browser."""
+def usual_header_lines(request: web.Request | None) -> str | None:
+    """What `security_headers` adds to the answer to a request, as lines of its head; None for a page of a browser.
+
+    `request`: None for one that passed by its head.
+    """
+    if request is None:
+        return _USUAL_LINES
     if type(request) is FastRequest and request.head.passed is not None and request.head.passed[1] is not None:
         return _USUAL_LINES  # It has neither an origin nor a proof.
     if "Origin" in request.headers:

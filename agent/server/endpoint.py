@@ -27,7 +27,7 @@ from agent.server.node_operations import NodeOperations
 from agent.server.one_server import OneServer
 from agent.server.pages import PageLimits
 from agent.server.preferences import USUAL, Preferences
-from agent.server.request import BODY_BYTES_MAX, FROM_NODE_BYTES_MAX
+from agent.server.request import BODY_BYTES_MAX, FROM_NODE_BYTES_MAX, headers_by_name, param_headers, speaks_json
 from agent.server.search import ToolSearch
 from agent.server.sessions.client_events import SessionNotifications
 from agent.server.sessions.http import SessionServer, is_legacy
@@ -88,6 +88,8 @@ class Endpoint:
         server = self.legacy if is_legacy(request) else self.stateless
         if is_usual and isinstance(request, FastRequest) and preferences is self.preferences:
             request.head.serve = partial(server.handle, preferences=preferences)
+            if speaks_json(request) and not param_headers(request, headers_by_name(request)):
+                request.head.start = partial(server.start, preferences=preferences)
         return await server.handle(request, preferences)
 
     async def shut_down(self, app: web.Application) -> None:

@@ -14,7 +14,7 @@ import orjson
 
 from agent import clock
 from agent.client.server_info import OnNotification
-from agent.dispatch.dispatcher import Forwarded
+from agent.dispatch.call import Forwarded
 from agent.dispatch.retry import deadline_ms_to_tell, received_deadline_s
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, MCPError
 from agent.lossless_json.raw import exact

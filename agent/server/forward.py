@@ -19,9 +19,11 @@ from agent.client.capabilities import undeclared_features
 from agent.client.legacy_notifications import LOG_MESSAGE, asked_level, is_wanted
 from agent.client.server_info import OnNotification
 from agent.client.streaming import ResultStream
-from agent.dispatch.dispatcher import Dispatch, Forwarded
+from agent.dispatch.call import Forwarded
+from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.next_hop import asked_uri, is_asked_by_node, is_for_nodes, own_error, says_no_more, servers_word
 from agent.dispatch.request_state import StateRefused, asks
+from agent.dispatch.started_call import StartedCall
 from agent.errors import (
     FORBIDDEN,
     NOT_EXECUTED,
@@ -110,12 +112,13 @@ async def forward(
     sink: ResultStream | None = None,
     param_headers: Mapping[str, str] | None = None,
     present: Callable[[], Route | None] | None = None,
+    started: StartedCall | None = None,
 ) -> Forwarded:
     """Send a request to one of the route's replicas. Raises `MCPError` for everything that is no result.
 
     `list_index`: the source of the route, which is looked up again before a call that was not executed is given up.
     A large result may go to `sink` while it comes; `AnswerCut` then means that it will never be complete. `present`:
-    looks up the route of one node of a fleet.
+    looks up the route of one node of a fleet. `started`: the call has gone out, and is gone on with.
     """
     if served.by_search and not is_for_models(route.definition):
         raise unknown("tool", params["name"], params)
@@ -129,18 +132,14 @@ async def forward(
     if is_by_own_name(method, params, route):
         served.public_name = route.public_name
     try:
-        forwarded = await dispatch.forward(
-            method,
-            route,
-            params,
-            _passing_on(on_notification, params),
-            session_id=session_id,
+        begun = partial(dispatch.forward, method, route, params, session_id=session_id, param_headers=param_headers)
+        send = partial(begun, present=present or partial(list_index.present, method, params))
+        forwarded = await (send if started is None else partial(dispatch.go_on, started))(
+            on_notification=_passing_on(on_notification, params),
             on_attempt=served.asked,
             on_delivered=served.delivered,
             on_trace=served.traced,
             sink=None if names_page else sink,
-            present=present or partial(list_index.present, method, params),
-            param_headers=param_headers,
         )
     except RpcError as exc:
         raise _servers_error(exc, method, route, params) from exc
@@ -151,7 +150,7 @@ async def forward(
         raise _own_refusal(exc, route, params) from exc
     result = forwarded.result
     served.tool_error = result.get("isError") is True
-    if method == "tools/call" and not names_page and says_no_more(method, result) and not _may_name_uris(forwarded.raw):
+    if method == "tools/call" and not names_page and says_no_more(method, result) and not may_name_uris(forwarded.raw):
         return forwarded
     if asks(result):
         _refuse_undeclared(result, params, route)
@@ -242,7 +241,7 @@ def _refuse_undeclared(result: Json, params: Json, route: Route) -> None:
         )
 
 
-def _may_name_uris(raw: Bytes | None) -> bool:
+def may_name_uris(raw: Bytes | None) -> bool:
     """Whether a result may have a member for a URI: by its bytes, which most have not, as all those names end alike."""
     if raw is None or len(raw) > _SCANNED_BYTES_MAX:
         return True
@@ -263,18 +262,30 @@ def _named_for_clients(method: str, route: Route, forwarded: Forwarded, params: 
 class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, params)`
     """Let a request of the present caller begin, and write one line about it when it is over.
 
-    Raises `TooManyCalls` at its beginning. Not a generator: every call passes here.
+    Raises `TooManyCalls` at its beginning. Not a generator: every call passes here. `of`: another caller; `began_s`:
+    on the monotonic clock, of a request that has begun already.
     """
 
     __slots__ = ("_allowance", "_caller", "_method", "_params", "_request_id", "_served", "_started_s")
 
-    def __init__(self, method: str, params: Json, request_id: str | float | None = None) -> None:
+    def __init__(
+        self,
+        method: str,
+        params: Json,
+        request_id: str | float | None = None,
+        *,
+        of: Caller | None = None,
+        began_s: float | None = None,
+    ) -> None:
         self._method, self._params, self._request_id = method, params, request_id
         self._served = Served()
-        self._caller = caller()
+        self._caller = caller() if of is None else of
         self._allowance = self._caller.allowance if method in CALLS else None
+        self._started_s = began_s
 
     def __enter__(self) -> Served:
+        if self._started_s is not None:
+            return self._served
         self._started_s = time.monotonic()
         if self._allowance is not None and (wait_s := self._allowance.begin(self._started_s)) > 0:
             self._recorder(failure := too_many(self._caller, wait_s))
@@ -282,6 +293,7 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
         return self._served
 
     def __exit__(self, _kind: object, failure: BaseException | None, _trace: object) -> None:
+        assert self._started_s is not None, "it has begun"
         if self._allowance is not None:
             self._allowance.end()
         if self._caller.recorder.records_calls or isinstance(failure, MCPError):

@@ -15,19 +15,25 @@ import orjson
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
+from agent.authority.caller import Caller
 from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.server_info import OnNotification
+from agent.dispatch.call import Forwarded
 from agent.dispatch.client_events import UpstreamEvents
 from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.ended_sessions import AT_ONCE_MAX
 from agent.dispatch.param_headers import disagreement
+from agent.dispatch.started_call import StartedCall
 from agent.errors import AnswerCut, MCPError, MeshError, RpcError
 from agent.links.session_offers import ANY_OWN_LISTS, OWN_LISTS
+from agent.lossless_json.raw import Bytes
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY
-from agent.model import CLIENT_METHOD, ClientEvent, Json
+from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, ClientEvent, Json
 from agent.routing.table import Route
 from agent.rpc_codes import HEADER_MISMATCH, INVALID_PARAMS
 from agent.server.caller_views import CallerViews
+from agent.server.fast_path.connection import Connection
+from agent.server.fast_path.heads import Beginning
 from agent.server.forward import Served, forward, logged, with_own_affinity
 from agent.server.limits import check_is_node
 from agent.server.listen import ListenStreams
@@ -40,6 +46,7 @@ from agent.server.response import Answer, SlowAnswers, StartTask
 from agent.server.search import CALL_TOOL
 from agent.server.sessions.client_events import as_mcp_error
 from agent.server.sessions.sealed_id import LIFETIME_S
+from agent.server.started import METHOD, StartedCalls, StartedRequest, startable
 from agent.server.task_requests import check_task_header
 from agent.server.validation import read_message, refused_by_head, shaped, unknown_method
 from agent.server.view_tools import ViewTools
@@ -82,6 +89,7 @@ class StatelessServer:
         self._discover = discover
         self._events = events
         self._slow = SlowAnswers(start_task)
+        self.started_calls = StartedCalls()
 
     async def handle(self, request: web.Request, preferences: Preferences) -> web.StreamResponse:
         """Serve one HTTP request."""
@@ -123,6 +131,63 @@ class StatelessServer:
                 )
         except MCPError as exc:
             return await _failed(answer, exc, preferences.as_result(method, exc))
+        except AnswerCut as exc:
+            log.warning("MCP answer broke off", extra={"reason": str(exc)})
+            await answer.cut()
+
+    def start(
+        self, connection: Connection, beginning: Beginning, body: bytes, caller: Caller, *, preferences: Preferences
+    ) -> StartedRequest | None:
+        """Serve a call without a task, if it may go as most do: `agent.server.fast_path.connection.Start`."""
+        head = beginning.head
+        message = read_message(body, head.message.headers, head.by_name)
+        if not isinstance(message, dict) or message["method"] != METHOD:
+            return None
+        params = message["params"]
+        route = startable(self._views, caller, params)
+        if route is None or AFFINITY_META_KEY in params["_meta"]:
+            return None
+        index = self._views.index
+        schema = route.definition.get("inputSchema")
+        if isinstance(schema, dict) and index.has_param_headers(schema):
+            return None
+        started = StartedRequest(
+            self,
+            connection,
+            beginning,
+            body,
+            caller=caller,
+            request_id=message["id"],
+            params=params,
+            index=index,
+            route=route,
+            preferences=preferences,
+        )
+        return started.start(self._dispatch)
+
+    def written(self, started: StartedRequest, forwarded: Forwarded) -> tuple[Bytes, ...]:
+        """As `StartsCalls.written`."""
+        return written(METHOD, started.route, forwarded, modern=True)
+
+    async def go_on(self, request: web.Request, started: StartedRequest) -> web.StreamResponse:
+        """As `StartsCalls.go_on`."""
+        answer, preferences = Answer(request, started.request_id), started.preferences
+        notify = answer.notify if preferences.notices else partial(_but_list_changes, answer.notify)
+        try:
+            with started.line() as served:
+                return await self._forwarded(
+                    METHOD,
+                    started.route,
+                    started.params,
+                    answer,
+                    served,
+                    notify=notify,
+                    index=started.index,
+                    received={},
+                    started=started.call,
+                )
+        except MCPError as exc:
+            return await _failed(answer, exc, preferences.as_result(METHOD, exc))
         except AnswerCut as exc:
             log.warning("MCP answer broke off", extra={"reason": str(exc)})
             await answer.cut()
@@ -177,6 +242,7 @@ class StatelessServer:
         notify: OnNotification,
         index: ListIndex,
         received: Mapping[str, str],
+        started: StartedCall | None = None,
     ) -> web.StreamResponse:
         with self._slow.kept_alive(answer.ping):
             forwarded = await forward(
@@ -189,6 +255,7 @@ class StatelessServer:
                 served=served,
                 sink=answer.sink(added(method)),
                 param_headers=received,
+                started=started,
             )
         if answer.begun is not None:
             return answer.begun

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from agent.authority.caller import caller
-from agent.dispatch.dispatcher import Forwarded
+from agent.dispatch.call import Forwarded
 from agent.errors import MCPError
 from agent.lossless_json.raw import exact
 from agent.rpc_codes import INVALID_PARAMS

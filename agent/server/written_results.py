@@ -8,7 +8,7 @@ from typing import Final
 
 import orjson
 
-from agent.dispatch.dispatcher import Forwarded
+from agent.dispatch.call import Forwarded
 from agent.dispatch.request_state import asks
 from agent.errors import MCPError
 from agent.lossless_json.raw import Bytes, exact

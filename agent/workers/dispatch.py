@@ -11,7 +11,8 @@ from typing import Final
 
 from agent.client.server_info import OnNotification
 from agent.client.streaming import ResultStream
-from agent.dispatch.dispatcher import Dispatch, Forwarded
+from agent.dispatch.call import Forwarded
+from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.renewals import Present
 from agent.errors import CallRefused, NoLongerOffered
 from agent.model import Json

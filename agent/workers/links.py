@@ -10,12 +10,13 @@ import logging
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from agent.client.event import Event, first_of
 from agent.client.http.stateless import HttpStatelessClient
 from agent.client.jsonrpc import LIST_CHANGES
-from agent.client.protocol import Request
+from agent.client.protocol import Request, ResultTaker
 from agent.client.sessions.dual_era import needs_session
 from agent.errors import CallNotSent, MeshError
 from agent.links.dial import Dial
@@ -65,6 +66,9 @@ class WorkerLink:
         """As `CallableLink`; what is no call is the node's to say."""
         if self.client is None or request.method != CALL:
             raise CallNotSent.about(self.view.key, "is not connected")
+        return await self._request(self.client, request)
+
+    async def _request(self, client: HttpStatelessClient, request: Request) -> Json:
         heard = request.on_notification
 
         async def hear(method: str, params: Json) -> None:
@@ -72,10 +76,19 @@ class WorkerLink:
             if heard is not None:
                 await heard(method, params)
 
-        result = await self.client.request(request.heard_by(hear))
+        result = await client.request(request.heard_by(hear))
         if request.in_session and needs_session(result):
             self._wants_sessions = True  # The node opens them.
         return result
+
+    def start(self, request: Request, taker: ResultTaker) -> bool:
+        """As `CallableLink`."""
+        client = self.client
+        if client is None or request.method != CALL or request.in_session or not client.start(request, taker):
+            return False
+        assert request.started is not None, "it went out"
+        request.started.go_on = partial(self._request, client)
+        return True
 
     async def read_as_caller(self, affinity: str) -> None:
         """As `CallableLink`: there is nothing to read here."""

@@ -16,10 +16,10 @@ from aiohttp import web
 from agent import clock
 from agent.errors import MeshError
 from agent.model import HEADER_BYTES_MAX, LinkView
+from agent.rest.direct import DirectWay
 from agent.rest.envelope import envelope_middleware
 from agent.rest.security import (
     EdgePolicy,
-    direct_answers,
     security_headers,
     security_middleware,
     usual_header_lines,
@@ -130,7 +130,7 @@ class Serving:
             runner.server,
             PATH,
             lambda request: None if self.is_leaving else usual_header_lines(request),
-            direct_answers(self._policy),
+            DirectWay(self._policy.tokens),
         )
         server.elsewhere = self._elsewhere
 

@@ -180,6 +180,18 @@ class Response:
             connection.abort(ConnectionBroken("had its answer closed by us"))
 
 
+class Taker(Protocol):
+    """Who sent a request without waiting for its answer (`Connection.start`). Called in callbacks; never raises."""
+
+    def take(self, head: Head, body: bytes) -> None:
+        """Head and body of a usual answer, which came whole."""
+        ...
+
+    def wait(self) -> None:
+        """No such answer comes, but another one, in parts, or none: `Connection.wait` is called before this returns."""
+        ...
+
+
 class ConnectionOwner(Protocol):
     """The pool of a connection."""
 
@@ -210,6 +222,7 @@ class Connection(asyncio.Protocol):
         "_paused",
         "_poll",
         "_response",
+        "_taker",
         "_transport",
         "_waiting",
         "failure",
@@ -221,6 +234,7 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._waiting: asyncio.Future[Response] | None = None
+        self._taker: Taker | None = None
         self._held = b""  # The beginning of a head.
         self._response: Response | None = None
         self._body: Body | None = None
@@ -233,7 +247,7 @@ class Connection(asyncio.Protocol):
             return f"<Connection over: {self.failure}>"
         if self._response is not None:
             return "<Connection reads an answer>"
-        return f"<Connection {'idle' if self._waiting is None else 'waits for an answer'}>"
+        return f"<Connection {'idle' if self._waiting is None and self._taker is None else 'waits for an answer'}>"
 
     # The exchange
 
@@ -267,16 +281,34 @@ class Connection(asyncio.Protocol):
             ConnectionBroken: No answer will come.
             NotHttp: What came is no answer.
         """
+        self._write(head, body)
+        self._waiting = self._loop.create_future()
+        return await self.answer()
+
+    def start(self, head: bytes, body: bytes, taker: Taker) -> None:
+        """Write a request whose answer `taker` gets, if it is usual and comes whole. As for `exchange`."""
+        self._write(head, body)
+        self._taker = taker
+
+    def _write(self, head: bytes, body: bytes) -> None:
         assert self._transport is not None, "exchange on a connection that is over"
         assert self._waiting is None, "exchange during another"
+        assert self._taker is None, "exchange during another"
         assert self._response is None, "exchange during another"
-        waiting: asyncio.Future[Response] = self._loop.create_future()
-        self._waiting = waiting
         if len(body) < _ONE_WRITE_BYTES:
             self._transport.write(head + body)
         else:
             self._transport.write(head)
             self._transport.write(body)
+
+    def wait(self) -> None:
+        """The answer to the request that was started is waited for from now on, by `answer`, which has to be called."""
+        self._taker, self._waiting = None, self._loop.create_future()
+
+    async def answer(self) -> Response:
+        """As `exchange`, of a request that has gone out."""
+        waiting = self._waiting
+        assert waiting is not None, "a request has gone out"
         try:
             response = await waiting
         except asyncio.CancelledError:
@@ -305,6 +337,8 @@ class Connection(asyncio.Protocol):
 
     def abort(self, failure: ConnectionBroken) -> None:
         """End it at once, whatever is under way; the first reason stays. What was received whole can still be read."""
+        if self._taker is not None:
+            self._taker.wait()
         if self.failure is None:
             self.failure = failure
             self._owner.forget(self)
@@ -326,6 +360,14 @@ class Connection(asyncio.Protocol):
         """As `asyncio.Protocol`."""
         if self.failure is not None:
             return
+        if (taker := self._taker) is not None:
+            whole = whole_answer(data)
+            if whole is not None:
+                self._taker, self._closing = None, False
+                self.finish()
+                taker.take(*whole)
+                return
+            taker.wait()
         waiting = self._waiting
         if self._response is None and waiting is not None and not self._held and not waiting.done():
             usual = whole_answer(data)
@@ -391,6 +433,8 @@ class Connection(asyncio.Protocol):
         if transport is not None and hasattr(transport, "_read_ready_cb"):
             # Python 3.11 leaves a transport bound to itself when it is over, for the collector to find; 3.12 does this.
             transport._read_ready_cb = None  # noqa: SLF001 - as above
+        if self._taker is not None:
+            self._taker.wait()
         response, body = self._response, self._body
         if response is not None and body is not None and exc is None and body.may_end_with_connection:
             response.complete()  # The end of a body without a length, and of that alone.

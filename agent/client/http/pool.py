@@ -9,7 +9,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
@@ -20,11 +20,12 @@ from agent.client.dial_guard import check_url
 from agent.client.http.authorized import REFUSED, authorized, refused
 from agent.client.http.coding import CODINGS, coding_of
 from agent.client.http.connection import Connection, ConnectionBroken, NotHttp, Response
-from agent.client.http.cookies import CookieJar
 from agent.client.http.dial import DialFailed, Dialler, tls_context
 from agent.client.http.fields import checked_line, field_line, headers_of
 from agent.client.http.origin import SAME_REQUEST, port_of, slash_only, target_of
 from agent.client.http.proofs import forgets_us, proven, proving, remembered
+from agent.client.http.request import RequestBody, Route
+from agent.client.http.started import StartedExchange
 from agent.client.outbound import DIRECT, Outbound
 from agent.client.proxies import ProxyFault
 from agent.client.server_info import ServerInfo
@@ -54,33 +55,6 @@ LAST_KEEPALIVE_S: Final = 10.0
 NAMED_AGE_MAX_S: Final = 30.0
 # Beginnings of requests that are kept ready: of one for each tool that is called.
 _HEADS_REMEMBERED_MAX: Final = 64
-
-
-class RequestBody:
-    """A request's bytes, which know whether their request was handed to the socket. One per request.
-
-    They are released then: a stream that is open for hours need not hold its request. A `harmless` one only probes the
-    server or reads a list: it may take an idle connection that the server may be closing at this moment, and is sent
-    again over a new one then.
-    """
-
-    __slots__ = ("data", "harmless", "sent")
-
-    def __init__(self, data: bytes, *, harmless: bool = False) -> None:
-        self.data = data
-        self.harmless = harmless
-        self.sent = False
-
-    def __repr__(self) -> str:
-        return f"<RequestBody {len(self.data)} bytes{' sent' if self.sent else ''}>"
-
-
-@dataclass(slots=True)
-class Route:
-    """What a session has of its own on the way to its server: its cookies, and another path where it has one."""
-
-    target: str | None = None
-    cookies: CookieJar = field(default_factory=CookieJar)
 
 
 class HttpPool:
@@ -183,6 +157,21 @@ class HttpPool:
             raise self.failure(CallOutcomeUnknown if body.sent else CallNotSent, exc) from exc
         return self._plain(response)
 
+    def start(self, started: StartedExchange, headers: Mapping[str, str]) -> bool:
+        """Send a request now, over a connection that is idle; False: nothing was sent.
+
+        `started` gets its answer, or hands it to `post`. Raises `ValueError` for headers that cannot be sent.
+        """
+        if self._authorizer is not None and self._authorizer.has_token:
+            return False
+        body = started.body
+        head = self._head("POST", headers, len(body.data), self._route, remember=True)
+        connection = self._idle_one(KEEPALIVE_S)
+        if connection is None:
+            return False
+        started.goes_out(connection, None if self._prover is None else self._prover.association, head)
+        return True
+
     async def get(self, headers: Mapping[str, str], route: Route | None = None) -> Response:
         """Open a stream of events. Raises `Unreachable`, `DialRefused`, `ProtocolBroken`."""
         try:
@@ -251,6 +240,10 @@ class HttpPool:
         route: Route,
         association: Association | None,
     ) -> Response:
+        if body.begun is not None:
+            answer, body.begun = body.begun, None
+            response = await answer()
+            return response if response.whole is not None else self._noted(response, route)
         head = self._head("POST", headers, len(data), route, remember=not body.harmless)
         connection = self._idle_one(LAST_KEEPALIVE_S if body.harmless else KEEPALIVE_S)
         may_be_stale = connection is not None and body.harmless

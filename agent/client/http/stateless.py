@@ -16,7 +16,9 @@ from agent.client import jsonrpc
 from agent.client.capabilities import ASKED_FOR_ALL
 from agent.client.deadlines import Deadline
 from agent.client.event import Event
-from agent.client.http.pool import HttpPool, RequestBody, Response
+from agent.client.http.connection import Response
+from agent.client.http.pool import HttpPool
+from agent.client.http.request import RequestBody
 from agent.client.http.response import (
     ANSWER_BYTES_MAX,
     NOTIFICATION_BYTES_MAX,
@@ -27,8 +29,9 @@ from agent.client.http.response import (
     error_instead,
     exchange,
 )
+from agent.client.http.started import Habit, StartedExchange
 from agent.client.negotiation import DISCOVER, Handshake, ModernStamp, judge_discovery
-from agent.client.protocol import Request, shown_s, why_lost
+from agent.client.protocol import Request, ResultTaker, shown_s, why_lost
 from agent.client.server_info import (
     ACKNOWLEDGE_TIMEOUT_S,
     ListenNotSupported,
@@ -54,7 +57,17 @@ _PROBES_NODE: Final[Json] = {"_meta": {PROBE_META_KEY: True}}
 class HttpStatelessClient:
     """Stateless requests over one pool. Nothing to close but the pool."""
 
-    __slots__ = ("_ids", "_pool", "_probe_params", "_stamp", "lost", "lost_reason", "lost_what", "server_info")
+    __slots__ = (
+        "_habit",
+        "_ids",
+        "_pool",
+        "_probe_params",
+        "_stamp",
+        "lost",
+        "lost_reason",
+        "lost_what",
+        "server_info",
+    )
 
     def __init__(self, pool: HttpPool, stamp: ModernStamp, server_info: ServerInfo) -> None:
         self.server_info = pool.as_believed(server_info)
@@ -63,6 +76,7 @@ class HttpStatelessClient:
         self._pool = pool
         self._stamp = stamp
         self._ids = itertools.count(1)
+        self._habit = Habit()
         self._probe_params = ASKED_FOR_ALL if self.server_info.mesh is None else _PROBES_NODE
 
     def __repr__(self) -> str:
@@ -71,9 +85,13 @@ class HttpStatelessClient:
 
     async def request(self, request: Request) -> Json:
         """As `McpClient.request`; a stateless server keeps nothing for an affinity."""
-        request_id, method = next(self._ids), request.method
+        method, started = request.method, request.started
         stamped = self._stamp.params(request.params)
-        body = RequestBody(jsonrpc.encode_request(request_id, method, stamped), harmless=method in _SENT_TWICE)
+        if isinstance(started, StartedExchange):
+            request_id, body = started.request_id, started.body
+        else:
+            request_id = next(self._ids)
+            body = RequestBody(jsonrpc.encode_request(request_id, method, stamped), harmless=method in _SENT_TWICE)
         headers = self._stamp.headers(method, stamped)
         if request.headers or len(body.data) > HEADER_BYTES_MAX // 2:  # They repeat less than that, in base64 at most.
             headers = _short({**headers, **request.headers} if request.headers else headers)
@@ -95,6 +113,23 @@ class HttpStatelessClient:
         except DialRefused as exc:
             raise CallNotSent(str(exc)) from exc
         return jsonrpc.result_of(message)
+
+    def start(self, request: Request, taker: ResultTaker) -> bool:
+        """As `StartsRequests.start`."""
+        if request.headers or not self._habit.is_worth_trying():
+            return False
+        stamped = self._stamp.params(request.params)
+        request_id = next(self._ids)
+        body = RequestBody(jsonrpc.encode_request(request_id, request.method, stamped))
+        if len(body.data) > HEADER_BYTES_MAX // 2:  # Its headers have to be looked at.
+            return False
+        started = StartedExchange(request_id, body, taker, self._habit)
+        try:
+            is_started = self._pool.start(started, self._stamp.headers(request.method, stamped))
+        except ValueError:  # `request` says what is wrong with them.
+            return False
+        request.started = started if is_started else None
+        return is_started
 
     @property
     def lists_by_session(self) -> bool:

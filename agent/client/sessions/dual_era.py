@@ -17,7 +17,7 @@ from typing import Final
 from agent import clock
 from agent.client.affinity import is_of_session
 from agent.client.capabilities import MAY_ASK, permits_requests
-from agent.client.protocol import McpClient, Request
+from agent.client.protocol import McpClient, Request, ResultTaker, StartsRequests
 from agent.client.server_info import OnServerRequest
 from agent.client.sessions.beside import LISTS, BesideSessions, features_of
 from agent.client.sessions.calls import is_pending_state
@@ -137,7 +137,7 @@ class DualEraRouter(BesideSessions[McpClient]):
     `by_session`: every caller with a session gets one here, not only those that accept server requests.
     """
 
-    __slots__ = ("_by_session", "_era", "_has_asked", "_in_rounds", "_must_have")
+    __slots__ = ("_by_session", "_era", "_has_asked", "_in_rounds", "_must_have", "_starts")
 
     def __init__(
         self,
@@ -152,6 +152,7 @@ class DualEraRouter(BesideSessions[McpClient]):
         self._by_session = self._must_have = by_session
         self._era = SecondEra(tries_again=tries_again)
         super().__init__(stateless, open_session, limits=limits, on_pending=on_pending)
+        self._starts = stateless if isinstance(stateless, StartsRequests) else None
         self._in_rounds = _NONE
         # What has asked in rounds on the stateless way: by 2026-07-28 it is made to be called anew in each of them.
         self._has_asked = _NONE
@@ -170,7 +171,8 @@ class DualEraRouter(BesideSessions[McpClient]):
             return await self._shared.request(request)
         if "requestState" in params and is_pending_state(params["requestState"]):
             return await self._calls.retry(request)
-        features = self._features_for_session(request, params) if request.in_session else None
+        wants_session = request.in_session and request.started is None
+        features = self._features_for_session(request, params) if wants_session else None
         if features is not None:
             try:
                 return await self._calls.begin(request, features)
@@ -184,6 +186,15 @@ class DualEraRouter(BesideSessions[McpClient]):
             self._has_asked |= {_subject(request.method, params)}
         again = request.in_session and self._learns_to_need_sessions(request, result)
         return await self.request(request) if again else result
+
+    def start(self, request: Request, taker: ResultTaker) -> bool:
+        """As `StartsRequests.start`, of a call that goes the stateless way."""
+        params = request.params
+        if self._starts is None or params is None or "requestState" in params:
+            return False
+        if request.in_session and self._features_for_session(request, params) is not None:
+            return False
+        return self._starts.start(request, taker)
 
     def _refuse_without_session(self, request: Request, exc: SessionRefused | None = None) -> None:
         """Raise `CallNotSent` for a call that must have a session, to a server that opens none."""

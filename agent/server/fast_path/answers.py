@@ -12,8 +12,8 @@ from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 
 # The header lines that the answer to a request gets from those who prepare answers, each with its line end; None where
-# they have to be called.
-CommonLines: TypeAlias = Callable[[web.Request], str | None]
+# they have to be called. Of a request that passed by its head, and is all that is usual, None is given.
+CommonLines: TypeAlias = Callable[[web.Request | None], str | None]
 # Of status and media type: an endpoint has a dozen.
 _REMEMBERED_MAX: Final = 64
 _EMPTY_BY_DEFINITION: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
@@ -39,7 +39,7 @@ class Answers:
         return self.composed(request, status, headers.get("Content-Type", ""), body or b"", response.reason)
 
     def composed(
-        self, request: web.Request, status: int, media_type: str, body: bytes, reason: str = "OK"
+        self, request: web.Request | None, status: int, media_type: str, body: bytes, reason: str = "OK"
     ) -> bytes | None:
         """Head and body of an answer that is nothing but that; None where aiohttp has to write it."""
         common = self._common(request)

@@ -17,6 +17,7 @@ from aiohttp.http_writer import StreamWriter
 from aiohttp.tcp_helpers import tcp_keepalive
 
 from agent import clock
+from agent.authority.caller import Caller
 from agent.server.fast_path.answers import Answers
 from agent.server.fast_path.heads import Beginning, Head, Heads
 from agent.server.write_deadline import AT_ONCE_BYTES_MAX, in_time
@@ -41,6 +42,18 @@ Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Elsewhere: TypeAlias = Callable[["Connection", Head | None, bytes], bool]
 
 
+class Unwaited(Protocol):
+    """A request under way without a task (`Head.start`). It ends with `Connection.answer`, or `Connection.go_on`."""
+
+    def leave(self) -> None:
+        """Go on in a task: `Connection.go_on` is called before this returns."""
+        ...
+
+
+# Serves a request of the caller without a task, if it can: it then has the connection until it ends.
+Start: TypeAlias = Callable[["Connection", Beginning, bytes, Caller], Unwaited | None]
+
+
 class ServedElsewhere(Exception):
     """The request was not executed here and has no answer: another process is to serve it (`agent.workers`)."""
 
@@ -53,8 +66,16 @@ class Owner(Protocol):
     connections: set["Connection"]
     elsewhere: Elsewhere | None
 
+    def start(self, connection: "Connection", beginning: Beginning, body: bytes) -> Unwaited | None:
+        """Serve a request without a task; None where it needs one."""
+        ...
+
     def handle(self, request: "FastRequest") -> Awaitable[web.StreamResponse]:
         """Answer a request."""
+        ...
+
+    def go_on(self, request: "FastRequest", handler: Handler) -> Awaitable[web.StreamResponse]:
+        """Answer a request that was begun without a task."""
         ...
 
     def other_protocol(self) -> asyncio.Protocol:
@@ -163,6 +184,7 @@ class Connection(BaseProtocol):
         "_owner",
         "_request",
         "_served",
+        "_unwaited",
         "moved",
         "peername",
         "sockname",
@@ -173,6 +195,7 @@ class Connection(BaseProtocol):
         super().__init__(asyncio.get_running_loop())
         self._owner = owner
         self._request: asyncio.Task[None] | None = None
+        self._unwaited: Unwaited | None = None  # The request under way, while it has no task.
         self._held = b""
         self._served = b""  # The request under way as it came, where another process may have to serve it.
         self.moved: Any = None  # What the owner's `elsewhere` remembers of this connection.
@@ -183,7 +206,11 @@ class Connection(BaseProtocol):
         self.sockname: Any = None
 
     def __repr__(self) -> str:
-        return f"<Connection {'idle' if self._request is None else 'serves a request'}>"
+        return f"<Connection {'serves a request' if self._is_busy else 'idle'}>"
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._request is not None or self._unwaited is not None
 
     @property
     def request(self) -> "asyncio.Task[None] | None":
@@ -198,24 +225,23 @@ class Connection(BaseProtocol):
     @property
     def idle_since_s(self) -> float | None:
         """Since when nothing has come; None while a request is under way."""
-        return None if self._request is not None else self._idle_since_s
+        return None if self._is_busy else self._idle_since_s
 
     def end(self) -> None:
         """Close it, as soon as the request under way is answered."""
         self._ending = True
-        if self._request is None:
+        if not self._is_busy:
             self.abort()
 
     def abort(self) -> None:
         """Close it now. The event loop cancels the request under way."""
         if self.transport is not None:
             self.transport.close()
-        if self._request is not None:
-            self._request.cancel()
+        self._cancel()
 
     def sweep(self, now_s: float) -> None:
         """Let aiohttp have what comes slowly, and close what was idle for too long. Called every few seconds."""
-        if self._request is not None:
+        if self._is_busy:
             return
         if self._held and self._idle_since_s + PARTS_WITHIN_S < now_s:
             self._hand_over(self._held)
@@ -237,14 +263,13 @@ class Connection(BaseProtocol):
         """As `asyncio.Protocol`. A client that has gone cancels its request's handler, as with aiohttp."""
         super().connection_lost(exc)
         self._owner.connections.discard(self)
-        if self._request is not None:
-            self._request.cancel()
+        self._cancel()
 
     def data_received(self, data: bytes) -> None:
         """As `asyncio.Protocol`."""
         if self._held:
             data = self._held + data
-        if self._request is None:
+        if self._request is None and self._unwaited is None:
             self._take(data)
             return
         self._held = data
@@ -273,15 +298,23 @@ class Connection(BaseProtocol):
             if elsewhere(self, beginning.head, data):
                 return
             self._served = data[:end]
+        body = data[beginning.head_bytes : end]
         self._held = data[end:]
-        request = FastRequest(self, beginning, data[beginning.head_bytes : end], self._loop)
-        self._request = task = self._loop.create_task(self._serve(request), name="MCP request")
+        if beginning.head.start is not None and elsewhere is None:
+            self._unwaited = self._owner.start(self, beginning, body)
+            if self._unwaited is not None:
+                return
+        self._run(FastRequest(self, beginning, body, self._loop))
+
+    def _run(self, request: FastRequest, handler: Handler | None = None) -> None:
+        self._request = task = self._loop.create_task(self._serve(request, handler), name="MCP request")
         request.begun(task)
 
-    async def _serve(self, request: FastRequest) -> None:
+    async def _serve(self, request: FastRequest, handler: Handler | None) -> None:
         try:
             try:
-                response = await self._owner.handle(request)
+                owner = self._owner
+                response = await (owner.handle(request) if handler is None else owner.go_on(request, handler))
             except web.HTTPException as exc:
                 response = exc  # As aiohttp does: it is an answer as well.
             if response is not SENT:
@@ -302,8 +335,39 @@ class Connection(BaseProtocol):
             self._request = None
             self._go_on()
 
-    def sent(self, request: FastRequest, body: bytes) -> bool:
-        """Send a result in JSON, where the client takes it at once; False: it has to be answered with a response."""
+    def go_on(self, beginning: Beginning, body: bytes, handler: Handler) -> None:
+        """Answer the request under way, which had no task, in one, by this handler."""
+        self._unwaited = None
+        self._run(FastRequest(self, beginning, body, self._loop), handler)
+
+    def leave(self) -> None:
+        """Have the request under way go on in a task, if it has none."""
+        if self._unwaited is not None:
+            self._unwaited.leave()
+
+    def _cancel(self) -> None:
+        """Cancel the request under way."""
+        if self._unwaited is not None:
+            self.leave()
+            assert self._request is not None, "it goes on in a task"
+            # One that is cancelled before its first step would not know how to end what it has begun.
+            self._loop.call_soon(self._request.cancel)
+        elif self._request is not None:
+            self._request.cancel()
+
+    def answer(self, body: bytes) -> bool:
+        """End the request under way, which has no task, with a result in JSON; False where its client makes us wait."""
+        if not self.sent(None, body):
+            return False
+        self._unwaited = None
+        self._go_on()
+        return True
+
+    def sent(self, request: FastRequest | None, body: bytes) -> bool:
+        """Send a result in JSON, where the client takes it at once; False: it has to be answered with a response.
+
+        `request`: None for one that passed by its head.
+        """
         transport = self.transport
         # What earlier answers left in the buffer is what their reader has not taken.
         if transport is None or transport.is_closing() or len(body) > AT_ONCE_BYTES_MAX:

@@ -6,10 +6,10 @@ shutdown ends the connections of both.
 
 import asyncio
 import heapq
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from functools import partial
 from operator import itemgetter
-from typing import Final, TypeAlias
+from typing import Final
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -17,27 +17,42 @@ from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
 from agent import clock
 from agent.server.fast_path.answers import Answers, CommonLines
-from agent.server.fast_path.connection import Connection, Elsewhere, FastRequest, Handler
-from agent.server.fast_path.heads import HEADS_MAX, Heads
+from agent.server.fast_path.connection import Connection, Elsewhere, FastRequest, Handler, Unwaited
+from agent.server.fast_path.heads import HEADS_MAX, Beginning, Heads
 from agent.server.fast_path.other_requests import OtherRequests
 
 SWEEP_EVERY_S: Final = 10.0
 
-Direct: TypeAlias = Callable[[FastRequest], Awaitable[web.StreamResponse] | None]
+
+class Direct:
+    """Serves requests whose way is known by their heads; this one knows none."""
+
+    def start(self, connection: Connection, beginning: Beginning, body: bytes) -> Unwaited | None:  # noqa: ARG002
+        """Serve a request without a task; None where it needs one."""
+        return None
+
+    def answer(self, request: FastRequest) -> Awaitable[web.StreamResponse] | None:  # noqa: ARG002
+        """Answer a request without the middlewares; None for one that has to pass them."""
+        return None
+
+    def go_on(self, request: FastRequest, handler: Handler) -> Awaitable[web.StreamResponse]:
+        """Answer a request that was started and needs a task after all."""
+        return handler(request)
 
 
 class FastServer:
     """See the module. Like `web.Server`, a factory of protocols."""
 
     def __init__(
-        self, app: web.Application, server: web.Server, path: str, common: CommonLines, direct: Direct = lambda _: None
+        self, app: web.Application, server: web.Server, path: str, common: CommonLines, direct: Direct
     ) -> None:
-        """`direct`: answers a request whose way is known, without the middlewares; None for every other one."""
+        """`direct`: serves requests whose way is known, without the middlewares."""
         self.heads = Heads(path)
         self.answers = Answers(common)
         self.connections: set[Connection] = set()
         self.elsewhere: Elsewhere | None = None
         self._direct = direct
+        self.start = direct.start
         self._app = app
         self._server = server
         self._routes: dict[str, tuple[UrlMappingMatchInfo, Handler]] = {}
@@ -86,7 +101,12 @@ class FastServer:
         if route is None:
             return self._handle_first(request)
         request.take_route(route[0])
-        return self._direct(request) or route[1](request)
+        return self._direct.answer(request) or route[1](request)
+
+    def go_on(self, request: FastRequest, handler: Handler) -> Awaitable[web.StreamResponse]:
+        """See `agent.server.fast_path.connection.Owner`."""
+        request.take_route(self._routes[request.head.message.path][0])
+        return self._direct.go_on(request, handler)
 
     async def _handle_first(self, request: FastRequest) -> web.StreamResponse:
         route = await self._resolved(request)
@@ -111,6 +131,8 @@ class FastServer:
             both.create_task(self._server.shutdown(timeout), name="shutdown of aiohttp's connections")
 
     async def _finished(self, timeout_s: float | None) -> None:
+        for connection in list(self.connections):
+            connection.leave()
         under_way = [connection.request for connection in self.connections if connection.request is not None]
         if under_way:
             await asyncio.wait(under_way, timeout=timeout_s)

@@ -12,8 +12,8 @@ from typing import Any, Final, TypeAlias
 
 from agent.client.affinity import affinity_key
 from agent.client.capabilities import declared_features
+from agent.dispatch.call import Forwarded
 from agent.dispatch.client_events import CalledBackend, UpstreamEvents
-from agent.dispatch.dispatcher import Forwarded
 from agent.errors import OUTCOME_UNKNOWN, MCPError, MeshError, RpcError
 from agent.model import DEADLINE_META_KEY, ClientEvent, Json
 from agent.routing.table import Replica

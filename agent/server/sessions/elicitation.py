@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from agent import clock
 from agent.client.capabilities import refusal
-from agent.dispatch.dispatcher import Forwarded
+from agent.dispatch.call import Forwarded
 from agent.dispatch.request_state import asks
 from agent.dispatch.retry import received_deadline_s
 from agent.errors import GIVEN_UP, OUTCOME_UNKNOWN, MCPError

@@ -14,13 +14,15 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
+from agent.authority.caller import Caller
 from agent.errors import AnswerCut, MCPError
 from agent.harmless_text import one_line
 from agent.lossless_json.exact import read_json
 from agent.mcp_terms import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
 from agent.model import Json
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
-from agent.server.fast_path.connection import FastRequest
+from agent.server.fast_path.connection import Connection, FastRequest
+from agent.server.fast_path.heads import Beginning
 from agent.server.lists import LISTS
 from agent.server.preferences import Preferences
 from agent.server.request import accepts_events, body_at_hand, read_body, refuse, speaks_json
@@ -33,6 +35,7 @@ from agent.server.sessions.resumption import LAST_EVENT_HEADER, CallStream, Name
 from agent.server.sessions.session import Outcome, RunningCall, ServerSession
 from agent.server.sessions.table import NoRoom, Sessions
 from agent.server.sessions.tasks import CAPABILITY as TASKS_CAPABILITY
+from agent.server.started import StartedRequest
 from agent.server.validation import is_initialize
 
 log = logging.getLogger(__name__)
@@ -104,6 +107,12 @@ class SessionServer:
             return exc.response
         except NoRoom:
             return refuse(503, "All sessions are in use", INTERNAL_ERROR, headers={"Retry-After": str(_RETRY_AFTER_S)})
+
+    def start(
+        self, connection: Connection, beginning: Beginning, body: bytes, caller: Caller, *, preferences: Preferences
+    ) -> StartedRequest | None:
+        """Serve a call without a task, if it may go as most do: `agent.server.fast_path.connection.Start`."""
+        return None
 
     async def _listen(self, request: web.Request, preferences: Preferences) -> web.StreamResponse:
         session = self._session(request, preferences)

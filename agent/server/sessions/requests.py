@@ -15,7 +15,8 @@ import orjson
 from agent import clock
 from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.streaming import ResultStream
-from agent.dispatch.dispatcher import Dispatch, Forwarded
+from agent.dispatch.call import Forwarded
+from agent.dispatch.dispatcher import Dispatch
 from agent.errors import MCPError, RpcError
 from agent.lossless_json.raw import Bytes, exact
 from agent.mcp_terms import LOG_LEVEL_META_KEY, LOG_LEVELS

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 import orjson
 
 from agent import clock
-from agent.dispatch.dispatcher import Forwarded
+from agent.dispatch.call import Forwarded
 from agent.errors import OUTCOME_UNKNOWN, MCPError
 from agent.lossless_json.raw import exact
 from agent.model import TASKS_EXTENSION, Json

@@ -54,10 +54,11 @@ from agent.model import (
     ServerSpec,
     ViewSpec,
 )
+from agent.rest.direct import DirectWay
 from agent.rest.envelope import envelope_middleware
 from agent.rest.handshake import HandshakeRoute
 from agent.rest.peers import PeersApi
-from agent.rest.security import EdgePolicy, direct_answers, security_headers, security_middleware, usual_header_lines
+from agent.rest.security import EdgePolicy, security_headers, security_middleware, usual_header_lines
 from agent.rest.status import NodeStatus
 from agent.rest.tokens import TokenTable
 from agent.routing.client_names import AS_BETWEEN_NODES, ClientNames
@@ -367,7 +368,7 @@ class _Wiring:
         self.views[0].add_to(app, of_mesh)
         local.add_to(app)
         app.add_routes(rest)
-        direct = direct_answers(policy)
+        direct = DirectWay(policy.tokens)
         runner = runner_of(app, fast_path=MCP_PATH, common=usual_header_lines, direct=direct, shutdown_timeout_s=2)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)

@@ -6,7 +6,7 @@ from types import MappingProxyType
 import orjson
 import pytest
 
-from agent.dispatch.dispatcher import Forwarded
+from agent.dispatch.call import Forwarded
 from agent.errors import NOT_EXECUTED, MCPError
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import DEADLINE_META_KEY, Json

@@ -3,7 +3,7 @@
 import pytest
 
 from agent.authority.grant import BY_SHORT_FORM, Grant, Scope
-from agent.dispatch.dispatcher import Forwarded
+from agent.dispatch.call import Forwarded
 from agent.dispatch.request_state import RequestStates, StateRefused
 from agent.errors import MCPError
 from agent.model import AFFINITY_META_KEY

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.dispatch.dispatcher import Forwarded
+from agent.dispatch.call import Forwarded
 from agent.lossless_json.raw import RawObject
 from agent.model import Json
 from agent.routing.table import Replica, Route, RouteKind

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from mcp_types import CLIENT_CAPABILITIES_META_KEY
 
-from agent.dispatch.dispatcher import Forwarded
+from agent.dispatch.call import Forwarded
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, MCPError
 from agent.model import DEADLINE_META_KEY, PENDING_META_KEY, POLL_META_KEY, Json
 from agent.routing.table import Replica

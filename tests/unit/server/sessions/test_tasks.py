@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.dispatch.dispatcher import Forwarded
+from agent.dispatch.call import Forwarded
 from agent.errors import MCPError
 from agent.model import Json
 from agent.routing.table import Replica

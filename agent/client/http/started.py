@@ -1,0 +1,113 @@
+"""A request that went out without a task: its answer is taken as it comes, or waited for after all.
+
+Made by `agent.client.http.stateless` for what is usual, which is most calls: a task, its turns in the event loop and
+the coroutines in it cost more than the rest of a call. The one rule: a request that went out is in one place, taken
+here or waited for by `agent.client.http.pool.HttpPool.post`, and is never sent again by either.
+"""
+
+from typing import TYPE_CHECKING, Any, Final
+
+from agent.client.http.answer import Head
+from agent.client.http.connection import Connection, Response
+from agent.client.http.proofs import proven, proving
+from agent.client.http.request import RequestBody
+from agent.client.protocol import Request, ResultTaker
+from agent.identity.association import Association
+from agent.lossless_json.raw import read_response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from agent.model import Json
+
+# A server that answers in parts, or as a stream of events, does so for each call; each try costs a tenth of one.
+_MISSES_MAX: Final = 8
+_TRIED_EVERY: Final = 64
+
+
+class Habit:
+    """Whether the answers of a server come whole, so that it is worth while to start requests."""
+
+    __slots__ = ("_misses", "_skipped")
+
+    def __init__(self) -> None:
+        self._misses = self._skipped = 0
+
+    def is_worth_trying(self) -> bool:
+        """Whether to start the next request."""
+        if self._misses < _MISSES_MAX:
+            return True
+        self._skipped = (self._skipped + 1) % _TRIED_EVERY
+        return self._skipped == 0
+
+    def took(self) -> None:
+        """An answer came whole."""
+        self._misses = 0
+
+    def missed(self) -> None:
+        """One had to be waited for."""
+        self._misses += 1
+
+
+class StartedExchange:
+    """One of them (`agent.client.protocol.Started`). For its connection, the one who takes the answer."""
+
+    __slots__ = (
+        "_association",
+        "_connection",
+        "_habit",
+        "_number",
+        "_taker",
+        "_whole",
+        "body",
+        "changes",
+        "go_on",
+        "request_id",
+    )
+
+    def __init__(self, request_id: int, body: RequestBody, taker: ResultTaker, habit: Habit) -> None:
+        self.body = body
+        self.request_id = request_id
+        self.changes = 0
+        self.go_on: Callable[[Request], Coroutine[Any, Any, Json]] | None = None
+        self._taker = taker
+        self._habit = habit
+        self._connection: Connection | None = None
+        self._association: Association | None = None
+        self._number = 0
+        self._whole: tuple[Head, bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<StartedExchange {self.request_id}>"
+
+    def goes_out(self, connection: Connection, association: Association | None, head: bytes) -> None:
+        """Send it. `head`: but for its end."""
+        self._connection, self._association = connection, association
+        whole_head, self._number = proving(head, association)
+        self.body.sent = True
+        self.body.begun = self._answer
+        connection.start(whole_head, self.body.data, self)
+
+    def take(self, head: Head, body: bytes) -> None:
+        """As `agent.client.http.connection.Taker`."""
+        self._connection, self._whole = None, (head, body)
+        self._habit.took()
+        response = read_response(body)
+        # All else is read once more, by those who know what it means.
+        if response is None or response["id"] != self.request_id or not self._taker.take(response["result"]):
+            self._taker.wait()
+
+    def wait(self) -> None:
+        """As `agent.client.http.connection.Taker`, and as `agent.client.protocol.Started`."""
+        self._habit.missed()
+        if self._connection is not None:
+            self._connection.wait()
+        self._taker.wait()
+
+    async def _answer(self) -> Response:
+        """For `HttpPool.post`: the answer that there is, or that will come. Raises as `Connection.exchange`."""
+        if self._whole is not None:
+            head, body = self._whole
+            return Response(head.status, head.headers, body)
+        assert self._connection is not None, "it went out"
+        return proven(await self._connection.answer(), self._association, self._number)

@@ -1,0 +1,68 @@
+"""A call whose first attempt went out without a task: ended where it is answered as usual, else gone on with in one.
+
+Made by `agent.dispatch.dispatcher.Dispatch.start`. The one rule: what has gone out is the call's first attempt, however
+the call goes on, so that the rules of retries and outcomes hold for it as for any other.
+"""
+
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agent import clock
+from agent.client.protocol import Request
+from agent.dispatch.call import Call
+from agent.dispatch.callable_link import CallableLink
+from agent.dispatch.next_hop import says_no_more
+from agent.dispatch.replicas import Attempt, ReplicaStats
+from agent.lossless_json.raw import RawObject
+from agent.model import Json
+from agent.routing.table import Replica
+
+
+class CallTaker(Protocol):
+    """Who started a call. Never raises."""
+
+    def take(self, result: RawObject, replica: Replica) -> bool:
+        """Take a result that is one and no more, and no error; False: no, `wait` is called then."""
+        ...
+
+    def wait(self) -> None:
+        """The call has to be gone on with in a task, by `Dispatch.go_on`."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class StartedCall:
+    """One of them; of its link, the one who takes the result (`agent.client.protocol.ResultTaker`)."""
+
+    call: Call
+    replica: Replica
+    link: CallableLink
+    request: Request
+    attempt: Attempt
+    stats: ReplicaStats
+    taker: CallTaker
+
+    def take(self, result: Json) -> bool:
+        """As `ResultTaker`."""
+        if type(result) is not RawObject or result.get("isError") is True or not says_no_more(self.call.method, result):
+            return False
+        if not self.taker.take(result, self.replica):
+            return False
+        self.stats.finish(self.attempt, "ok", clock.now_s())
+        return True
+
+    def wait(self) -> None:
+        """As `ResultTaker`."""
+        self.taker.wait()
+
+    def answered(self) -> Coroutine[Any, Any, Json]:
+        """Wait for the result of the attempt that went out. Raises as `CallableLink.request`."""
+        assert self.request.started is not None, "it has gone out"
+        assert self.request.started.go_on is not None, "its link has noted where"
+        return self.request.started.go_on(self.request)
+
+    def leave(self) -> None:
+        """Have it gone on with in a task now, which its taker hears of before this returns."""
+        assert self.request.started is not None, "it has gone out"
+        self.request.started.wait()

@@ -1,0 +1,176 @@
+"""Calls of clients that are answered without a task: sent, and answered when their result comes, in two callbacks.
+
+Made by the servers of both eras for a call that may go as most do. What takes longer than `WAITED_FOR_S`, ends
+otherwise, or has lost its client, goes on in a task, as every other request. The one rule: whichever way a call goes,
+its client, its server, the log and the figures see the same.
+"""
+
+import asyncio
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, Self
+
+import orjson
+from aiohttp import web
+
+from agent.authority.caller import Caller, serve_for
+from agent.dispatch.call import Forwarded
+from agent.dispatch.dispatcher import Dispatch
+from agent.lossless_json.raw import Bytes, RawObject
+from agent.model import Json
+from agent.routing.table import Replica, Route
+from agent.server.caller_views import CallerViews
+from agent.server.fast_path.connection import Connection
+from agent.server.fast_path.heads import Beginning
+from agent.server.forward import logged, may_name_uris
+from agent.server.lists import ListIndex
+from agent.server.preferences import Preferences
+from agent.server.search import CALL_TOOL
+
+if TYPE_CHECKING:
+    from agent.dispatch.started_call import StartedCall
+
+# Pings, deadlines and doubts about a server are the tasks' business, and are due after seconds.
+WAITED_FOR_S: Final = 0.5
+METHOD: Final = "tools/call"
+
+
+class StartedCalls:
+    """Those of one endpoint and era that nothing waits for yet. One timer for all."""
+
+    def __init__(self) -> None:
+        self._since_s: dict[StartedRequest, float] = {}  # The longest waiting comes first.
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<StartedCalls {len(self._since_s)}>"
+
+    def add(self, request: "StartedRequest") -> None:
+        """It has gone out."""
+        loop = asyncio.get_running_loop()
+        self._since_s[request] = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(WAITED_FOR_S, self._look)
+
+    def discard(self, request: "StartedRequest") -> None:
+        """It is answered, or waited for in a task."""
+        self._since_s.pop(request, None)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        for request, since_s in tuple(self._since_s.items()):
+            if since_s + WAITED_FOR_S > now_s:
+                self._timer = loop.call_at(since_s + WAITED_FOR_S, self._look)
+                return
+            request.leave()
+        self._timer = None
+
+
+class StartedRequest:
+    """One of them; of its call, the one who takes the result (`agent.dispatch.started_call.CallTaker`).
+
+    `index`: where its route was found. `call`: set when it has gone out.
+    """
+
+    __slots__ = (
+        "_beginning",
+        "_body",
+        "_connection",
+        "_owner",
+        "_started_s",
+        "call",
+        "caller",
+        "index",
+        "params",
+        "preferences",
+        "request_id",
+        "route",
+    )
+
+    def __init__(
+        self,
+        owner: "StartsCalls",
+        connection: Connection,
+        beginning: Beginning,
+        body: bytes,
+        *,
+        caller: Caller,
+        request_id: str | int,
+        params: Json,
+        index: ListIndex,
+        route: Route,
+        preferences: Preferences,
+    ) -> None:
+        self._owner, self._connection, self._beginning, self._body = owner, connection, beginning, body
+        self.caller, self.request_id, self.params = caller, request_id, params
+        self.index, self.route, self.preferences = index, route, preferences
+        self.call: StartedCall | None = None
+        self._started_s = time.monotonic()
+
+    def __repr__(self) -> str:
+        return f"<StartedRequest {self.route.public_name}>"
+
+    def start(self, dispatch: Dispatch, session_id: str | None = None) -> Self | None:
+        """Send it; None where it has to be served in a task from the beginning, and nothing was sent."""
+        present = partial(self.index.present, METHOD, self.params)
+        self.call = dispatch.start(METHOD, self.route, self.params, self, present=present, session_id=session_id)
+        if self.call is None:
+            return None
+        self._owner.started_calls.add(self)
+        return self
+
+    def line(self) -> logged:
+        """Its line in the log, begun."""
+        return logged(METHOD, self.params, self.request_id, of=self.caller, began_s=self._started_s)
+
+    def take(self, result: RawObject, replica: Replica) -> bool:
+        """As `CallTaker`."""
+        if may_name_uris(result.raw):
+            return False
+        parts = self._owner.written(self, Forwarded(result, replica))
+        head = b'{"jsonrpc":"2.0","id":' + orjson.dumps(self.request_id) + b',"result":'
+        if not self._connection.answer(b"".join((head, *parts, b"}"))):
+            return False
+        self._owner.started_calls.discard(self)
+        with self.line() as served:
+            served.backend = replica.backend_key
+        return True
+
+    def wait(self) -> None:
+        """As `CallTaker`."""
+        self._owner.started_calls.discard(self)
+        self._connection.go_on(self._beginning, self._body, self._handled)
+
+    def leave(self) -> None:
+        """As `agent.server.fast_path.connection.Unwaited`."""
+        assert self.call is not None, "it has gone out"
+        self.call.leave()
+
+    async def _handled(self, request: web.Request) -> web.StreamResponse:
+        serve_for(self.caller)
+        return await self._owner.go_on(request, self)
+
+
+def startable(views: CallerViews, caller: Caller, params: Json) -> Route | None:
+    """The route of a call that may go as most do; None for any other, and where a caller's limits have to be asked."""
+    if views.offers or caller.allowance is not None or caller.recorder.records_calls:
+        return None
+    route, name = views.index.present(METHOD, params), params.get("name")
+    if route is None or route.public_name != name or route.fleet is not None or route.away_since_s is not None:
+        return None
+    return None if name == CALL_TOOL else route
+
+
+class StartsCalls(Protocol):
+    """The server of an era, as what it has started needs it."""
+
+    started_calls: StartedCalls
+
+    def written(self, started: StartedRequest, forwarded: Forwarded) -> tuple[Bytes, ...]:
+        """The result as its client gets it, in parts."""
+        ...
+
+    async def go_on(self, request: web.Request, started: StartedRequest) -> web.StreamResponse:
+        """Answer it in a task."""
+        ...
