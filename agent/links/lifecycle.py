@@ -226,7 +226,7 @@ class LinkLifecycle:
 
     def start(self, request: Request, taker: ResultTaker) -> bool:
         """As `StartsRequests.start`, where the client can; counted as `request`, which goes on with it."""
-        if self._starts is None or (is_of_session(request.affinity) and self._client.lists_by_session):
+        if self._starts is None:
             return False
         changes = self._offer.changes
         if not self._starts.start(request, _Counted(self, changes, taker)):

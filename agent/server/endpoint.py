@@ -33,6 +33,7 @@ from agent.server.sessions.client_events import SessionNotifications
 from agent.server.sessions.http import SessionServer, is_legacy
 from agent.server.sessions.requests import SessionRequests
 from agent.server.sessions.sealed_id import SessionSeal
+from agent.server.sessions.started import SessionStarts
 from agent.server.sessions.table import Sessions
 from agent.server.sessions.upstream import UpstreamSessions
 from agent.server.stateless import StatelessServer
@@ -161,6 +162,7 @@ def build_endpoint(
     )
     legacy = SessionServer(
         sessions=sessions,
+        starts=SessionStarts(views=views, dispatch=dispatch, upstream=upstream),
         requests=SessionRequests(views=views, dispatch=dispatch, own=said, subscriber=subscriber, upstream=upstream),
         changes=changes,
         initialize_result=lambda: said.initialize_result(identity, introduced()),

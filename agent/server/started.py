@@ -16,11 +16,12 @@ from aiohttp import web
 from agent.authority.caller import Caller, serve_for
 from agent.dispatch.call import Forwarded
 from agent.dispatch.dispatcher import Dispatch
+from agent.errors import MCPError
 from agent.lossless_json.raw import Bytes, RawObject
 from agent.model import Json
 from agent.routing.table import Replica, Route
 from agent.server.caller_views import CallerViews
-from agent.server.fast_path.connection import Connection
+from agent.server.fast_path.connection import Connection, FastRequest, Handler
 from agent.server.fast_path.heads import Beginning
 from agent.server.forward import logged, may_name_uris
 from agent.server.lists import ListIndex
@@ -111,10 +112,14 @@ class StartedRequest:
     def __repr__(self) -> str:
         return f"<StartedRequest {self.route.public_name}>"
 
-    def start(self, dispatch: Dispatch, session_id: str | None = None) -> Self | None:
-        """Send it; None where it has to be served in a task from the beginning, and nothing was sent."""
-        present = partial(self.index.present, METHOD, self.params)
-        self.call = dispatch.start(METHOD, self.route, self.params, self, present=present, session_id=session_id)
+    def start(self, dispatch: Dispatch, asked: Json | None = None, session_id: str | None = None) -> Self | None:
+        """Send it; None where it has to be served in a task from the beginning, and nothing was sent.
+
+        `asked`: its params with what its session adds.
+        """
+        params = self.params if asked is None else asked
+        present = partial(self.index.present, METHOD, params)
+        self.call = dispatch.start(METHOD, self.route, params, self, present=present, session_id=session_id)
         if self.call is None:
             return None
         self._owner.started_calls.add(self)
@@ -128,7 +133,10 @@ class StartedRequest:
         """As `CallTaker`."""
         if may_name_uris(result.raw):
             return False
-        parts = self._owner.written(self, Forwarded(result, replica))
+        try:
+            parts = self._owner.written(self, Forwarded(result, replica))
+        except MCPError:  # Raised once more where it is an answer.
+            return False
         head = b'{"jsonrpc":"2.0","id":' + orjson.dumps(self.request_id) + b',"result":'
         if not self._connection.answer(b"".join((head, *parts, b"}"))):
             return False
@@ -140,16 +148,21 @@ class StartedRequest:
     def wait(self) -> None:
         """As `CallTaker`."""
         self._owner.started_calls.discard(self)
-        self._connection.go_on(self._beginning, self._body, self._handled)
+        self._connection.go_on(self._beginning, self._body, self._handler_of)
 
     def leave(self) -> None:
         """As `agent.server.fast_path.connection.Unwaited`."""
         assert self.call is not None, "it has gone out"
         self.call.leave()
 
-    async def _handled(self, request: web.Request) -> web.StreamResponse:
-        serve_for(self.caller)
-        return await self._owner.go_on(request, self)
+    def _handler_of(self, request: FastRequest) -> Handler:
+        handler = self._owner.go_on(request, self)
+
+        async def handled(request: web.Request) -> web.StreamResponse:
+            serve_for(self.caller)
+            return await handler(request)
+
+        return handled
 
 
 def startable(views: CallerViews, caller: Caller, params: Json) -> Route | None:
@@ -171,6 +184,6 @@ class StartsCalls(Protocol):
         """The result as its client gets it, in parts."""
         ...
 
-    async def go_on(self, request: web.Request, started: StartedRequest) -> web.StreamResponse:
-        """Answer it in a task."""
+    def go_on(self, request: FastRequest, started: StartedRequest) -> Handler:
+        """Begin to go on with it; what is returned answers it, in a task."""
         ...

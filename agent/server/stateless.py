@@ -32,7 +32,7 @@ from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, ClientEvent, Json
 from agent.routing.table import Route
 from agent.rpc_codes import HEADER_MISMATCH, INVALID_PARAMS
 from agent.server.caller_views import CallerViews
-from agent.server.fast_path.connection import Connection
+from agent.server.fast_path.connection import Connection, Handler
 from agent.server.fast_path.heads import Beginning
 from agent.server.forward import Served, forward, logged, with_own_affinity
 from agent.server.limits import check_is_node
@@ -169,8 +169,11 @@ class StatelessServer:
         """As `StartsCalls.written`."""
         return written(METHOD, started.route, forwarded, modern=True)
 
-    async def go_on(self, request: web.Request, started: StartedRequest) -> web.StreamResponse:
+    def go_on(self, _request: web.Request, started: StartedRequest) -> Handler:
         """As `StartsCalls.go_on`."""
+        return partial(self._go_on, started=started)
+
+    async def _go_on(self, request: web.Request, *, started: StartedRequest) -> web.StreamResponse:
         answer, preferences = Answer(request, started.request_id), started.preferences
         notify = answer.notify if preferences.notices else partial(_but_list_changes, answer.notify)
         try:

@@ -335,10 +335,11 @@ class Connection(BaseProtocol):
             self._request = None
             self._go_on()
 
-    def go_on(self, beginning: Beginning, body: bytes, handler: Handler) -> None:
-        """Answer the request under way, which had no task, in one, by this handler."""
+    def go_on(self, beginning: Beginning, body: bytes, handler_of: Callable[[FastRequest], Handler]) -> None:
+        """Answer the request under way, which had no task, in one. `handler_of` is called before this returns."""
         self._unwaited = None
-        self._run(FastRequest(self, beginning, body, self._loop), handler)
+        request = FastRequest(self, beginning, body, self._loop)
+        self._run(request, handler_of(request))
 
     def leave(self) -> None:
         """Have the request under way go on in a task, if it has none."""

@@ -7,7 +7,7 @@ one rule: a dropped connection cancels nothing; a client cancels with `notificat
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
@@ -15,13 +15,15 @@ import orjson
 from aiohttp import web
 
 from agent.authority.caller import Caller
+from agent.dispatch.call import Forwarded
 from agent.errors import AnswerCut, MCPError
 from agent.harmless_text import one_line
 from agent.lossless_json.exact import read_json
+from agent.lossless_json.raw import Bytes
 from agent.mcp_terms import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
 from agent.model import Json
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
-from agent.server.fast_path.connection import Connection, FastRequest
+from agent.server.fast_path.connection import Connection, FastRequest, Handler
 from agent.server.fast_path.heads import Beginning
 from agent.server.lists import LISTS
 from agent.server.preferences import Preferences
@@ -33,15 +35,17 @@ from agent.server.sessions.client_events import SessionNotifications
 from agent.server.sessions.requests import ROUTED, ReplyChannel, SessionRequests, outliving
 from agent.server.sessions.resumption import LAST_EVENT_HEADER, CallStream, NamedCall, begins_with, lost, named_call
 from agent.server.sessions.session import Outcome, RunningCall, ServerSession
+from agent.server.sessions.started import SessionStarts, StartedInSession
 from agent.server.sessions.table import NoRoom, Sessions
 from agent.server.sessions.tasks import CAPABILITY as TASKS_CAPABILITY
-from agent.server.started import StartedRequest
+from agent.server.started import METHOD, StartedCalls, StartedRequest
 from agent.server.validation import is_initialize
 
 log = logging.getLogger(__name__)
 
 SESSION_HEADER: Final = "Mcp-Session-Id"
 VERSION_HEADER: Final = "MCP-Protocol-Version"
+_SESSION_KEY, _VERSION_KEY = SESSION_HEADER.lower(), VERSION_HEADER.lower()
 # A client may send icons of itself along, which are not kept.
 INITIALIZE_BYTES_MAX: Final = 64 << 10
 # A client's capabilities are kept as long as its session; the largest honest ones are a few hundred bytes.
@@ -78,13 +82,15 @@ class SessionServer:
         *,
         sessions: Sessions,
         requests: SessionRequests,
+        starts: SessionStarts,
         changes: SessionNotifications,
         initialize_result: Callable[[], Json],
     ) -> None:
         self._sessions = sessions
         self._changes = changes
         self._slow = SlowAnswers(sessions.start_task)
-        self._requests = requests
+        self.started_calls = StartedCalls()
+        self._requests, self._starts = requests, starts
         self._initialize_result = initialize_result
 
     async def handle(self, request: web.Request, preferences: Preferences) -> web.StreamResponse:
@@ -112,7 +118,46 @@ class SessionServer:
         self, connection: Connection, beginning: Beginning, body: bytes, caller: Caller, *, preferences: Preferences
     ) -> StartedRequest | None:
         """Serve a call without a task, if it may go as most do: `agent.server.fast_path.connection.Start`."""
-        return None
+        by_name, binding = beginning.head.by_name, caller.grant.binding
+        session = self._sessions.present(by_name.get(_SESSION_KEY, ""), binding, notices=preferences.notices)
+        if (
+            session is None
+            or not self._sessions.is_open
+            or by_name.get(_VERSION_KEY, session.version) != session.version
+        ):
+            return None
+        try:
+            message = _checked(_read(body))
+        except _Refused:
+            return None
+        if message.get("method") != METHOD or "id" not in message or session.is_taken(message["id"]):
+            return None
+        return self._starts.start(
+            session, self, connection, beginning, body, caller=caller, message=message, preferences=preferences
+        )
+
+    def go_on(self, request: FastRequest, started: StartedRequest) -> Handler:
+        """As `StartsCalls.go_on`: the call has a task at once, so that it can be cancelled by its ID."""
+        assert isinstance(started, StartedInSession), "it was started here"
+        session, request_id, preferences = started.session, started.request_id, started.preferences
+        session.end_unwaited(request_id)
+        answer = Answer(request, request_id, beginning=partial(begins_with, session.version, request_id, METHOD))
+        stream = CallStream(answer)
+        channel = ReplyChannel(session, stream.tell, outliving(stream.sink()), request_id)
+        work = self._ended_as(self._requests.go_on(channel, started))
+        task = self._sessions.start_task(work, f"session's {METHOD}")
+        call = session.add_call(request_id, task, stream)
+
+        async def wait_for_it(_request: web.Request) -> web.StreamResponse:
+            return await self._waited_for(answer, call, METHOD, preferences)
+
+        return wait_for_it
+
+    def written(self, started: StartedRequest, forwarded: Forwarded) -> tuple[Bytes, ...]:
+        """As `StartsCalls.written`."""
+        assert isinstance(started, StartedInSession), "it was started here"
+        started.session.end_unwaited(started.request_id)
+        return self._starts.ended(started, forwarded)
 
     async def _listen(self, request: web.Request, preferences: Preferences) -> web.StreamResponse:
         session = self._session(request, preferences)
@@ -299,13 +344,14 @@ class SessionServer:
         params: Json,
         stream: CallStream | None = None,
     ) -> RunningCall:
-        task = self._sessions.start_task(self._call(channel, method, params), f"session's {method}")
+        work = self._ended_as(self._requests.routed(channel, method, params))
+        task = self._sessions.start_task(work, f"session's {method}")
         return channel.session.add_call(request_id, task, stream)
 
-    async def _call(self, channel: ReplyChannel, method: str, params: Json) -> Outcome:
-        """Serve a call in a task of its own, which outlives the HTTP request."""
+    async def _ended_as(self, call: Coroutine[Any, Any, tuple[Bytes, ...]]) -> Outcome:
+        """How a call ends, which is served in a task of its own and outlives the HTTP request."""
         try:
-            return await self._requests.routed(channel, method, params)
+            return await call
         except (MCPError, AnswerCut) as exc:
             return exc
         except Exception:  # one request's failure must not take the group, and so the node, down

@@ -17,6 +17,7 @@ from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.streaming import ResultStream
 from agent.dispatch.call import Forwarded
 from agent.dispatch.dispatcher import Dispatch
+from agent.dispatch.started_call import StartedCall
 from agent.errors import MCPError, RpcError
 from agent.lossless_json.raw import Bytes, exact
 from agent.mcp_terms import LOG_LEVEL_META_KEY, LOG_LEVELS
@@ -43,6 +44,7 @@ from agent.server.sessions.tasks import (
 )
 from agent.server.sessions.tasks import VERSION as TASKS_VERSION
 from agent.server.sessions.upstream import UpstreamSessions
+from agent.server.started import METHOD, StartedRequest
 from agent.server.view_tools import ViewTools
 from agent.server.written_results import written
 from agent.subscriptions.registry import Subscriber
@@ -171,17 +173,40 @@ class SessionRequests:
             if route is None:
                 result = await self._own.answer(method, plain(params), channel.session.version)
                 return (orjson.dumps(result),)
-            try:
-                before = self._views.offers_of(channel.session.id)
-                forwarded = await self._forwarded(channel, method, route, params, served, index=index, as_task=as_task)
-                await self._tell_of_lists(channel, before)
-            except MCPError as exc:
-                if exc.code != MISSING_REQUIRED_CLIENT_CAPABILITY or task_support(route.definition) != "required":
-                    raise
-                raise MCPError(code=METHOD_NOT_FOUND, message=exc.message) from exc  # The code of that era.
-            return written(
-                method, route, self._as_task(channel.session, route, forwarded) if as_task else forwarded, modern=False
+            return await self._result(channel, method, route, params, served, index=index, as_task=as_task)
+
+    async def _result(
+        self,
+        channel: ReplyChannel,
+        method: str,
+        route: Route,
+        params: Json,
+        served: Served,
+        *,
+        index: ListIndex,
+        as_task: bool = False,
+        started: StartedCall | None = None,
+    ) -> tuple[Bytes, ...]:
+        """As `routed`, of a request for a server; it may have gone out."""
+        try:
+            before = self._views.offers_of(channel.session.id)
+            forwarded = await self._forwarded(
+                channel, method, route, params, served, index=index, as_task=as_task, started=started
             )
+            await self._tell_of_lists(channel, before)
+        except MCPError as exc:
+            if exc.code != MISSING_REQUIRED_CLIENT_CAPABILITY or task_support(route.definition) != "required":
+                raise
+            raise MCPError(code=METHOD_NOT_FOUND, message=exc.message) from exc  # The code of that era.
+        return written(
+            method, route, self._as_task(channel.session, route, forwarded) if as_task else forwarded, modern=False
+        )
+
+    async def go_on(self, channel: ReplyChannel, started: StartedRequest) -> tuple[Bytes, ...]:
+        """As `routed`, of a call that was started."""
+        route, params, index = started.route, started.params, started.index
+        with started.line() as served:
+            return await self._result(channel, METHOD, route, params, served, index=index, started=started.call)
 
     def _task_requested(self, session: ServerSession, method: str, params: Json) -> tuple[Json, bool]:
         """Params, and whether the call is to be a task; without tasks, `task` has to be ignored (MCP 2025-11-25)."""
@@ -309,16 +334,19 @@ class SessionRequests:
         *,
         index: ListIndex,
         as_task: bool,
+        started: StartedCall | None,
     ) -> Forwarded:
         """Forward a request, in rounds while there are server requests. A result that may be a task is not streamed."""
         session = channel.session
         now: Route | None = route
+        begun = started
 
         async def send(asked: Json) -> Forwarded:
             # In later rounds looked up anew, because a user may think for minutes. When the name is gone, the route
             # from before is used, and dispatch raises the error.
-            nonlocal now
+            nonlocal now, begun
             now, present = None, now or index.present(method, asked) or route
+            begun, gone_out = None, begun
             try:
                 return await forward(
                     self._dispatch,
@@ -330,6 +358,7 @@ class SessionRequests:
                     served=served,
                     session_id=session.id,
                     sink=None if as_task or hides_structure(route.definition) else channel.sink,
+                    started=gone_out,
                 )
             finally:
                 if served.backend is not None:

@@ -169,13 +169,9 @@ class Sessions:
         continues, and is notified that lists may have changed. `notices`: whether it is sent list changes from
         now on. Raises `NoRoom`.
         """
-        session, binding = self._sessions.get(session_id), caller().grant.binding
-        if session is not None:
-            if session.binding != binding:
-                return None  # Another caller's: this one learns nothing about it.
-            session.notices = notices
-            self._touch(session)
-            return session
+        binding = caller().grant.binding
+        if session_id in self._sessions:  # Of another caller's, this one learns nothing.
+            return self.present(session_id, binding, notices=notices)
         agreed = None if session_id in self._ended_ids else self._seal.open(session_id, time.time(), binding)
         if agreed is None:
             return None
@@ -187,6 +183,15 @@ class Sessions:
         level, self._has_adopted = logging.DEBUG if self._has_adopted else logging.INFO, True
         log.log(level, "MCP session adopted", extra={"version": agreed.version})
         self._record("adopted")
+        return session
+
+    def present(self, session_id: str, binding: str, *, notices: bool) -> ServerSession | None:
+        """As `find`, of a session that is in the table. `binding`: of the caller."""
+        session = self._sessions.get(session_id)
+        if session is None or session.binding != binding:
+            return None
+        session.notices = notices
+        self._touch(session)
         return session
 
     def _add(self, session_id: str, agreed: Agreed) -> ServerSession:

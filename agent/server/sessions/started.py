@@ -1,0 +1,85 @@
+"""Calls of sessions that are answered without a task (`agent.server.started`).
+
+Used by `agent.server.sessions.http` alone. The one rule: a call that has no task is in its session all the same, so
+that its ID is taken, and its client can cancel it.
+"""
+
+from agent.authority.caller import Caller
+from agent.dispatch.call import Forwarded
+from agent.dispatch.dispatcher import Dispatch
+from agent.lossless_json.raw import Bytes
+from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
+from agent.model import AFFINITY_META_KEY, Json
+from agent.server.caller_views import CallerViews
+from agent.server.fast_path.connection import Connection
+from agent.server.fast_path.heads import Beginning
+from agent.server.preferences import Preferences
+from agent.server.sessions.elicitation import with_meta
+from agent.server.sessions.requests import with_log_level
+from agent.server.sessions.session import ServerSession
+from agent.server.sessions.upstream import UpstreamSessions
+from agent.server.started import METHOD, StartedRequest, StartsCalls, startable
+from agent.server.written_results import written
+
+
+class StartedInSession(StartedRequest):
+    """One of them."""
+
+    __slots__ = ("session",)
+
+    session: ServerSession
+
+
+class SessionStarts:
+    """Those of one endpoint."""
+
+    def __init__(self, *, views: CallerViews, dispatch: Dispatch, upstream: UpstreamSessions) -> None:
+        self._views = views
+        self._dispatch = dispatch
+        self._upstream = upstream
+
+    def __repr__(self) -> str:
+        return "<SessionStarts>"
+
+    def start(
+        self,
+        session: ServerSession,
+        owner: StartsCalls,
+        connection: Connection,
+        beginning: Beginning,
+        body: bytes,
+        *,
+        caller: Caller,
+        message: Json,
+        preferences: Preferences,
+    ) -> StartedInSession | None:
+        """Send a call without waiting; None where it has to be served in a task, and nothing was sent."""
+        params = message.get("params") or {}
+        route = startable(self._views, caller, params)
+        if route is None or "task" in params or AFFINITY_META_KEY in (params.get("_meta") or {}):
+            return None
+        started = StartedInSession(
+            owner,
+            connection,
+            beginning,
+            body,
+            caller=caller,
+            request_id=message["id"],
+            params=params,
+            index=self._views.index,
+            route=route,
+            preferences=preferences,
+        )
+        started.session = session
+        leveled = with_log_level(params, session.log_level)
+        asked = with_meta(leveled, CLIENT_CAPABILITIES_META_KEY, session.declared_to_servers)
+        if started.start(self._dispatch, asked, session.id) is None:
+            return None
+        session.begin_unwaited(started.request_id, started)
+        return started
+
+    def ended(self, started: StartedInSession, forwarded: Forwarded) -> tuple[Bytes, ...]:
+        """The result of one, for its client."""
+        session, route = started.session, started.route
+        self._upstream.follow(session, session.called(forwarded.replica.backend_key, route.owner))
+        return written(METHOD, route, forwarded, modern=False)
