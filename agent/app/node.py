@@ -295,7 +295,7 @@ class Node:
             app.add_routes(part.routes())
         others = self._mesh, self._dispatch, self._metrics, self._access, self._associations
         self._workers.prepare(Parts(policy, self._endpoints[0], *others))
-        direct = DirectWay(policy.tokens)
+        direct = DirectWay(policy)
         runner = runner_of(app, fast_path=plans.MCP_PATH, common=self._usual_lines, direct=direct)
         await runner.setup()
         known, tls = partial(plans.addresses_of_peers, self._mesh.views), self._tls.context

@@ -174,7 +174,7 @@ class Requester(Protocol):
 class StartsRequests(Protocol):
     """A client that can send a request without waiting for its answer, which most calls need no more than."""
 
-    def start(self, request: Request, taker: ResultTaker) -> bool:
+    def start_request(self, request: Request, taker: ResultTaker) -> bool:
         """Send it now, and note so in `request.started`; False: nothing was sent, and `request` has to be called."""
         ...
 

@@ -31,7 +31,7 @@ class CallableLink(Protocol):
         ...
 
     def start(self, request: Request, taker: ResultTaker) -> bool:
-        """Send over the open client without waiting, as `StartsRequests.start`."""
+        """Send over the open client without waiting, as `StartsRequests.start_request`."""
         ...
 
     async def read_as_caller(self, affinity: str) -> None:

@@ -225,11 +225,11 @@ class LinkLifecycle:
                 listener.used()
 
     def start(self, request: Request, taker: ResultTaker) -> bool:
-        """As `StartsRequests.start`, where the client can; counted as `request`, which goes on with it."""
+        """As `StartsRequests.start_request`, where the client can; counted as `request`, which goes on with it."""
         if self._starts is None:
             return False
         changes = self._offer.changes
-        if not self._starts.start(request, _Counted(self, changes, taker)):
+        if not self._starts.start_request(request, _Counted(self, changes, taker)):
             return False
         assert request.started is not None, "it went out"
         request.started.changes, request.started.go_on = changes, self.request

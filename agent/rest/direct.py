@@ -11,27 +11,35 @@ from aiohttp import web
 
 from agent.authority.caller import serve_for
 from agent.rest.envelope import envelope_middleware
-from agent.rest.tokens import TokenTable
+from agent.rest.security import PROOF, EdgePolicy, Verdict, judged_by_proof
 from agent.server.fast_path.connection import Connection, FastRequest, Handler, Unwaited
 from agent.server.fast_path.heads import Beginning
 from agent.server.fast_path.serving import Direct
 
 
 class DirectWay(Direct):
-    """See the module. `tokens`: of the node's clients."""
+    """See the module."""
 
-    def __init__(self, tokens: TokenTable) -> None:
-        self._tokens = tokens
+    def __init__(self, policy: EdgePolicy) -> None:
+        self._policy = policy
+        self._tokens = policy.tokens
 
     def __repr__(self) -> str:
         return "<DirectWay>"
 
     def start(self, connection: Connection, beginning: Beginning, body: bytes) -> Unwaited | None:
         """As `Direct.start`."""
-        passed, start = beginning.head.passed, beginning.head.start
-        if start is None or passed is None or passed[1] is None or passed[0] is not self._tokens.generation:
+        head = beginning.head
+        passed, start = head.passed, head.start
+        if start is None or passed is None or passed[0] is not self._tokens.generation:
             return None
-        started: Unwaited | None = start(connection, beginning, body, passed[1])
+        caller = passed[1]
+        if caller is None:  # Another node's: its proof counts once, however it is served then.
+            connection.judged = judged = judged_by_proof(beginning.proof, head, self._policy)
+            if judged is None or judged.verdict is not Verdict.ALLOWED:
+                return None
+            caller = judged.caller
+        started: Unwaited | None = start(connection, beginning, body, caller)
         return started
 
     def answer(self, request: FastRequest) -> Awaitable[web.StreamResponse] | None:
@@ -44,4 +52,6 @@ class DirectWay(Direct):
 
     def go_on(self, request: FastRequest, handler: Handler) -> Awaitable[web.StreamResponse]:
         """As `Direct.go_on`."""
+        if request.judged is not None and request.judged.proof is not None:
+            request[PROOF] = request.judged.proof
         return envelope_middleware(request, handler)

@@ -32,7 +32,8 @@ from agent.rest.introspection import TokenRefused
 from agent.rest.logins import Logins
 from agent.rest.oauth import METADATA_PATH, OAuthVerifier
 from agent.rest.tokens import TokenTable
-from agent.server.fast_path.connection import FastRequest
+from agent.server.fast_path.connection import FastRequest, Judged
+from agent.server.fast_path.heads import Head
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ _PEER_PATHS = frozenset({PEER_PATH, f"{PEER_PATH}/"})
 MCP_PATHS = frozenset({"/mcp", "/mcp/", *_PEER_PATHS})
 _IDENTITY = "identity"
 _OF_ONE_REQUEST = frozenset({"content-encoding", "cookie", "origin"})
-_PROOF = web.RequestKey("mesh_proof", str)  # Of the answer, while its request is handled.
+PROOF = web.RequestKey("mesh_proof", str)  # Of the answer, while its request is handled.
 
 CORS_METHODS = "GET, POST, DELETE, OPTIONS"
 CORS_REQUEST_HEADERS = (
@@ -132,11 +133,13 @@ def security_middleware(policy: EdgePolicy) -> Middleware:
             head.unproven = _of_head(request, policy)
             passes = head.unproven is not None and request.proof is None
             head.passed = tokens.generation, head.unproven[1] if head.unproven is not None and passes else None
-        caller, judged = head.passed[1], None
-        if caller is None and request.proof is not None and head.unproven is not None:
-            found = policy.associations.of(request.proof) if policy.associations is not None else None
-            judged = _with_proof(request, *head.unproven, found, tokens)
-            caller = judged[1] if judged[0] is Verdict.ALLOWED else None
+        caller, judged = head.passed[1], request.judged
+        if judged is None and caller is None:
+            judged = judged_by_proof(request.proof, head, policy)
+        if judged is not None:
+            if judged.proof is not None:
+                request[PROOF] = judged.proof
+            caller = judged.caller if judged.verdict is Verdict.ALLOWED else None
         if caller is None:
             return await _checked(request, handler, policy, brake, judged)
         serve_for(caller)
@@ -150,7 +153,7 @@ async def _checked(
     handler: Handler,
     policy: EdgePolicy,
     brake: FailureBrake,
-    judged: tuple[Verdict, Caller] | None = None,
+    judged: Judged | None = None,
 ) -> web.StreamResponse:
     """Answer a request that has to be judged by itself. `judged`: the verdict, where its proof was taken already."""
     if (refusal := _host_refusal(request, policy)) is not None:
@@ -163,7 +166,7 @@ async def _checked(
         return refusal
     logins = policy.logins
     shown = request.headers.getall("Authorization", ()) if logins is None else logins.authorization(request)
-    verdict, caller = judged or _judged(request, policy, shown)
+    verdict, caller = _judged(request, policy, shown) if judged is None else judged[:2]
     why = ""
     if verdict is Verdict.BAD_TOKEN and policy.oauth is not None:
         verdict, caller, why = await _judged_by_issuer(request, policy.oauth, shown, caller)
@@ -188,7 +191,7 @@ def security_headers(policy: EdgePolicy) -> Callable[[web.Request, web.StreamRes
         response.headers.update(_ANSWER_HEADERS)
         if own is not None:  # The page may load its own files.
             response.headers[_POLICY] = own
-        if (proof := request.get(_PROOF)) is not None:
+        if (proof := request.get(PROOF)) is not None:
             response.headers[PROOF_HEADER] = proof
         for name, value in _CACHING.items():
             response.headers.setdefault(name, value)
@@ -218,7 +221,7 @@ def usual_header_lines(request: web.Request | None) -> str | None:
         return _USUAL_LINES  # It has neither an origin nor a proof.
     if "Origin" in request.headers:
         return None
-    proof = request.get(_PROOF)
+    proof = request.get(PROOF)
     return _USUAL_LINES if proof is None else f"{_USUAL_LINES}{PROOF_HEADER}: {proof}\r\n"
 
 
@@ -246,7 +249,10 @@ def _judged(request: web.Request, policy: EdgePolicy, authorization: Sequence[st
     if (proof := of_this_one or request.headers.get(PROOF_HEADER)) is None or _is_for_anyone(request, policy):
         return verdict, caller
     found = policy.associations.of(proof) if policy.associations is not None else None
-    return _with_proof(request, verdict, caller, found, policy.tokens)
+    judged = _with_proof(request.rel_url.raw_path, verdict, caller, found, policy.tokens)
+    if judged.proof is not None:
+        request[PROOF] = judged.proof
+    return judged[:2]
 
 
 def _is_for_anyone(request: web.Request, policy: EdgePolicy) -> bool:
@@ -316,26 +322,34 @@ def _has_scope(request: web.Request, caller: Caller) -> bool:
     return not grant.named or grant.has_any(wanted_scopes(request.method, request.rel_url.path_safe))
 
 
+def judged_by_proof(proof: str | None, head: Head, policy: EdgePolicy) -> Judged | None:
+    """What is found of a request whose head leaves that to its proof; None for any other. To be asked once."""
+    if proof is None or head.unproven is None:
+        return None
+    found = policy.associations.of(proof) if policy.associations is not None else None
+    return _with_proof(head.message.url.raw_path, *head.unproven, found, policy.tokens)
+
+
 def _with_proof(
-    request: web.Request,
+    raw_path: str,
     verdict: Verdict,
     caller: Caller,
     found: tuple[Association, int, bool] | None,
     tokens: TokenTable,
-) -> tuple[Verdict, Caller]:
+) -> Judged:
     """The verdict over a request that shows a node's proof, and its caller; its answer will carry our proof."""
     if found is None:
-        return Verdict.FORGOTTEN, caller
+        return Judged(Verdict.FORGOTTEN, caller, None)
     association, number, is_new = found
-    request[_PROOF] = association.answer_proof(number)
+    proof = association.answer_proof(number)
     if not is_new:
-        return Verdict.REPLAYED, caller
+        return Judged(Verdict.REPLAYED, caller, proof)
     if not association.peer.member or (verdict is Verdict.ALLOWED and caller.grant.named):
-        return verdict, caller
+        return Judged(verdict, caller, proof)
     node = tokens.node(association.peer.node_id)
-    if verdict is Verdict.ALLOWED:
-        return verdict, node
-    return (Verdict.ALLOWED if request.rel_url.raw_path in _PEER_PATHS else Verdict.WRONG_ROUTE), node
+    if verdict is not Verdict.ALLOWED:
+        verdict = Verdict.ALLOWED if raw_path in _PEER_PATHS else Verdict.WRONG_ROUTE
+    return Judged(verdict, node, proof)
 
 
 def _host_refusal(request: web.Request, policy: EdgePolicy) -> web.Response | None:
@@ -412,7 +426,7 @@ async def _token_refusal(
     client = request.remote or "unknown"
     if verdict is Verdict.FORGOTTEN:
         # Without delay: after a restart, each node that is linked to us comes with one of before.
-        request[_PROOF] = FORGOTTEN
+        request[PROOF] = FORGOTTEN
         return refused(request, 401, "unknown_proof", "The proof is of no handshake that this node knows of")
     if verdict is Verdict.REPLAYED:
         # A proxy has sent a request twice, and the answer to the first is lost: to the other node, an unknown outcome.

@@ -145,7 +145,7 @@ class StatelessServer:
             return None
         params = message["params"]
         route = startable(self._views, caller, params)
-        if route is None or AFFINITY_META_KEY in params["_meta"]:
+        if route is None or (AFFINITY_META_KEY in params["_meta"] and not caller.grant.is_of_node):
             return None
         index = self._views.index
         schema = route.definition.get("inputSchema")

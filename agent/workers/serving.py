@@ -130,7 +130,7 @@ class Serving:
             runner.server,
             PATH,
             lambda request: None if self.is_leaving else usual_header_lines(request),
-            DirectWay(self._policy.tokens),
+            DirectWay(self._policy),
         )
         server.elsewhere = self._elsewhere
 

@@ -7,7 +7,7 @@ way that two readers may take differently, is refused, since its rest would be t
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -28,6 +28,9 @@ _JSON: Final = "application/json"
 _UNUSUAL: Final = ("Content-Encoding", "Set-Cookie")
 _OK: Final = 200
 
+_LENGTH: Final = re.compile(rb"\r\nContent-Length: *([0-9]{1,9})\r\n", re.IGNORECASE)
+# As nodes write it; a head in which it is written otherwise, or twice, is another one each time.
+_PROOF_LINE: Final = b"\r\nMesh-Proof: "
 _BEGINNING: Final = b"HTTP/1."
 _END: Final = b"\r\n\r\n"
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - RFC 9110, section 5.6.2
@@ -73,18 +76,46 @@ class Head:
         return is_json and is_framed and not any(name in self.headers for name in _UNUSUAL)
 
 
-# Heads that came before, and say nothing unusual, by their bytes.
+class WholeAnswer(NamedTuple):
+    """A usual answer: its `body`, and what a node proves itself with (`agent.identity.association`), if it does.
+
+    `head` is that of an answer before it, so its length and proof are not this one's.
+    """
+
+    head: Head
+    body: bytes
+    proof: str | None
+
+
+# Heads that came before, and say nothing unusual, by their bytes but for length and proof.
 _usual_heads: Final[dict[bytes, Head]] = {}
 
 
-def whole_answer(data: bytes) -> tuple[Head, bytes] | None:
-    """The head and the body of a usual answer that these bytes are from beginning to end.
+def whole_answer(data: bytes) -> WholeAnswer | None:
+    """The usual answer that these bytes are from beginning to end.
 
     None where that is not certain at a glance: for a head that did not come before, too.
     """
     end = data.find(_END) + len(_END)
-    head = _usual_heads.get(data[:end])
-    return None if head is None or head.length != len(data) - end else (head, data[end:])
+    length = _LENGTH.search(data, 0, end)
+    if length is None or int(length[1]) != len(data) - end:
+        return None
+    key, proof = _without_own(data[:end], length)
+    head = _usual_heads.get(key)
+    # As `WholeAnswer` makes it, without a call in between.
+    return None if head is None else tuple.__new__(WholeAnswer, (head, data[end:], proof))
+
+
+def _without_own(head: bytes, length: re.Match[bytes]) -> tuple[bytes, str | None]:
+    """A head without what each answer has of its own, and the proof in it."""
+    start, end = length.span(1)
+    key = head[:start] + head[end:]
+    at = key.find(_PROOF_LINE)
+    if at < 0:
+        return key, None
+    start = at + len(_PROOF_LINE)
+    end = key.find(b"\r", start)
+    return key[:start] + key[end:], key[start:end].decode("latin-1")
 
 
 def end_of_head(data: bytes) -> int | None:
@@ -113,10 +144,10 @@ def parsed_head(data: bytes) -> Head:
     if len(data) > _USUAL_BYTES_MAX:
         return _parsed(data)
     head = _usual_head(data)
-    if head.is_usual and data.find(_END) + len(_END) == len(data):
+    if head.is_usual and data.find(_END) + len(_END) == len(data) and (length := _LENGTH.search(data)) is not None:
         if len(_usual_heads) >= _HEADS_REMEMBERED_MAX:
             _usual_heads.clear()
-        _usual_heads[data] = head
+        _usual_heads[_without_own(data, length)[0]] = head
     return head
 
 

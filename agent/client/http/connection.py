@@ -11,7 +11,7 @@ import select
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from agent.client.http.answer import BadAnswer, Body, Head, end_of_head, parsed_head, whole_answer
+from agent.client.http.answer import BadAnswer, Body, Head, WholeAnswer, end_of_head, parsed_head, whole_answer
 from agent.client.http.coding import BadCoding, Unpacker
 
 if TYPE_CHECKING:
@@ -183,8 +183,8 @@ class Response:
 class Taker(Protocol):
     """Who sent a request without waiting for its answer (`Connection.start`). Called in callbacks; never raises."""
 
-    def take(self, head: Head, body: bytes) -> None:
-        """Head and body of a usual answer, which came whole."""
+    def take(self, answer: WholeAnswer) -> None:
+        """A usual answer has come, whole."""
         ...
 
     def wait(self) -> None:
@@ -365,15 +365,15 @@ class Connection(asyncio.Protocol):
             if whole is not None:
                 self._taker, self._closing = None, False
                 self.finish()
-                taker.take(*whole)
+                taker.take(whole)
                 return
             taker.wait()
         waiting = self._waiting
         if self._response is None and waiting is not None and not self._held and not waiting.done():
             usual = whole_answer(data)
-            if usual is not None:
+            if usual is not None and usual.proof is None:
                 self._closing = False
-                self._response = response = Response(usual[0].status, usual[0].headers, usual[1])
+                self._response = response = Response(usual.head.status, usual.head.headers, usual.body)
                 waiting.set_result(response)
                 return
         try:

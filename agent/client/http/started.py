@@ -7,12 +7,14 @@ here or waited for by `agent.client.http.pool.HttpPool.post`, and is never sent 
 
 from typing import TYPE_CHECKING, Any, Final
 
-from agent.client.http.answer import Head
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from agent.client.http.answer import WholeAnswer
 from agent.client.http.connection import Connection, Response
 from agent.client.http.proofs import proven, proving
 from agent.client.http.request import RequestBody
 from agent.client.protocol import Request, ResultTaker
-from agent.identity.association import Association
+from agent.identity.association import PROOF_HEADER, Association
 from agent.lossless_json.raw import read_response
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ class StartedExchange:
         self._connection: Connection | None = None
         self._association: Association | None = None
         self._number = 0
-        self._whole: tuple[Head, bytes] | None = None
+        self._whole: WholeAnswer | None = None
 
     def __repr__(self) -> str:
         return f"<StartedExchange {self.request_id}>"
@@ -88,14 +90,19 @@ class StartedExchange:
         self.body.begun = self._answer
         connection.start(whole_head, self.body.data, self)
 
-    def take(self, head: Head, body: bytes) -> None:
+    def take(self, answer: WholeAnswer) -> None:
         """As `agent.client.http.connection.Taker`."""
-        self._connection, self._whole = None, (head, body)
+        self._connection, self._whole = None, answer
         self._habit.took()
-        response = read_response(body)
+        response = read_response(answer.body) if self._is_proven(answer) else None
         # All else is read once more, by those who know what it means.
         if response is None or response["id"] != self.request_id or not self._taker.take(response["result"]):
             self._taker.wait()
+
+    def _is_proven(self, answer: WholeAnswer) -> bool:
+        if self._association is None:
+            return True
+        return answer.proof is not None and self._association.is_answer(self._number, answer.proof)
 
     def wait(self) -> None:
         """As `agent.client.http.connection.Taker`, and as `agent.client.protocol.Started`."""
@@ -107,7 +114,12 @@ class StartedExchange:
     async def _answer(self) -> Response:
         """For `HttpPool.post`: the answer that there is, or that will come. Raises as `Connection.exchange`."""
         if self._whole is not None:
-            head, body = self._whole
-            return Response(head.status, head.headers, body)
-        assert self._connection is not None, "it went out"
-        return proven(await self._connection.answer(), self._association, self._number)
+            head, body, proof = self._whole
+            headers = CIMultiDict(head.headers)
+            if proof is not None:
+                headers[PROOF_HEADER] = proof
+            response = Response(head.status, CIMultiDictProxy(headers), body)
+        else:
+            assert self._connection is not None, "it went out"
+            response = await self._connection.answer()
+        return proven(response, self._association, self._number)

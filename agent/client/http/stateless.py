@@ -114,8 +114,8 @@ class HttpStatelessClient:
             raise CallNotSent(str(exc)) from exc
         return jsonrpc.result_of(message)
 
-    def start(self, request: Request, taker: ResultTaker) -> bool:
-        """As `StartsRequests.start`."""
+    def start_request(self, request: Request, taker: ResultTaker) -> bool:
+        """As `StartsRequests.start_request`."""
         if request.headers or not self._habit.is_worth_trying():
             return False
         stamped = self._stamp.params(request.params)

@@ -187,14 +187,14 @@ class DualEraRouter(BesideSessions[McpClient]):
         again = request.in_session and self._learns_to_need_sessions(request, result)
         return await self.request(request) if again else result
 
-    def start(self, request: Request, taker: ResultTaker) -> bool:
-        """As `StartsRequests.start`, of a call that goes the stateless way."""
+    def start_request(self, request: Request, taker: ResultTaker) -> bool:
+        """As `StartsRequests.start_request`, of a call that goes the stateless way."""
         params = request.params
         if self._starts is None or params is None or "requestState" in params:
             return False
         if request.in_session and self._features_for_session(request, params) is not None:
             return False
-        return self._starts.start(request, taker)
+        return self._starts.start_request(request, taker)
 
     def _refuse_without_session(self, request: Request, exc: SessionRefused | None = None) -> None:
         """Raise `CallNotSent` for a call that must have a session, to a server that opens none."""

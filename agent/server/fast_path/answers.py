@@ -11,6 +11,8 @@ from typing import Final, TypeAlias
 from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 
+from agent.identity.association import PROOF_HEADER
+
 # The header lines that the answer to a request gets from those who prepare answers, each with its line end; None where
 # they have to be called. Of a request that passed by its head, and is all that is usual, None is given.
 CommonLines: TypeAlias = Callable[[web.Request | None], str | None]
@@ -36,15 +38,26 @@ class Answers:
         body, headers, status = response.body, response.headers, response.status
         if not isinstance(body, bytes | None) or len(headers) != 1 or status in _EMPTY_BY_DEFINITION:
             return None
-        return self.composed(request, status, headers.get("Content-Type", ""), body or b"", response.reason)
+        return self.composed(request, status, headers.get("Content-Type", ""), body or b"", reason=response.reason)
 
     def composed(
-        self, request: web.Request | None, status: int, media_type: str, body: bytes, reason: str = "OK"
+        self,
+        request: web.Request | None,
+        status: int,
+        media_type: str,
+        body: bytes,
+        reason: str = "OK",
+        proof: str | None = None,
     ) -> bytes | None:
-        """Head and body of an answer that is nothing but that; None where aiohttp has to write it."""
+        """Head and body of an answer that is nothing but that; None where aiohttp has to write it.
+
+        `proof`: of this node, where `request` is None.
+        """
         common = self._common(request)
         if common is None:
             return None
+        if proof is not None:
+            common = f"{common}{PROOF_HEADER}: {proof}\r\n"
         beginning = self._beginnings.get((status, media_type)) or self._beginning(status, media_type, reason)
         return f"{beginning}{len(body)}\r\n{common}Date: {rfc822_formatted_time()}\r\n\r\n".encode() + body
 

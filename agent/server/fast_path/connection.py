@@ -8,7 +8,7 @@ the same handlers, and an answer the same bytes, as it would from aiohttp.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -48,6 +48,17 @@ class Unwaited(Protocol):
     def leave(self) -> None:
         """Go on in a task: `Connection.go_on` is called before this returns."""
         ...
+
+
+class Judged(NamedTuple):
+    """What was found of one request before it was served, as its proof counts once (`agent.rest.security`).
+
+    `verdict`: whether it may pass; `proof`: what its answer shows.
+    """
+
+    verdict: Any
+    caller: Caller
+    proof: str | None
 
 
 # Serves a request of the caller without a task, if it can: it then has the connection until it ends.
@@ -131,7 +142,7 @@ class FastRequest(web.Request):
     """A request whose head is remembered, so that its own length stands beside it. `whole_body`: all that it has."""
 
     ATTRS = web.Request.ATTRS | frozenset(
-        {"head", "whole_body", "connection", "proof", "_writer_made", "_payload_writer"}
+        {"head", "whole_body", "connection", "proof", "judged", "_writer_made", "_payload_writer"}
     )
 
     def __init__(self, connection: "Connection", beginning: Beginning, body: bytes, loop: Any) -> None:
@@ -145,6 +156,7 @@ class FastRequest(web.Request):
         self.connection = connection
         self.whole_body = body
         self.proof = beginning.proof
+        self.judged, connection.judged = connection.judged, None
 
     @property
     def _payload_writer(self) -> AbstractStreamWriter:
@@ -185,6 +197,7 @@ class Connection(BaseProtocol):
         "_request",
         "_served",
         "_unwaited",
+        "judged",
         "moved",
         "peername",
         "sockname",
@@ -196,6 +209,7 @@ class Connection(BaseProtocol):
         self._owner = owner
         self._request: asyncio.Task[None] | None = None
         self._unwaited: Unwaited | None = None  # The request under way, while it has no task.
+        self.judged: Judged | None = None  # Of the request under way, if that was found already.
         self._held = b""
         self._served = b""  # The request under way as it came, where another process may have to serve it.
         self.moved: Any = None  # What the owner's `elsewhere` remembers of this connection.
@@ -358,16 +372,16 @@ class Connection(BaseProtocol):
 
     def answer(self, body: bytes) -> bool:
         """End the request under way, which has no task, with a result in JSON; False where its client makes us wait."""
-        if not self.sent(None, body):
+        if not self.sent(None, body, None if self.judged is None else self.judged.proof):
             return False
-        self._unwaited = None
+        self._unwaited = self.judged = None
         self._go_on()
         return True
 
-    def sent(self, request: FastRequest | None, body: bytes) -> bool:
+    def sent(self, request: FastRequest | None, body: bytes, proof: str | None = None) -> bool:
         """Send a result in JSON, where the client takes it at once; False: it has to be answered with a response.
 
-        `request`: None for one that passed by its head.
+        `request`: None for one that passed by its head, but for a proof. `proof`: what its answer shows.
         """
         transport = self.transport
         # What earlier answers left in the buffer is what their reader has not taken.
@@ -375,7 +389,7 @@ class Connection(BaseProtocol):
             return False
         if transport.get_write_buffer_size():
             return False
-        whole = self._owner.answers.composed(request, 200, "application/json", body)
+        whole = self._owner.answers.composed(request, 200, "application/json", body, proof=proof)
         if whole is None:
             return False
         transport.write(whole)

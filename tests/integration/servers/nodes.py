@@ -368,7 +368,7 @@ class _Wiring:
         self.views[0].add_to(app, of_mesh)
         local.add_to(app)
         app.add_routes(rest)
-        direct = DirectWay(policy.tokens)
+        direct = DirectWay(policy)
         runner = runner_of(app, fast_path=MCP_PATH, common=usual_header_lines, direct=direct, shutdown_timeout_s=2)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)
