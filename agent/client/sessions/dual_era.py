@@ -192,7 +192,10 @@ class DualEraRouter(BesideSessions[McpClient]):
         params = request.params
         if self._starts is None or params is None or "requestState" in params:
             return False
-        if request.in_session and self._features_for_session(request, params) is not None:
+        try:
+            if request.in_session and self._features_for_session(request, params) is not None:
+                return False
+        except CallNotSent:
             return False
         return self._starts.start_request(request, taker)
 

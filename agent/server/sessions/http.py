@@ -144,7 +144,7 @@ class SessionServer:
         answer = Answer(request, request_id, beginning=partial(begins_with, session.version, request_id, METHOD))
         stream = CallStream(answer)
         channel = ReplyChannel(session, stream.tell, outliving(stream.sink()), request_id)
-        work = self._ended_as(self._requests.go_on(channel, started))
+        work = self._ended_as(partial(self._requests.go_on, channel, started))
         task = self._sessions.start_task(work, f"session's {METHOD}")
         call = session.add_call(request_id, task, stream)
 
@@ -344,14 +344,14 @@ class SessionServer:
         params: Json,
         stream: CallStream | None = None,
     ) -> RunningCall:
-        work = self._ended_as(self._requests.routed(channel, method, params))
+        work = self._ended_as(partial(self._requests.routed, channel, method, params))
         task = self._sessions.start_task(work, f"session's {method}")
         return channel.session.add_call(request_id, task, stream)
 
-    async def _ended_as(self, call: Coroutine[Any, Any, tuple[Bytes, ...]]) -> Outcome:
+    async def _ended_as(self, call: Callable[[], Coroutine[Any, Any, tuple[Bytes, ...]]]) -> Outcome:
         """How a call ends, which is served in a task of its own and outlives the HTTP request."""
         try:
-            return await call
+            return await call()
         except (MCPError, AnswerCut) as exc:
             return exc
         except Exception:  # one request's failure must not take the group, and so the node, down
