@@ -19,7 +19,7 @@ from agent.routing.table import Replica, Route
 
 
 def _unheard(_: object) -> None:
-    """Of a call that nobody waits for."""
+    """Of a call that is not waited for."""
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class Call:
         on_trace: Callable[[str], None],
         sink: ResultStream | None,
     ) -> None:
-        """Say who hears of it, which nobody does of one that is not waited for."""
+        """Say who hears of it: of one that is not waited for, no one does."""
         self.on_notification, self.sink = on_notification, sink
         self.on_attempt, self.on_delivered, self.on_trace = on_attempt, on_delivered, on_trace
 

@@ -6,7 +6,7 @@ only as `agent.dispatch.retry` allows, and a failure always says whether the req
 
 import logging
 import random
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, Final
 
 from agent import clock
@@ -25,7 +25,7 @@ from agent.dispatch.next_hop import (
 )
 from agent.dispatch.outlier import outcome_of
 from agent.dispatch.param_headers import ParamHeaders
-from agent.dispatch.renewals import Present, RouteRenewals
+from agent.dispatch.renewals import UNDER_WAY, Present, RouteRenewals, failures, is_same
 from agent.dispatch.replicas import Attempt, BalanceView, GroupView, Recorder, ReplicaStats
 from agent.dispatch.request_state import RequestStates
 from agent.dispatch.retry import Fate, Step, fate_of, is_repeatable, next_step
@@ -50,8 +50,6 @@ log = logging.getLogger(__name__)
 
 # Calls that have less time than this wait in tasks of their own, which end them in time.
 START_TIMEOUT_MIN_S: Final = 2.0
-# A link that has just been made is about to be dialled.
-_UNDER_WAY: Final = (LinkState.IDLE, LinkState.DIALING)
 # A replica that no longer listens, or no longer offers the name, is soon out of the table.
 _GONE: Final = (CallNotSent, NoLongerOffered, RefusedElsewhere)
 
@@ -173,18 +171,19 @@ class Dispatch:
     ) -> StartedCall | None:
         """Send a call without waiting, as `forward` would; None: nothing was sent, and `forward` has to be called.
 
-        Its first attempt may be all that it needs, and goes to `taker` then.
+        Of a route that is not away. Its first attempt may be all that it needs, and goes to `taker` then.
         """
         if self._recorder.spans is not None or params.get("requestState") is not None:
             return None
         now_s = clock.now_s()
         call = call_of(method, route, params, now_s, present=present, session_id=session_id)
-        replica = self._at_once(call, (), None) or self._stats.choose(route, (), call.key, now_s)
+        replicas = route.replicas
+        replica = replicas[0] if len(replicas) == 1 else self._stats.choose(route, (), call.key, now_s)
         link = None if replica is None else self._link(replica.backend_key)
-        if replica is None or link is None or not self._takes_calls(route, replica):
+        if replica is None or link is None or not (view := link.view).connected:
             return None
         try:
-            request, attempt = self._prepared(call, replica, link.view, (replica.backend_key,), now_s)
+            request, attempt = self._prepared(call, replica, view, (replica.backend_key,), now_s)
         except (MeshError, RpcError):
             return None
         started = StartedCall(call, replica, link, request, attempt, self._stats, taker)
@@ -204,7 +203,7 @@ class Dispatch:
         on_trace: Callable[[str], None],
         sink: ResultStream | None,
     ) -> Coroutine[Any, Any, Forwarded]:
-        """As `forward`, of a call that was started and whose taker was told to wait."""
+        """As `forward`, of a call that was started and whose taker has to wait."""
         started.call.heard_by(on_notification, on_attempt, on_delivered, on_trace, sink)
         return self._answered(started.call, started.attempt.started_s, started)
 
@@ -256,7 +255,7 @@ class Dispatch:
     def _why_away(self, route: Route) -> str:
         """Why its backend is not there, as clients may read it: what its link failed with, if it did."""
         links = (self._link(replica.backend_key) for replica in route.replicas)
-        said = (word for link in links if link for word in _failures(link.view))
+        said = (word for link in links if link for word in failures(link.view))
         return next((f": {word}" for word in said if word), "")
 
     def _at_once(self, call: Call, tried: Collection[str], told: Failed | None) -> Replica | None:
@@ -282,12 +281,12 @@ class Dispatch:
         owner = call.route.owner
         now = await self.renewals.renewed(
             present,
-            lambda route: _is_same(route, owner) and self._leads_on(route, tried),
+            lambda route: is_same(route, owner) and self._leads_on(route, tried),
             self._is_dialled,
             self._may_wait_s(call, told),
         )
         call.unknown = now is None and told is None
-        if now is None or not _is_same(now, owner):
+        if now is None or not is_same(now, owner):
             return None
         call.route = now
         for known in now.replicas:
@@ -333,7 +332,7 @@ class Dispatch:
                 continue
             view, is_away_here = link.view, route.away_since_s is not None and replica.hops == 0
             is_unlisted = any(fault.method == "tools/list" for fault in view.offer.faults)
-            if view.state in _UNDER_WAY or (view.connected and is_away_here and not is_unlisted):
+            if view.state in UNDER_WAY or (view.connected and is_away_here and not is_unlisted):
                 return True
         return False
 
@@ -448,16 +447,3 @@ class Dispatch:
     def _up_since_s(self, backend_key: str) -> float | None:
         link = self._link(backend_key)
         return None if link is None else link.view.ready_at_s
-
-
-def _failures(view: LinkView) -> Iterator[str]:
-    """What has gone wrong with a backend, as clients may read it; or that nothing has yet."""
-    yield view.said_error
-    if view.state in _UNDER_WAY:
-        yield "it has not answered yet"
-    yield from (fault.said for fault in view.offer.faults if fault.method == "tools/list")
-
-
-def _is_same(now: Route, owner: str) -> bool:
-    """Whether a route is still that of `owner`, or of whichever it was whose owner is not known yet."""
-    return owner in ("", now.owner)

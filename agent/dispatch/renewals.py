@@ -6,17 +6,21 @@ the latest, and goes on beyond `WAIT_S` only while a dial is under way that may 
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
 from agent import clock
 from agent.client.event import Event
+from agent.model import LinkState, LinkView
 from agent.routing.table import Route
 
 # The route table follows a closed link within one step of the mesh, and a changed list within one listing.
 WAIT_S: Final = 0.5
 # A server that is just starting is worth waiting for: a Python server takes a second, on a busy machine two.
 DIAL_WAIT_S: Final = 3.0
+
+# A link that has just been made is about to be dialled.
+UNDER_WAY: Final = (LinkState.IDLE, LinkState.DIALING)
 
 # Gives the route of a request as it is now, None when its name has become unknown.
 Present: TypeAlias = Callable[[], Route | None]
@@ -61,3 +65,16 @@ class RouteRenewals:
             if route is not None and not leads_on(route) and not is_dialled(route):
                 break
         return route
+
+
+def failures(view: LinkView) -> Iterator[str]:
+    """What has gone wrong with a backend, as clients may read it; or that nothing has yet."""
+    yield view.said_error
+    if view.state in UNDER_WAY:
+        yield "it has not answered yet"
+    yield from (fault.said for fault in view.offer.faults if fault.method == "tools/list")
+
+
+def is_same(now: Route, owner: str) -> bool:
+    """Whether a route is still that of `owner`, or of whichever it was whose owner is not known yet."""
+    return owner in ("", now.owner)

@@ -1,6 +1,6 @@
 """A call whose first attempt went out without a task: ended where it is answered as usual, else gone on with in one.
 
-Made by `agent.dispatch.dispatcher.Dispatch.start`. The one rule: what has gone out is the call's first attempt, however
+Made by `agent.dispatch.dispatcher`. The one rule: what has gone out is the call's first attempt, however
 the call goes on, so that the rules of retries and outcomes hold for it as for any other.
 """
 

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from agent.authority.caller import serve_for
 from agent.rest.envelope import envelope_middleware
-from agent.rest.security import PROOF, EdgePolicy, Verdict, judged_by_proof
+from agent.rest.security import EdgePolicy, Verdict, judged_by_proof, note_proof
 from agent.server.fast_path.connection import Connection, FastRequest, Handler, Unwaited
 from agent.server.fast_path.heads import Beginning
 from agent.server.fast_path.serving import Direct
@@ -52,6 +52,6 @@ class DirectWay(Direct):
 
     def go_on(self, request: FastRequest, handler: Handler) -> Awaitable[web.StreamResponse]:
         """As `Direct.go_on`."""
-        if request.judged is not None and request.judged.proof is not None:
-            request[PROOF] = request.judged.proof
+        if request.judged is not None:
+            note_proof(request, request.judged)
         return envelope_middleware(request, handler)

@@ -20,7 +20,7 @@ from agent import clock
 from agent.authority.caller import Caller, serve_for
 from agent.authority.routes import METRICS_PATH, wanted_scopes
 from agent.harmless_text import one_line
-from agent.identity.association import FORGOTTEN, PROOF_HEADER, Association
+from agent.identity.association import FORGOTTEN, PROOF_HEADER
 from agent.identity.keeper import AssociationKeeper
 from agent.mcp_headers import is_param_header
 from agent.model import AUTH_REALM, HANDSHAKE_PATH, PEER_PATH
@@ -53,7 +53,7 @@ _PEER_PATHS = frozenset({PEER_PATH, f"{PEER_PATH}/"})
 MCP_PATHS = frozenset({"/mcp", "/mcp/", *_PEER_PATHS})
 _IDENTITY = "identity"
 _OF_ONE_REQUEST = frozenset({"content-encoding", "cookie", "origin"})
-PROOF = web.RequestKey("mesh_proof", str)  # Of the answer, while its request is handled.
+_PROOF = web.RequestKey("mesh_proof", str)  # Of the answer, while its request is handled.
 
 CORS_METHODS = "GET, POST, DELETE, OPTIONS"
 CORS_REQUEST_HEADERS = (
@@ -133,12 +133,9 @@ def security_middleware(policy: EdgePolicy) -> Middleware:
             head.unproven = _of_head(request, policy)
             passes = head.unproven is not None and request.proof is None
             head.passed = tokens.generation, head.unproven[1] if head.unproven is not None and passes else None
-        caller, judged = head.passed[1], request.judged
-        if judged is None and caller is None:
-            judged = judged_by_proof(request.proof, head, policy)
-        if judged is not None:
-            if judged.proof is not None:
-                request[PROOF] = judged.proof
+        caller = head.passed[1]
+        if (judged := request.judged or (None if caller else judged_by_proof(request.proof, head, policy))) is not None:
+            note_proof(request, judged)
             caller = judged.caller if judged.verdict is Verdict.ALLOWED else None
         if caller is None:
             return await _checked(request, handler, policy, brake, judged)
@@ -191,7 +188,7 @@ def security_headers(policy: EdgePolicy) -> Callable[[web.Request, web.StreamRes
         response.headers.update(_ANSWER_HEADERS)
         if own is not None:  # The page may load its own files.
             response.headers[_POLICY] = own
-        if (proof := request.get(PROOF)) is not None:
+        if (proof := request.get(_PROOF)) is not None:
             response.headers[PROOF_HEADER] = proof
         for name, value in _CACHING.items():
             response.headers.setdefault(name, value)
@@ -221,7 +218,7 @@ def usual_header_lines(request: web.Request | None) -> str | None:
         return _USUAL_LINES  # It has neither an origin nor a proof.
     if "Origin" in request.headers:
         return None
-    proof = request.get(PROOF)
+    proof = request.get(_PROOF)
     return _USUAL_LINES if proof is None else f"{_USUAL_LINES}{PROOF_HEADER}: {proof}\r\n"
 
 
@@ -244,14 +241,11 @@ def _of_head(request: FastRequest, policy: EdgePolicy) -> tuple[Verdict, Caller]
 
 def _judged(request: web.Request, policy: EdgePolicy, authorization: Sequence[str]) -> tuple[Verdict, Caller]:
     """Whether a request may pass, and in whose name."""
-    verdict, caller = _unproven(request, policy, authorization)
+    unproven = _unproven(request, policy, authorization)
     of_this_one = request.proof if isinstance(request, FastRequest) else None
     if (proof := of_this_one or request.headers.get(PROOF_HEADER)) is None or _is_for_anyone(request, policy):
-        return verdict, caller
-    found = policy.associations.of(proof) if policy.associations is not None else None
-    judged = _with_proof(request.rel_url.raw_path, verdict, caller, found, policy.tokens)
-    if judged.proof is not None:
-        request[PROOF] = judged.proof
+        return unproven
+    note_proof(request, judged := _with_proof(proof, request.rel_url.raw_path, *unproven, policy))
     return judged[:2]
 
 
@@ -322,34 +316,34 @@ def _has_scope(request: web.Request, caller: Caller) -> bool:
     return not grant.named or grant.has_any(wanted_scopes(request.method, request.rel_url.path_safe))
 
 
+def note_proof(request: web.Request, judged: Judged) -> None:
+    """Have the answer to a request show our proof, if there is one."""
+    if judged.proof is not None:
+        request[_PROOF] = judged.proof
+
+
 def judged_by_proof(proof: str | None, head: Head, policy: EdgePolicy) -> Judged | None:
     """What is found of a request whose head leaves that to its proof; None for any other. To be asked once."""
     if proof is None or head.unproven is None:
         return None
-    found = policy.associations.of(proof) if policy.associations is not None else None
-    return _with_proof(head.message.url.raw_path, *head.unproven, found, policy.tokens)
+    return _with_proof(proof, head.message.url.raw_path, *head.unproven, policy)
 
 
-def _with_proof(
-    raw_path: str,
-    verdict: Verdict,
-    caller: Caller,
-    found: tuple[Association, int, bool] | None,
-    tokens: TokenTable,
-) -> Judged:
+def _with_proof(proof: str, raw_path: str, verdict: Verdict, caller: Caller, policy: EdgePolicy) -> Judged:
     """The verdict over a request that shows a node's proof, and its caller; its answer will carry our proof."""
+    found = policy.associations.of(proof) if policy.associations is not None else None
     if found is None:
         return Judged(Verdict.FORGOTTEN, caller, None)
     association, number, is_new = found
-    proof = association.answer_proof(number)
+    ours = association.answer_proof(number)
     if not is_new:
-        return Judged(Verdict.REPLAYED, caller, proof)
+        return Judged(Verdict.REPLAYED, caller, ours)
     if not association.peer.member or (verdict is Verdict.ALLOWED and caller.grant.named):
-        return Judged(verdict, caller, proof)
-    node = tokens.node(association.peer.node_id)
+        return Judged(verdict, caller, ours)
+    node = policy.tokens.node(association.peer.node_id)
     if verdict is not Verdict.ALLOWED:
         verdict = Verdict.ALLOWED if raw_path in _PEER_PATHS else Verdict.WRONG_ROUTE
-    return Judged(verdict, node, proof)
+    return Judged(verdict, node, ours)
 
 
 def _host_refusal(request: web.Request, policy: EdgePolicy) -> web.Response | None:
@@ -426,7 +420,7 @@ async def _token_refusal(
     client = request.remote or "unknown"
     if verdict is Verdict.FORGOTTEN:
         # Without delay: after a restart, each node that is linked to us comes with one of before.
-        request[PROOF] = FORGOTTEN
+        request[_PROOF] = FORGOTTEN
         return refused(request, 401, "unknown_proof", "The proof is of no handshake that this node knows of")
     if verdict is Verdict.REPLAYED:
         # A proxy has sent a request twice, and the answer to the first is lost: to the other node, an unknown outcome.

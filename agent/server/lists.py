@@ -226,6 +226,13 @@ class ListIndex:
         except MCPError:
             return None
 
+    def tool(self, params: Json) -> Route | None:
+        """The route of a call of a server's tool by the name that is listed; None for all else, as for wrong shapes."""
+        name = params.get("name")
+        if type(name) is not str or name in self._own_tools or not isinstance(params.get("arguments"), _OBJECT_IF_ANY):
+            return None
+        return self._routes().tools.get(name) if isinstance(params.get("_meta"), _OBJECT_IF_ANY) else None
+
     def route(self, method: str, params: Json) -> Route | None:
         """The route, which may be away; None means the management server.
 

@@ -23,9 +23,10 @@ from agent.routing.table import Replica, Route
 from agent.server.caller_views import CallerViews
 from agent.server.fast_path.connection import Connection, FastRequest, Handler
 from agent.server.fast_path.heads import Beginning
-from agent.server.forward import logged, may_name_uris
+from agent.server.forward import may_name_uris
 from agent.server.lists import ListIndex
 from agent.server.preferences import Preferences
+from agent.server.request_log import logged
 from agent.server.search import CALL_TOOL
 
 if TYPE_CHECKING:
@@ -141,8 +142,7 @@ class StartedRequest:
         if not self._connection.answer(b"".join((head, *parts, b"}"))):
             return False
         self._owner.started_calls.discard(self)
-        with self.line() as served:
-            served.backend = replica.backend_key
+        self.line().usual(replica.backend_key)
         return True
 
     def wait(self) -> None:
@@ -169,10 +169,11 @@ def startable(views: CallerViews, caller: Caller, params: Json) -> Route | None:
     """The route of a call that may go as most do; None for any other, and where a caller's limits have to be asked."""
     if views.offers or caller.allowance is not None or caller.recorder.records_calls:
         return None
-    route, name = views.index.present(METHOD, params), params.get("name")
-    if route is None or route.public_name != name or route.fleet is not None or route.away_since_s is not None:
+    route = views.index.tool(params)
+    if route is None or route.fleet is not None or route.away_since_s is not None:
         return None
-    return None if name == CALL_TOOL else route
+    name = params["name"]
+    return None if route.public_name != name or name == CALL_TOOL else route
 
 
 class StartsCalls(Protocol):

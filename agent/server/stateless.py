@@ -34,7 +34,7 @@ from agent.rpc_codes import HEADER_MISMATCH, INVALID_PARAMS
 from agent.server.caller_views import CallerViews
 from agent.server.fast_path.connection import Connection, Handler
 from agent.server.fast_path.heads import Beginning
-from agent.server.forward import Served, forward, logged, with_own_affinity
+from agent.server.forward import forward, with_own_affinity
 from agent.server.limits import check_is_node
 from agent.server.listen import ListenStreams
 from agent.server.lists import LISTS, ListIndex
@@ -42,6 +42,7 @@ from agent.server.one_server import OneServer
 from agent.server.own_tools import OwnTools, plain
 from agent.server.preferences import Preferences
 from agent.server.request import BODY_BYTES_MAX, body_at_hand, headers_by_name, param_headers, read_body
+from agent.server.request_log import Served, logged
 from agent.server.response import Answer, SlowAnswers, StartTask
 from agent.server.search import CALL_TOOL
 from agent.server.sessions.client_events import as_mcp_error
@@ -61,7 +62,10 @@ _OWN: Final = frozenset({"tools/call", "resources/read"})
 
 
 class StatelessServer:
-    """The handler of one endpoint. Reads the route table anew for each request."""
+    """The handler of one endpoint. Reads the route table anew for each request.
+
+    Long because every kind of stateless request is a branch of the one handler.
+    """
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from agent.errors import MCPError
 from agent.mcp_terms import CLIENT_INFO_META_KEY
 from agent.model import NODE_CLIENT_NAME, POLL_META_KEY, PROBE_META_KEY, Json
 from agent.rest.tokens import TokenTable
-from agent.server.forward import NAME_LEN_LOGGED, REQUEST_ID_LEN_LOGGED, Served, logged
+from agent.server.request_log import NAME_LEN_LOGGED, REQUEST_ID_LEN_LOGGED, Served, logged
 
 
 @contextmanager

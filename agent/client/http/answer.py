@@ -7,7 +7,7 @@ way that two readers may take differently, is refused, since its rest would be t
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -85,6 +85,18 @@ class WholeAnswer(NamedTuple):
     head: Head
     body: bytes
     proof: str | None
+
+
+class Taker(Protocol):
+    """Who sent a request without waiting for its answer. Called by its connection; never raises."""
+
+    def take(self, answer: WholeAnswer) -> None:
+        """A usual answer has come, whole."""
+        ...
+
+    def wait(self) -> None:
+        """Another answer comes, or none: the connection's `wait` is called before this returns."""
+        ...
 
 
 # Heads that came before, and say nothing unusual, by their bytes but for length and proof.

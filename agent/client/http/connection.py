@@ -11,7 +11,7 @@ import select
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from agent.client.http.answer import BadAnswer, Body, Head, WholeAnswer, end_of_head, parsed_head, whole_answer
+from agent.client.http.answer import BadAnswer, Body, Head, Taker, end_of_head, parsed_head, whole_answer
 from agent.client.http.coding import BadCoding, Unpacker
 
 if TYPE_CHECKING:
@@ -178,18 +178,6 @@ class Response:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort(ConnectionBroken("had its answer closed by us"))
-
-
-class Taker(Protocol):
-    """Who sent a request without waiting for its answer (`Connection.start`). Called in callbacks; never raises."""
-
-    def take(self, answer: WholeAnswer) -> None:
-        """A usual answer has come, whole."""
-        ...
-
-    def wait(self) -> None:
-        """No such answer comes, but another one, in parts, or none: `Connection.wait` is called before this returns."""
-        ...
 
 
 class ConnectionOwner(Protocol):

@@ -1,7 +1,7 @@
 """What goes out: a request's bytes, and what its session has of its own on the way to a server.
 
 Used by `agent.client.http.pool` and the clients on it. The one rule: a body knows whether its request was handed to the
-socket, so that nobody sends one twice that may have been executed.
+socket, so that none is sent twice that may have been executed.
 """
 
 from dataclasses import dataclass, field

@@ -2,7 +2,7 @@
 
 Made by `agent.client.http.stateless` for what is usual, which is most calls: a task, its turns in the event loop and
 the coroutines in it cost more than the rest of a call. The one rule: a request that went out is in one place, taken
-here or waited for by `agent.client.http.pool.HttpPool.post`, and is never sent again by either.
+here or waited for by the pool's `post`, and is never sent again by either.
 """
 
 from typing import TYPE_CHECKING, Any, Final

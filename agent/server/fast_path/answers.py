@@ -46,6 +46,7 @@ class Answers:
         status: int,
         media_type: str,
         body: bytes,
+        *,
         reason: str = "OK",
         proof: str | None = None,
     ) -> bytes | None:

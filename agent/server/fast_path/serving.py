@@ -27,11 +27,12 @@ SWEEP_EVERY_S: Final = 10.0
 class Direct:
     """Serves requests whose way is known by their heads; this one knows none."""
 
-    def start(self, connection: Connection, beginning: Beginning, body: bytes) -> Unwaited | None:  # noqa: ARG002
+    # What a derived class is given is not used here.
+    def start(self, connection: Connection, beginning: Beginning, body: bytes) -> Unwaited | None:  # noqa: ARG002 - as above
         """Serve a request without a task; None where it needs one."""
         return None
 
-    def answer(self, request: FastRequest) -> Awaitable[web.StreamResponse] | None:  # noqa: ARG002
+    def answer(self, request: FastRequest) -> Awaitable[web.StreamResponse] | None:  # noqa: ARG002 - as above
         """Answer a request without the middlewares; None for one that has to pass them."""
         return None
 

@@ -26,10 +26,11 @@ from agent.routing.table import Route
 from agent.rpc_codes import CONNECTION_CLOSED, INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY
 from agent.server.caller_views import CallerViews
 from agent.server.earlier_clients import hides_structure
-from agent.server.forward import Served, forward, logged, with_own_affinity
+from agent.server.forward import forward, with_own_affinity
 from agent.server.lists import LISTS, ListIndex
 from agent.server.one_server import OneServer
 from agent.server.own_tools import OwnTools, plain
+from agent.server.request_log import Served, logged
 from agent.server.search import CALL_TOOL
 from agent.server.sessions.elicitation import AskedClient, in_rounds
 from agent.server.sessions.session import ServerSession, Tell
