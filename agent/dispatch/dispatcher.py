@@ -166,7 +166,7 @@ class Dispatch:
         params: Json,
         taker: CallTaker,
         *,
-        present: Present,
+        present: Present | None,
         session_id: str | None = None,
     ) -> StartedCall | None:
         """Send a call without waiting, as `forward` would; None: nothing was sent, and `forward` has to be called.

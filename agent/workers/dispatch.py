@@ -14,6 +14,7 @@ from agent.client.streaming import ResultStream
 from agent.dispatch.call import Forwarded
 from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.renewals import Present
+from agent.dispatch.started_call import CallTaker, StartedCall
 from agent.errors import CallRefused, NoLongerOffered
 from agent.model import Json
 from agent.routing.table import Route
@@ -72,6 +73,40 @@ class WorkerDispatch(Dispatch):
                 on_trace=on_trace,
                 sink=sink,
                 param_headers=param_headers,
+            )
+        except (CallRefused, NoLongerOffered):
+            _for_the_node()
+            raise
+
+    def start(
+        self,
+        method: str,
+        route: Route,
+        params: Json,
+        taker: CallTaker,
+        *,
+        present: Present | None,  # noqa: ARG002 - the node waits, not a worker
+        session_id: str | None = None,
+    ) -> StartedCall | None:
+        """As `Dispatch.start`."""
+        if method != CALL or not self._may_call(route, session_id):
+            return None
+        return super().start(method, route, params, taker, present=None, session_id=session_id)
+
+    async def go_on(
+        self,
+        started: StartedCall,
+        on_notification: OnNotification | None,
+        *,
+        on_attempt: Callable[[str], None],
+        on_delivered: Callable[[bool], None],
+        on_trace: Callable[[str], None],
+        sink: ResultStream | None,
+    ) -> Forwarded:
+        """As `Dispatch.go_on`; where it says that nothing was executed, the present turn is the node's."""
+        try:
+            return await super().go_on(
+                started, on_notification, on_attempt=on_attempt, on_delivered=on_delivered, on_trace=on_trace, sink=sink
             )
         except (CallRefused, NoLongerOffered):
             _for_the_node()

@@ -7,8 +7,9 @@ goes back to the node, with every byte that has come, unless the next request is
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import web
@@ -27,7 +28,7 @@ from agent.rest.security import (
 from agent.rest.tokens import TokenTable
 from agent.routing.table import Route, RouteTable
 from agent.server.endpoint import Endpoint, build_endpoint
-from agent.server.fast_path.connection import Connection, FastRequest, ServedElsewhere
+from agent.server.fast_path.connection import Connection, FastRequest, Handler, ServedElsewhere
 from agent.server.fast_path.heads import Head
 from agent.server.fast_path.serving import FastServer
 from agent.server.pages import PageLimits
@@ -74,12 +75,20 @@ class WorkerServer(FastServer):
 
     async def handle(self, request: FastRequest) -> web.StreamResponse:
         """As `FastServer.handle`. Raises `ServedElsewhere`."""
-        turn = Turn()
-        TURN.set(turn)
-        response = await super().handle(request)
-        if turn.not_here and not response.prepared:
-            raise ServedElsewhere
-        return response
+        return await _unless_not_here(super().handle(request))
+
+    async def go_on(self, request: FastRequest, handler: Handler) -> web.StreamResponse:
+        """As `FastServer.go_on`. Raises `ServedElsewhere`."""
+        return await _unless_not_here(super().go_on(request, handler))
+
+
+async def _unless_not_here(answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+    turn = Turn()
+    TURN.set(turn)
+    response = await answer
+    if turn.not_here and not response.prepared:
+        raise ServedElsewhere
+    return response
 
 
 class Serving:
@@ -119,7 +128,8 @@ class Serving:
         )
         app.on_response_prepare.append(security_headers(self._policy))
         app.on_response_prepare.append(self._last_answer)
-        self.endpoint.add_to(app)
+        # All callers that come here may use all of it, so one head means one way.
+        self.endpoint.add_to(app, partial(self.endpoint.handle, is_usual=True))
         runner = self._runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, auto_decompress=False, max_field_size=HEADER_BYTES_MAX
         )
@@ -183,7 +193,7 @@ class Serving:
         """Give back what is idle, now; the rest ends with its answer."""
         self.is_leaving = True
         for connection in list(self._by_number.values()):
-            if connection.request is None and connection.transport is not None:
+            if connection.idle_since_s is not None and connection.transport is not None:
                 self._give_back(connection, connection.hold())
 
     def _elsewhere(self, connection: Connection, head: Head | None, data: bytes) -> bool:

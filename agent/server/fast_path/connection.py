@@ -314,7 +314,7 @@ class Connection(BaseProtocol):
             self._served = data[:end]
         body = data[beginning.head_bytes : end]
         self._held = data[end:]
-        if beginning.head.start is not None and elsewhere is None:
+        if beginning.head.start is not None:
             self._unwaited = self._owner.start(self, beginning, body)
             if self._unwaited is not None:
                 return
