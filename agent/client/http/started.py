@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from agent.client.http.answer import WholeAnswer
-from agent.client.http.connection import Connection, Response
+from agent.client.http.connection import Connection
 from agent.client.http.proofs import proven, proving
+from agent.client.http.received import Response
 from agent.client.http.request import RequestBody
 from agent.client.protocol import Request, ResultTaker
 from agent.identity.association import PROOF_HEADER, Association
