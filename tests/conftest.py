@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from agent.lossless_json.exact import read_json
 from tests.e2e.copied_nodes import node_copies
 from tests.e2e.processes import environment_of
 from tests.integration.servers import warm
+from tests.measured import PROPERTY, Measured, figures_of
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
@@ -115,7 +117,12 @@ def file_of(nodeid: str) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say at the end, aloud and once, what was not tested here and why."""
+    """Say at the end what was measured, and, aloud and once, what was not tested here and why."""
+    reports = [report for key in ("passed", "failed") for report in terminalreporter.stats.get(key, [])]
+    if figures := figures_of(report for report in reports if isinstance(report, pytest.TestReport)):
+        terminalreporter.section("measured")
+    for line in figures:
+        terminalreporter.line(line)
     skipped = terminalreporter.stats.get("skipped", [])
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
     if reasons:
@@ -132,6 +139,12 @@ def quick_nodes(request: pytest.FixtureRequest) -> Iterator[None]:
             yield
     else:
         yield
+
+
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Measured:
+    """Say a figure that this test took."""
+    return partial(record_property, PROPERTY)
 
 
 @pytest.fixture(scope="session")
