@@ -12,8 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from functools import partial
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from agent.lossless_json.exact import read_json
 from tests.e2e.copied_nodes import node_copies
 from tests.e2e.processes import environment_of
 from tests.integration.servers import warm
-from tests.measured import PROPERTY, Measured, figures_of
+from tests.measured import attach, figures_of
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
@@ -116,6 +115,14 @@ def file_of(nodeid: str) -> str:
     return nodeid.partition("::")[0]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put the figures that a test took into its report, which a worker hands to the run."""
+    report = yield
+    attach(report)
+    return report
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say at the end what was measured, and, aloud and once, what was not tested here and why."""
     reports = [report for key in ("passed", "failed") for report in terminalreporter.stats.get(key, [])]
@@ -139,12 +146,6 @@ def quick_nodes(request: pytest.FixtureRequest) -> Iterator[None]:
             yield
     else:
         yield
-
-
-@pytest.fixture
-def measured(record_property: Callable[[str, object], None]) -> Measured:
-    """Say a figure that this test took."""
-    return partial(record_property, PROPERTY)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from tests.e2e.running import RunningNode, running_nodes
-from tests.measured import Measured
+from tests.measured import measured
 from tests.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -27,9 +27,7 @@ WORDS_MAX = 20
 BLOW_WITHIN_S = 0.01
 
 
-async def test_no_acknowledged_word_of_an_operator_is_lost_when_its_node_is_killed(
-    tmp_path: Path, measured: Measured
-) -> None:
+async def test_no_acknowledged_word_of_an_operator_is_lost_when_its_node_is_killed(tmp_path: Path) -> None:
     seed = int(os.environ.get("CHAOS_SEED", random.randrange(2**32)))
     print(f"CHAOS_SEED={seed}")  # noqa: T201 - pytest shows it with a failure
     rng, words = random.Random(seed), 0

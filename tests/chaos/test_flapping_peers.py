@@ -15,7 +15,7 @@ from tests.chaos.fault_proxy import Weather, fault_proxy
 from tests.e2e.by_hand import modern_answer
 from tests.e2e.running import RunningNode, running_nodes
 from tests.e2e.servers_files import example
-from tests.measured import Measured
+from tests.measured import measured
 from tests.ports import free_port
 from tests.waiting import all_of, eventually
 
@@ -26,7 +26,7 @@ CALLED_FOR_S = 3.0
 
 
 async def test_a_peer_that_flaps_is_held_down_whatever_calls_it_and_lists_stay_as_they_are_meanwhile(
-    tmp_path: Path, measured: Measured
+    tmp_path: Path,
 ) -> None:
     ports = {name: free_port() for name in ("front", "peer")}
     settings = {"MESH_DISCOVERY": "off", "MESH_ALLOWED_HOSTS": "127.0.0.1"}

@@ -7,8 +7,8 @@ import asyncio
 import gzip
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,14 @@ from mcp.client.subscriptions import listen
 
 from bench.processes import cpu_s
 from tests.e2e.by_hand import modern_request
-from tests.e2e.running import RunningNode, running_nodes
+from tests.e2e.running import RunningNode, nodes_below, start_node
 from tests.e2e.servers_files import example, write_servers
 from tests.e2e.steady_calls import steady_calls
 from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import served
 from tests.integration.servers.watched_server import Watched
 from tests.integration.test_resource_updates import next_uri
-from tests.measured import Measured
+from tests.measured import measured
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -45,13 +45,19 @@ DROPPED = "MCP client reads too slowly, its stream of changes is ended"
 JSON_AND_EVENTS = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
 
 
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[RunningNode]:
-    """One node with the dice; the file of its servers is in `tmp_path`."""
-    async with running_nodes() as start:
-        one = await start("node", tmp_path, servers={"dice": example("dice")}, MESH_DISCOVERY="off")
-        await eventually(partial(one.offers, "node__dice__roll"))
-        yield one
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    """One node with the dice; a test may give it one more server."""
+    folder = tmp_path_factory.mktemp("hostile-input")
+    with nodes_below(folder):
+        yield asyncio.run(start_node("node", folder, servers={"dice": example("dice")}, MESH_DISCOVERY="off"))
+
+
+async def serves_as_well(node: RunningNode, name: str, url: str, tool: str) -> None:
+    """Write one more server into its file, and wait until its tool is listed."""
+    entry = {"url": url, "mesh": {"scope": "service"}}
+    write_servers(Path(node.environment["MESH_SERVERS_FILE"]).parent, {"dice": example("dice"), name: entry})
+    await eventually(partial(node.offers, f"{name}__{tool}"))
 
 
 def peak_mib(node: RunningNode) -> float:
@@ -70,9 +76,7 @@ async def in_chunks(*pieces: bytes, endless: bool = False) -> AsyncIterator[byte
         yield pieces[-1]
 
 
-async def test_bodies_without_end_or_bottom_and_bombs_are_refused_in_little_memory(
-    node: RunningNode, measured: Measured
-) -> None:
+async def test_bodies_without_end_or_bottom_and_bombs_are_refused_in_little_memory(node: RunningNode) -> None:
     begun = b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":'
     deep, bomb = begun + b"[" * 100_000, gzip.compress(bytes(64 * MIB))
     bodies: dict[str, tuple[Callable[[], AsyncIterator[bytes]], dict[str, str], set[int]]] = {
@@ -103,16 +107,15 @@ async def test_bodies_without_end_or_bottom_and_bombs_are_refused_in_little_memo
 
 
 async def test_a_reader_that_falls_behind_is_dropped_with_a_reason_and_delays_no_other(
-    node: RunningNode, tmp_path: Path, measured: Measured
+    node: RunningNode,
 ) -> None:
     watched = Watched(legacy=True)
     async with served(watched.server) as url, AsyncExitStack() as stack:
-        write_servers(tmp_path, {"dice": example("dice"), "kit": {"url": url, "mesh": {"scope": "service"}}})
-        await eventually(partial(node.offers, "kit__touch"))
+        await serves_as_well(node, "kit", url, "touch")
         mcp = await stack.enter_async_context(Client(node.url))
         other = await stack.enter_async_context(listen(mcp.session, resource_subscriptions=["watch://kit/one"]))
         reader, writer = await slow_listener(node, ["watch://kit/shelf/"])
-        stack.callback(writer.close)
+        stack.push_async_callback(cut_off, writer)
         async with asyncio.timeout(5):
             await watched.holds("watch://one", "watch://shelf/")
         peak_mib(node)
@@ -151,6 +154,12 @@ async def slow_listener(node: RunningNode, uris: list[str]) -> tuple[asyncio.Str
     return reader, writer
 
 
+async def cut_off(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
 def nested(levels: int) -> dict[str, Any]:
     """A schema that takes as many steps to read."""
     schema: dict[str, Any] = {"type": "string"}
@@ -160,7 +169,7 @@ def nested(levels: int) -> dict[str, Any]:
 
 
 async def test_poisonous_schemas_are_left_out_or_passed_on_unread_and_hold_up_nothing(
-    node: RunningNode, tmp_path: Path, measured: Measured
+    node: RunningNode,
 ) -> None:
     async with AsyncExitStack() as stack:
         elsewhere = await stack.enter_async_context(scripted(never))
@@ -191,10 +200,8 @@ async def test_poisonous_schemas_are_left_out_or_passed_on_unread_and_hold_up_no
         poison = await stack.enter_async_context(scripted(answer))
         tally = await stack.enter_async_context(steady_calls(node, "node__dice__roll", eras=["auto"]))
         await tally.grows(20)
-        entry = {"url": poison.url, "mesh": {"scope": "service"}}
         began_s, used_s = time.monotonic(), cpu_s(node.process.pid)
-        write_servers(tmp_path, {"dice": example("dice"), "poison": entry})
-        await eventually(partial(node.offers, "poison__good"))
+        await serves_as_well(node, "poison", poison.url, "good")
         took_s = time.monotonic() - began_s
         for name in ("slow", "far", "wide"):
             call = {"name": f"poison__{name}", "arguments": {"a": "a" * 40 + "!"}}

@@ -14,7 +14,7 @@ from tests.e2e.by_hand import modern_request
 from tests.e2e.running import RunningNode, StartNode, running_nodes
 from tests.e2e.servers_files import example
 from tests.e2e.test_node_loss import told_of_changes, within
-from tests.measured import Measured
+from tests.measured import measured
 from tests.ports import free_port
 from tests.waiting import all_of, eventually
 
@@ -35,7 +35,7 @@ async def start() -> AsyncIterator[StartNode]:
 
 @pytest.mark.parametrize("ends", [RunningNode.kill, lambda node: node.process.terminate()], ids=["killed", "stopped"])
 async def test_a_peer_that_returns_elsewhere_with_other_tools_is_the_same_node_and_clients_hear_of_it_soon(
-    ends: Callable[[RunningNode], None], start: StartNode, tmp_path: Path, measured: Measured
+    ends: Callable[[RunningNode], None], start: StartNode, tmp_path: Path
 ) -> None:
     front = await start("front", tmp_path / "front")
     peer = await start("peer", tmp_path / "peer", servers={"kit": example("clock")})
@@ -67,7 +67,7 @@ async def lists(node: RunningNode, example_name: str | None) -> bool:
 
 
 async def test_two_nodes_of_one_name_are_both_called_and_the_clash_is_named_in_status_metric_and_log(
-    start: StartNode, tmp_path: Path, measured: Measured
+    start: StartNode, tmp_path: Path
 ) -> None:
     front = await start("front", tmp_path / "front")
     twins = await all_of(

@@ -20,7 +20,7 @@ import pytest
 from tests.chaos.journal_server import READ, WRITE, JournalServer, journal_server
 from tests.chaos.load import Books, steady_load
 from tests.e2e.running import MANAGEMENT_TOOLS, STOP_TIMEOUT_S, RunningNode, StartNode, running_nodes
-from tests.measured import Measured
+from tests.measured import measured
 from tests.ports import free_port
 from tests.waiting import all_of, eventually
 
@@ -144,9 +144,7 @@ async def is_dropped(front: RunningNode, peer: str) -> bool:
     return not await is_connected(front, peer)
 
 
-async def test_killed_replica_fails_no_harmless_call_and_no_other_is_sent_twice(
-    field: Field, measured: Measured
-) -> None:
+async def test_killed_replica_fails_no_harmless_call_and_no_other_is_sent_twice(field: Field) -> None:
     async with load_on(field) as books:
         field.act_when_busy(field.victim.kill)
         await eventually(field.fault_has_struck)
@@ -161,9 +159,7 @@ async def test_killed_replica_fails_no_harmless_call_and_no_other_is_sent_twice(
     assert failed.items() >= in_flight.items(), told(field, books, failed)
 
 
-async def test_hung_replica_costs_only_the_calls_that_are_in_it_and_comes_back(
-    field: Field, measured: Measured
-) -> None:
+async def test_hung_replica_costs_only_the_calls_that_are_in_it_and_comes_back(field: Field) -> None:
     async with load_on(field) as books:
         field.act_when_busy(partial(field.victim.process.send_signal, signal.SIGSTOP))
         await eventually(field.fault_has_struck)
@@ -183,9 +179,7 @@ async def test_hung_replica_costs_only_the_calls_that_are_in_it_and_comes_back(
     assert len(books.failed()) < len(books.ended) / 4, told(field, books, books.failed())
 
 
-async def test_answers_that_break_off_in_the_middle_fail_no_read_and_no_write_is_sent_twice(
-    field: Field, measured: Measured
-) -> None:
+async def test_answers_that_break_off_in_the_middle_fail_no_read_and_no_write_is_sent_twice(field: Field) -> None:
     def break_off() -> None:
         field.hit.breaks_off = True
 
@@ -206,7 +200,7 @@ async def test_answers_that_break_off_in_the_middle_fail_no_read_and_no_write_is
 
 
 @pytest.mark.parametrize("field", ["catalog", "static"], indirect=True)
-async def test_restarted_replica_fails_no_call_at_all(field: Field, measured: Measured) -> None:
+async def test_restarted_replica_fails_no_call_at_all(field: Field) -> None:
     async with load_on(field) as books:
         field.act_when_busy(field.victim.process.terminate)
         await eventually(field.fault_has_struck)
@@ -227,7 +221,7 @@ async def test_restarted_replica_fails_no_call_at_all(field: Field, measured: Me
     assert not books.failed(), told(field, books, books.failed())
 
 
-async def test_slowed_replica_gets_few_calls_and_fails_none(field: Field, measured: Measured) -> None:
+async def test_slowed_replica_gets_few_calls_and_fails_none(field: Field) -> None:
     def slow_down() -> None:
         field.hit.slower_by = SLOWER_BY
 

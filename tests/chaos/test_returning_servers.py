@@ -16,7 +16,7 @@ from agent.links.state import NAMED_DIALS
 from tests.e2e.by_hand import modern_answer
 from tests.e2e.running import RunningNode, running_nodes
 from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
-from tests.measured import Measured
+from tests.measured import measured
 from tests.ports import free_ports
 from tests.waiting import all_of, eventually
 
@@ -31,7 +31,7 @@ MORE_S = 2.0
 
 
 async def test_a_server_that_returns_is_found_in_two_seconds_while_it_is_called_and_in_ten_while_not(
-    tmp_path: Path, measured: Measured
+    tmp_path: Path,
 ) -> None:
     ports = dict(zip(NAMES, free_ports(len(NAMES)), strict=True))
     servers = {

@@ -7,7 +7,7 @@ import pytest
 
 from tests.chaos.load import steady_load
 from tests.chaos.seeded import HEALED_WITHIN_S, proxied_mesh, reads_failed
-from tests.measured import Measured
+from tests.measured import measured
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -17,9 +17,7 @@ LASTS_S = 5.0
 SELECTION = ("reset", "packets to it are lost", "connections refused")
 
 
-async def test_faults_of_the_network_cost_no_read_double_no_write_and_heal_soon(
-    tmp_path: Path, measured: Measured
-) -> None:
+async def test_faults_of_the_network_cost_no_read_double_no_write_and_heal_soon(tmp_path: Path) -> None:
     async with proxied_mesh(tmp_path, random.Random(1)) as chaos:
         async with steady_load(chaos.front) as books:
             await books.grows(50)

@@ -16,7 +16,7 @@ from agent.links.crowd import OTHERS_MIN
 from tests.chaos.stub_peers import TOOL, links, listed, stub_peers
 from tests.e2e.by_hand import modern_answer
 from tests.e2e.running import RunningNode, running_nodes
-from tests.measured import Measured
+from tests.measured import measured
 from tests.ports import free_ports
 from tests.waiting import all_of, eventually
 
@@ -29,9 +29,7 @@ SEEN_WITHIN_S = 12.0
 BACK_WITHIN_S = 15.0
 
 
-async def test_when_most_peers_are_silent_at_once_a_node_doubts_itself_and_ends_no_link(
-    tmp_path: Path, measured: Measured
-) -> None:
+async def test_when_most_peers_are_silent_at_once_a_node_doubts_itself_and_ends_no_link(tmp_path: Path) -> None:
     ports = free_ports(MANY)
     common = {"MESH_DISCOVERY": "off", "MESH_CALL_TIMEOUT_S": str(CALL_TIMEOUT_S)}
 

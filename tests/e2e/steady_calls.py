@@ -1,6 +1,6 @@
 """Calls that go on while something happens to the mesh, and how they went.
 
-The one rule: a call that fails is kept, never raised; the test judges it.
+The one rule: a call that fails is kept, never raised; the test judges it, and the run shows the figures.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.e2e.running import ERAS, RunningNode
+from tests.measured import measured
 from tests.waiting import POLL_S, eventually
 
 
@@ -67,3 +68,4 @@ async def steady_calls(
             yield tally
         finally:
             over.set()
+    measured(f"{tally} of {tool}")
