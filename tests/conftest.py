@@ -23,6 +23,7 @@ from agent.lossless_json.exact import read_json
 from tests.e2e.copied_nodes import node_copies
 from tests.e2e.processes import environment_of
 from tests.integration.servers import warm
+from tests.measured import attach, figures_of
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
@@ -114,8 +115,21 @@ def file_of(nodeid: str) -> str:
     return nodeid.partition("::")[0]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put the figures that a test took into its report, which a worker hands to the run."""
+    report = yield
+    attach(report)
+    return report
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say at the end, aloud and once, what was not tested here and why."""
+    """Say at the end what was measured, and, aloud and once, what was not tested here and why."""
+    reports = [report for key in ("passed", "failed") for report in terminalreporter.stats.get(key, [])]
+    if figures := figures_of(report for report in reports if isinstance(report, pytest.TestReport)):
+        terminalreporter.section("measured")
+    for line in figures:
+        terminalreporter.line(line)
     skipped = terminalreporter.stats.get("skipped", [])
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
     if reasons:

@@ -28,7 +28,6 @@ from agent.links.session_offers import SessionOffersOfBackend
 from agent.links.state import (
     DIALS,
     NAMED_DIALS,
-    Closed,
     DialStarted,
     ProbeAnswered,
     ProbeMissed,
@@ -238,7 +237,7 @@ class Link:
             with suppress(Retired):
                 await retrying(self._live_once)
         finally:
-            self._record.advance(Closed())
+            self._record.closed()
             self.first_attempt.set()
 
     async def _live_once(self) -> None:

@@ -15,8 +15,9 @@ from agent.client.server_info import ServerInfo
 from agent.errors import IdentityRefused, MeshError
 from agent.links.crowd import Crowd
 from agent.links.follower import Watch
+from agent.links.offer_changes import LastOffers, names_of, offer_changes
 from agent.links.session_offers import SessionOffers
-from agent.links.state import LinkEvent, LinkStanding, Lost, Opened, OpenFailed, Reloaded, advance
+from agent.links.state import Closed, LinkEvent, LinkStanding, Lost, Opened, OpenFailed, Reloaded, advance
 from agent.model import BackendSpec, LinkView, NodeIdentity, Offer, StdioTarget
 from agent.routing.about import about_of
 
@@ -32,7 +33,7 @@ class LinkHooks:
     """Callbacks: `changed` for what `_TOLD` names of the view, `dialled` for a dial, `reconnected` for a loss.
 
     `settled` returns when all changes up to now have had their effect on the lists of clients. `offers`: what single
-    callers are offered. `shown`: for any change of the view but its latency. `crowd`: of all links.
+    callers are offered. `shown`: for any change of the view but its latency. `crowd`, `last_offers`: of all links.
     """
 
     changed: Callable[[], object]
@@ -43,6 +44,7 @@ class LinkHooks:
     offers: SessionOffers = field(default_factory=SessionOffers)
     shown: Callable[[], object] = lambda: None
     crowd: Crowd = field(default_factory=Crowd)
+    last_offers: LastOffers = field(default_factory=LastOffers)
 
 
 # What peers and routes are made of. The rest is for the status, which reads views: a peer that stays dead fails again
@@ -83,6 +85,7 @@ class LinkRecord:
 
     def ready(self, offer: Offer, server_info: ServerInfo, identity: NodeIdentity | None) -> None:
         """The first offer of a new client has been read."""
+        last = self.view.offer
         self.advance(
             Opened(),
             offer=offer,
@@ -104,13 +107,32 @@ class LinkRecord:
         self._hooks.dialled("ok")
         extra = {"backend": self.view.key, "tools": len(offer.tools), "era": server_info.era.value}
         log.info("MCP link ready", extra=extra)
+        if last.digest:
+            self._say_changes(last)
+        elif (known := self._hooks.last_offers.take(self.view.key)) is not None:
+            self._say(offer_changes(known, names_of(offer)))
 
     def listed(self, offer: Offer) -> None:
         """Another offer has been read."""
-        if offer.digest != self.view.offer.digest:
-            log.info("MCP offer changed", extra={"backend": self.view.key, "tools": len(offer.tools)})
-        if offer != self.view.offer:
+        before = self.view.offer
+        if offer != before:
             self.show(offer=offer, function_count=len(offer.tools))
+        self._say_changes(before)
+
+    def closed(self) -> None:
+        """The end; what was offered is remembered."""
+        self.advance(Closed())
+        self._hooks.last_offers.keep(self.view.key, self.view.offer)
+
+    def _say_changes(self, before: Offer) -> None:
+        now = self.view.offer
+        if now.digest != before.digest:
+            self._say(offer_changes(names_of(before), names_of(now)) or {"changed": ["definitions of a long list"]})
+
+    def _say(self, changes: dict[str, list[str]]) -> None:
+        if changes:
+            extra = {"backend": self.view.key, "tools": len(self.view.offer.tools), **changes}
+            log.info("MCP offer changed", extra=extra)
 
     def failed(self, failure: MeshError) -> None:
         """A dial failed, or the client was lost."""

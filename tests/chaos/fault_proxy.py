@@ -7,16 +7,14 @@ at all, or ends the connection.
 import asyncio
 import contextlib
 import socket
-import struct
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from agent.client.http.dial import TCP_USER_TIMEOUT_MS
+from tests.chaos.journal_server import RESET
 
 PIECE_BYTES = 16_384
-# SO_LINGER with no time: closing sends a reset.
-_RESET = struct.pack("ii", 1, 0)
 
 
 @dataclass(slots=True)
@@ -60,7 +58,7 @@ class FaultProxy:
         for writer in self._writers:
             sock = writer.get_extra_info("socket")
             with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             writer.transport.abort()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

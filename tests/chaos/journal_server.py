@@ -8,6 +8,8 @@ after it. The one rule: what is in the file was executed, what is not was not.
 import asyncio
 import os
 import random
+import socket
+import struct
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +20,8 @@ import orjson
 from aiohttp import web
 
 READ, WRITE = "read", "write"
+# SO_LINGER with no time: closing sends a reset.
+RESET = struct.pack("ii", 1, 0)
 _SCHEMA = {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]}
 _TOOLS = [
     {"name": READ, "description": "Harmless.", "inputSchema": _SCHEMA, "annotations": {"readOnlyHint": True}},
@@ -28,13 +32,18 @@ _DISCOVERED = {**_HINTS, "supportedVersions": ["2026-07-28"], "capabilities": {"
 
 
 class JournalServer:
-    """One replica's server. `inside`: tool -> IDs of the calls that it is busy with."""
+    """One replica's server. `inside`: tool -> IDs of the calls that it is busy with.
+
+    `breaks_off`: whether connections are reset in the middle of answers; `broken_off`: how many were.
+    """
 
     def __init__(self, path: Path, rng: random.Random) -> None:
         self.path = path
         self.url = ""
         self.inside: dict[str, set[str]] = {READ: set(), WRITE: set()}
         self.slower_by = 1.0
+        self.breaks_off = False
+        self.broken_off = 0
         self._rng = rng
         self._on_busy: Callable[[], None] | None = None
 
@@ -62,7 +71,21 @@ class JournalServer:
             case _:
                 error = {"jsonrpc": "2.0", "id": message.get("id"), "error": {"code": -32601, "message": "unknown"}}
                 return web.json_response(error, status=404)
-        return web.json_response({"jsonrpc": "2.0", "id": message["id"], "result": result})
+        answer = {"jsonrpc": "2.0", "id": message["id"], "result": result}
+        if self.breaks_off and message["method"] == "tools/call":
+            self._break_off(request, orjson.dumps(answer))
+        return web.json_response(answer)
+
+    def _break_off(self, request: web.Request, answer: bytes) -> None:
+        """Send the head and half of an answer, and reset the connection."""
+        transport = request.transport
+        assert transport is not None
+        self.broken_off += 1
+        half = answer[: len(answer) // 2]
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(answer)}\r\n\r\n"
+        transport.write(head.encode() + half)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        transport.abort()
 
     async def _execute(self, params: dict[str, Any]) -> dict[str, Any]:
         call_id, inside = params["arguments"]["id"], self.inside[params["name"]]

@@ -25,9 +25,8 @@ from tests.ports import free_port
 from tests.waiting import PATIENCE_S, all_of, eventually
 
 CALL_TIMEOUT_S = 3.0
-# docs/reliability.md, REACHED_EVERY_S: a node that can be reached again in one direction is dialled within 15 s; the
-# rest is the test machine's.
-HEALED_WITHIN_S = 20.0
+# docs/reliability.md, REACHED_EVERY_S: a node that can be reached again in one direction is dialled within 15 s.
+HEALED_WITHIN_S = 15.0
 NAMES = ("one", "two")
 
 

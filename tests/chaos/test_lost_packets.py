@@ -17,15 +17,17 @@ from tests.chaos.placed_nodes import Placed, placed
 from tests.e2e.running import RunningNode, running_nodes, stop_node
 from tests.e2e.servers_files import example, write_servers
 from tests.e2e.steady_calls import Tally, steady_calls
+from tests.measured import measured
 from tests.ports import free_port
 from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 PORT = 8000
-# docs/reliability.md: a hung peer is down in under 12 s, a partition heals in 15 s; the rest is the test machine's.
+# docs/reliability.md: a hung peer is down in under 12 s; the rest is the test machine's.
 SEEN_WITHIN_S = 16.0
-HEALED_WITHIN_S = 20.0
+# docs/reliability.md, REACHED_EVERY_S. This one holds on any machine.
+HEALED_WITHIN_S = 15.0
 
 
 @dataclass
@@ -72,7 +74,8 @@ async def test_packets_lost_in_either_direction_or_both_cost_no_call_and_the_lin
         await tally.grows(20)
         for cut in (machine.lose_what_is_sent_there, machine.lose_what_is_sent_here, machine.pull_the_cable):
             took_s, healed_s = await cut_and_healed(apart, cut, tally)
-            print(f"{cut.__name__}: seen after {took_s:.1f} s, healed in {healed_s:.1f} s")  # noqa: T201 - with a failure
+            measured(f"{cut.__name__}: seen after {took_s:.1f} s, healed in {healed_s:.1f} s")
+    measured(f"the longest call took {tally.longest_s:.1f} s")
     assert tally.failures == []
 
 

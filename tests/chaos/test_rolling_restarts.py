@@ -20,6 +20,7 @@ from tests.e2e.by_hand import modern_request
 from tests.e2e.processes import NodeProcess, environment_of, spawn
 from tests.e2e.running import RunningNode, StartNode, running_nodes, stop_node
 from tests.integration.servers import pid_server
+from tests.measured import measured
 from tests.ports import free_port
 from tests.waiting import all_of, eventually
 
@@ -123,4 +124,8 @@ async def test_no_call_fails_and_no_session_is_lost_while_all_is_restarted_in_tu
             servers.start(name)
             await eventually(partial(is_connected, nodes[NAMES.index(name)], "web"))
             await tally.grows(CALLS)
-    assert [*tally.failures, *alone.failures] == []
+    failed = [*tally.failures, *alone.failures]
+    measured(
+        f"failed {len(failed)} of {tally.done + alone.done} calls while 3 nodes, 3 children and 3 servers restarted"
+    )
+    assert failed == []

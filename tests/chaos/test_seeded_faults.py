@@ -7,6 +7,7 @@ import pytest
 
 from tests.chaos.load import steady_load
 from tests.chaos.seeded import HEALED_WITHIN_S, proxied_mesh, reads_failed
+from tests.measured import measured
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -23,6 +24,8 @@ async def test_faults_of_the_network_cost_no_read_double_no_write_and_heal_soon(
             for fault in SELECTION:
                 await chaos.strike(books, fault, LASTS_S if "lost" in fault else 0.5)
         await eventually(chaos.is_quiet)
+    measured("; ".join(f"{one.fault} for {one.lasted_s:g} s: healed in {one.healed_s:.1f} s" for one in chaos.struck))
+    measured(f"failed {len(books.failed())} of {len(books.ended)} calls")
     assert not books.compare(*(one.server for one in chaos.replicas))
     assert not reads_failed(books)
     assert all(one.healed_s < HEALED_WITHIN_S for one in chaos.struck), chaos.struck

@@ -11,6 +11,16 @@ async def modern_request(
     url: str, method: str, params: Mapping[str, Any] | None = None, *, token: str | None = None
 ) -> dict[str, Any]:
     """One stateless MCP request by hand; returns the raw result. Raises AssertionError for anything else."""
+    answer = await modern_answer(url, method, params, token=token)
+    assert "result" in answer, answer
+    result: dict[str, Any] = answer["result"]
+    return result
+
+
+async def modern_answer(
+    url: str, method: str, params: Mapping[str, Any] | None = None, *, token: str | None = None
+) -> dict[str, Any]:
+    """The whole answer, which may be an error."""
     prefix = "io.modelcontextprotocol/"
     meta = {
         f"{prefix}protocolVersion": "2026-07-28",
@@ -36,10 +46,8 @@ async def modern_request(
         text = await response.text()
         if response.content_type == "text/event-stream":
             text = next(line[5:] for line in reversed(text.splitlines()) if line.startswith("data:"))
-        answer = orjson.loads(text)
-        assert "result" in answer, (response.status, answer)
-        result: dict[str, Any] = answer["result"]
-        return result
+        answer: dict[str, Any] = orjson.loads(text)
+        return answer
 
 
 async def legacy_tools(url: str, features: dict[str, Any] | None = None) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from tests.e2e.servers_files import example
 from tests.e2e.test_servers import child_of
 from tests.integration.servers.fastmcp_server import make_server
 from tests.integration.servers.hosting import Front, http_app, serving
+from tests.measured import measured
 from tests.ports import free_port
 from tests.waiting import all_of, eventually
 
@@ -41,6 +42,7 @@ async def test_restarted_server_with_sessions_is_called_again_without_the_client
                     front.app = second if front.app is first else first
                     assert (await client.call_tool("old__echo", {"text": "after"})).content[0].text == "after"
                     assert "old__echo" in {tool.name for tool in await client.list_tools()}
+    measured(f"restarted under a session {len(ERAS)} times, no call failed")
 
 
 async def test_hung_child_delays_no_other_call_and_its_own_caller_no_longer_than_its_limit(
@@ -89,6 +91,7 @@ async def test_hung_node_delays_neither_lists_nor_calls_to_others(start: StartNo
     )
     await eventually(partial(front.offers, "hung__clock__now", "well__clock__now"))
     hung.process.send_signal(signal.SIGSTOP)
+    hung_at_s = time.monotonic()
     for era in ERAS:
         async with front.client(era) as client:
             for _ in range(3):
@@ -98,6 +101,7 @@ async def test_hung_node_delays_neither_lists_nor_calls_to_others(start: StartNo
                     await client.call_tool("well__clock__now", {})
     # docs/reliability.md: a hung peer is down in under 12 s.
     await eventually(partial(is_dropped, front, "hung"), 14)
+    measured(f"a hung node that is not called is down after {time.monotonic() - hung_at_s:.1f} s")
     assert "hung__clock__now" not in await front.tool_names()
     hung.process.send_signal(signal.SIGCONT)
     await eventually(partial(calls_well, front, "hung__clock__now"))

@@ -4,6 +4,7 @@ Needs a real Consul of each test's own. The one rule: no call fails and no peer 
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.consul_process import RunningConsul, running_consul
-from tests.e2e.running import RunningNode, StartNode
+from tests.e2e.running import RunningNode, StartNode, stop_node
 from tests.e2e.servers_files import example
 from tests.e2e.steady_calls import steady_calls
+from tests.measured import measured
 from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.consul, pytest.mark.timeout(120)]
@@ -54,8 +56,10 @@ async def test_consul_that_forgot_everything_soon_knows_all_nodes_again(
         await eventually(partial(consul_is, one, up=False))
         consul.start()
         await consul.wait_for_leader()
+        serves_s = time.monotonic()
         async with asyncio.timeout(REGISTERED_AGAIN_S):
             await eventually(partial(passing, consul, 2))
+        measured(f"both registered {time.monotonic() - serves_s:.1f} s after an empty Consul served")
         await eventually(partial(consul_is, one, up=True))
         await tally.grows()
     assert tally.failures == []
@@ -67,7 +71,7 @@ async def test_consul_that_forgot_everything_soon_knows_all_nodes_again(
 
 
 async def test_without_consul_calls_go_on_and_the_node_stays_ready_and_says_what_is_wrong(
-    consul: RunningConsul, pair: tuple[RunningNode, RunningNode]
+    consul: RunningConsul, pair: tuple[RunningNode, RunningNode], start: StartNode
 ) -> None:
     one, two = pair
     assert await one.metric("mesh_consul_up") == 1
@@ -84,10 +88,17 @@ async def test_without_consul_calls_go_on_and_the_node_stays_ready_and_says_what
     assert discovery["last_error"]
     assert await one.sees("two")
     assert await two.sees("one")
+    # One that starts now knows the others from the catalog that it kept.
+    assert await stop_node(one) == 0
+    again = await start(one)
+    await eventually(partial(again.sees, "two"))
+    await eventually(partial(again.offers, "two__clock__now"))
     consul.start()
     await consul.wait_for_leader()
-    await eventually(partial(consul_is, one, up=True))
-    assert await one.metric("mesh_consul_up") == 1
+    serves_s = time.monotonic()
+    await eventually(partial(consul_is, again, up=True))
+    measured(f"Consul is followed {time.monotonic() - serves_s:.1f} s after it served again")
+    assert await again.metric("mesh_consul_up") == 1
 
 
 async def consul_is(node: RunningNode, *, up: bool) -> bool:

@@ -15,6 +15,7 @@ from tests.e2e.meshes import RunningKit
 from tests.e2e.raw_line import Line, line_to
 from tests.e2e.running import RunningNode, StartNode, nodes_below, start_node
 from tests.e2e.servers_files import example, replace_file
+from tests.measured import measured
 from tests.ports import free_port
 from tests.waiting import all_of, eventually
 
@@ -227,6 +228,7 @@ async def test_death_of_a_worker_costs_the_calls_in_it_and_the_nodes_death_ends_
         await eventually(partial(answers, answered[0] + CALLERS * CALLS))
         await eventually(partial(ready, node))
         stopping.set()
+    measured(f"a killed worker broke {broken[0]} of {answered[0] + broken[0]} calls")
     assert await node.metric("mesh_lost_workers_total") == 1
     assert broken[0] <= CALLERS  # Each connection of the worker once at most; those of the node never.
     assert (await node.status())["self"]["node_id"] == status_before["self"]["node_id"]

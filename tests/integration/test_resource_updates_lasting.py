@@ -1,13 +1,9 @@
 """SubscriptionRegistry that outlast what is behind them: servers that die, sessions that end, nodes in circles."""
 
 import asyncio
-import io
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any
 
-import aiohttp
-import orjson
 import pytest
 from mcp.client import Client
 from mcp.client.subscriptions import listen
@@ -173,41 +169,3 @@ async def test_two_gateways_that_import_each_other_tell_an_update_once_and_forge
         async with asyncio.timeout(PATIENCE_S):
             await here.holds()
             await there.holds()
-
-
-async def test_a_client_that_does_not_read_its_stream_keeps_no_other_waiting(tmp_path: Path) -> None:
-    watched = Watched()
-    body: dict[str, Any] = {
-        "jsonrpc": "2.0",
-        "id": 1,
-        "method": "subscriptions/listen",
-        "params": {
-            "notifications": {"resourceSubscriptions": [f"watch://kit/{'x' * 500}{n}" for n in range(900)]},
-            "_meta": {
-                "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-                "io.modelcontextprotocol/clientInfo": {"name": "deaf", "version": "1"},
-                "io.modelcontextprotocol/clientCapabilities": {},
-            },
-        },
-    }
-    headers = {
-        "MCP-Protocol-Version": "2026-07-28",
-        "Mcp-Method": "subscriptions/listen",
-        "Content-Type": "application/json",
-        "Accept": "application/json, text/event-stream",
-    }
-    async with served(watched.server) as url:
-        spec = ServerSpec("kit", HttpTarget(url), ServerScope.SERVICE)
-        async with (
-            front_of(tmp_path, spec) as node,
-            aiohttp.ClientSession(read_bufsize=1024) as http,
-            http.post(node.url, data=io.BytesIO(orjson.dumps(body)), headers=headers) as deaf,
-            Client(node.url) as mcp,
-            listen(mcp.session, resource_subscriptions=["watch://kit/one"]) as subscription,
-        ):
-            assert deaf.status == 200
-            for _ in range(5):
-                for number in range(900):
-                    await watched.touch(f"watch://{'x' * 500}{number}")
-            await watched.touch("watch://one")
-            assert await next_uri(subscription, PATIENCE_S) == "watch://kit/one"

@@ -1,0 +1,70 @@
+"""A peer whose connections keep breaking is held down, and clients see few changed lists.
+
+A real node behind a proxy that cuts it off once it is linked, and then lets it be dialled again. The one rule: while it
+is held down, neither calls nor its own dials bring it back.
+"""
+
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from agent.links.state import FLAPS_MIN, HOLD_DOWN
+from tests.chaos.fault_proxy import Weather, fault_proxy
+from tests.e2e.by_hand import modern_answer
+from tests.e2e.running import RunningNode, running_nodes
+from tests.e2e.servers_files import example
+from tests.measured import measured
+from tests.ports import free_port
+from tests.waiting import all_of, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+# Several times as long as calls and the peer's own dials would take to have it dialled.
+CALLED_FOR_S = 3.0
+
+
+async def test_a_peer_that_flaps_is_held_down_whatever_calls_it_and_lists_stay_as_they_are_meanwhile(
+    tmp_path: Path,
+) -> None:
+    ports = {name: free_port() for name in ("front", "peer")}
+    settings = {"MESH_DISCOVERY": "off", "MESH_ALLOWED_HOSTS": "127.0.0.1"}
+    async with fault_proxy(ports["peer"]) as proxy, running_nodes() as start:
+        peers = {"MESH_PEERS": f"peer=http://127.0.0.1:{proxy.port}/mcp"}
+        # It dials the front as well, which is a reason to dial it.
+        back = {"MESH_PEERS": f"front=http://127.0.0.1:{ports['front']}/mcp"}
+        front, peer = await all_of(
+            [
+                start("front", tmp_path / "front", port=ports["front"], **peers, **settings),
+                start(
+                    "peer", tmp_path / "peer", port=ports["peer"], servers={"d": example("dice")}, **back, **settings
+                ),
+            ]
+        )
+        began_s = time.monotonic()
+        for _ in range(FLAPS_MIN):
+            await eventually(partial(front.offers, "peer__d__roll"))
+            proxy.set(Weather(accepts=False))
+            proxy.reset()
+            await eventually(partial(is_down, front))
+            proxy.set(Weather())
+        took_s = time.monotonic() - began_s
+        held_s = (await front.peers())["peer"]["next_attempt_s"]
+        notices = await front.metric("mesh_list_changes_total", kind="tools")
+        assert notices is not None
+        assert held_s > HOLD_DOWN.first_s - 1
+        called = 0
+        while time.monotonic() < began_s + took_s + CALLED_FOR_S:
+            answer = await modern_answer(front.url, "tools/call", {"name": "peer__d__roll", "arguments": {}})
+            assert answer["error"]["data"]["outcome"] == "not_executed", answer
+            called += 1
+        assert await is_down(front)
+        assert (await front.peers())["peer"]["attempts"] == FLAPS_MIN
+        assert await front.metric("mesh_list_changes_total", kind="tools") == notices
+        assert await peer.sees("front")
+    measured(f"{FLAPS_MIN} sessions in {took_s:.1f} s, then held down for {held_s:.1f} s in spite of {called} calls")
+
+
+async def is_down(node: RunningNode) -> bool:
+    return not (await node.peers())["peer"]["connected"]

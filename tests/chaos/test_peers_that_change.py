@@ -1,0 +1,92 @@
+"""Peers that are not what they were: one returns with other tools at another address, two others have one name.
+
+Real nodes on the embedded catalog. The one rule: a node is its ID; names and addresses follow.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.by_hand import modern_request
+from tests.e2e.running import RunningNode, StartNode, running_nodes
+from tests.e2e.servers_files import example
+from tests.e2e.test_node_loss import told_of_changes, within
+from tests.measured import measured
+from tests.ports import free_port
+from tests.waiting import all_of, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+# What the clients of another node may wait for once the peer is ready.
+TOLD_WITHIN_S = 2.0
+TOOLS = {"clock": {"peer__kit__now", "peer__kit__convert"}, "dice": {"peer__kit__roll"}}
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[StartNode]:
+    """Start nodes of one mesh, each with a state folder that a later one may go on with."""
+    settings = {"MESH_DISCOVERY": "embedded", "MESH_EMBEDDED_PORT": str(free_port()), "MESH_LOG_FORMAT": "json"}
+    async with running_nodes() as start_one:
+        yield partial(start_one, **settings)
+
+
+@pytest.mark.parametrize("ends", [RunningNode.kill, lambda node: node.process.terminate()], ids=["killed", "stopped"])
+async def test_a_peer_that_returns_elsewhere_with_other_tools_is_the_same_node_and_clients_hear_of_it_soon(
+    ends: Callable[[RunningNode], None], start: StartNode, tmp_path: Path
+) -> None:
+    front = await start("front", tmp_path / "front")
+    peer = await start("peer", tmp_path / "peer", servers={"kit": example("clock")})
+    await eventually(partial(lists, front, "clock"))
+    node_id = (await front.peers())["peer"]["node_id"]
+    async with told_of_changes(front, "auto") as modern, told_of_changes(front, "legacy") as legacy:
+        ends(peer)
+        await peer.process.wait()
+        await eventually(partial(lists, front, None))
+        for told in (modern, legacy):
+            await within(told, TOLD_WITHIN_S)
+        began_s = time.monotonic()
+        peer = await start("peer", tmp_path / "peer", servers={"kit": example("dice")})
+        for told in (modern, legacy):
+            await within(told, TOLD_WITHIN_S)
+        took_s = time.monotonic() - began_s
+    assert await lists(front, "dice")
+    measured(f"clients heard of it {took_s:.1f} s after the peer's process was started")
+    now = (await front.peers())["peer"]
+    assert (now["url"], now["node_id"], now["connected"]) == (peer.url, node_id, True)
+    (change,) = front.events("MCP offer changed")
+    assert (set(change["added"]), set(change["gone"])) == (TOOLS["dice"], TOOLS["clock"])
+
+
+async def lists(node: RunningNode, example_name: str | None) -> bool:
+    listed = await node.tool_names()
+    assert listed == (TOOLS[example_name] if example_name else set()), listed
+    return True
+
+
+async def test_two_nodes_of_one_name_are_both_called_and_the_clash_is_named_in_status_metric_and_log(
+    start: StartNode, tmp_path: Path
+) -> None:
+    front = await start("front", tmp_path / "front")
+    twins = await all_of(
+        start("twin", tmp_path / folder, servers={"clock": example("clock")}) for folder in ("one", "two")
+    )
+    ids = [(await node.status())["self"]["node_id"] for node in twins]
+    await eventually(partial(links_both, front))
+    measured("two of one name: both linked and called")
+    for node_id in ids:
+        call = {"name": f"twin-{node_id[:8]}__clock__now", "arguments": {}}
+        assert (await modern_request(front.url, "tools/call", call))["structuredContent"]["zone"] == "UTC"
+    (conflict,) = [one for one in (await front.status())["conflicts"] if one["reason"] == "node_name"]
+    assert conflict["name"] == "twin"
+    assert (await front.metric("mesh_name_conflicts") or 0) >= 1
+    assert [line["public_name"] for line in front.events("name conflict")].count("twin") == 1
+    assert {peer["node_id"] for peer in (await front.peers()).values()} == set(ids)
+
+
+async def links_both(node: RunningNode) -> bool:
+    peers = await node.peers()
+    assert len(peers) == 2, peers
+    return all(peer["connected"] for peer in peers.values()) and bool((await node.status())["conflicts"])

@@ -1,0 +1,71 @@
+"""Most peers of a node fall silent at once: the node doubts itself, and removes none of them.
+
+Peers in one process, which is stopped and goes on, and two real nodes: one has many of them, the other has few. The one
+rule: the node with few shows that the silence was long enough.
+"""
+
+import signal
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.links.crowd import OTHERS_MIN
+from tests.chaos.stub_peers import TOOL, links, listed, stub_peers
+from tests.e2e.by_hand import modern_answer
+from tests.e2e.running import RunningNode, running_nodes
+from tests.measured import measured
+from tests.ports import free_ports
+from tests.waiting import all_of, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+MANY, FEW = 20, OTHERS_MIN - 2
+# A call without an answer has its peer probed at once, so that silence is noticed in half of the usual 12 s.
+CALL_TIMEOUT_S = 3.0
+SEEN_WITHIN_S = 12.0
+BACK_WITHIN_S = 15.0
+
+
+async def test_when_most_peers_are_silent_at_once_a_node_doubts_itself_and_ends_no_link(tmp_path: Path) -> None:
+    ports = free_ports(MANY)
+    common = {"MESH_DISCOVERY": "off", "MESH_CALL_TIMEOUT_S": str(CALL_TIMEOUT_S)}
+
+    def peers_of(name: str, count: int) -> dict[str, str]:
+        return {**common, "MESH_PEER_FILES": str(listed(tmp_path / f"{name}.json", ports[:count]))}
+
+    async with stub_peers(tmp_path, ports) as stubs, running_nodes() as start:
+        counts = {"many": MANY, "few": FEW}
+        many, few = await all_of(start(name, tmp_path / name, **peers_of(name, counts[name])) for name in counts)
+        for node in (many, few):
+            await eventually(partial(has_ready, node, counts[node.name]))
+        stubs.send_signal(signal.SIGSTOP)
+        began_s = time.monotonic()
+        try:
+            failed = await all_of(call(node, number) for node in (many, few) for number in range(counts[node.name]))
+            assert all("error" in answer for answer in failed)
+            await eventually(partial(has_ready, few, 0), SEEN_WITHIN_S)
+        finally:
+            silent_s = time.monotonic() - began_s
+            stubs.send_signal(signal.SIGCONT)
+        for node in (many, few):
+            await eventually(partial(has_ready, node, counts[node.name]), BACK_WITHIN_S)
+        broken = {node.name: len(node.events("MCP link down")) for node in (many, few)}
+        measured(
+            f"links that broke in {silent_s:.1f} s of silence: {broken['many']} of {MANY}, {broken['few']} of {FEW}"
+        )
+        assert broken == {"many": 0, "few": FEW}
+        assert all("result" in answer for answer in await all_of(call(many, number) for number in range(MANY)))
+
+
+async def call(node: RunningNode, number: int) -> dict[str, Any]:
+    arguments = {"node": f"n{number}", "text": "x"}
+    return await modern_answer(node.url, "tools/call", {"name": TOOL, "arguments": arguments})
+
+
+async def has_ready(node: RunningNode, count: int) -> bool:
+    found = await links(node)
+    assert found.get("ready", 0) + found.get("suspect", 0) == count, found
+    return True
