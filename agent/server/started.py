@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import orjson
-from aiohttp import web
 
 from agent.authority.caller import Caller, serve_for
 from agent.dispatch.call import Forwarded
@@ -60,13 +59,12 @@ class StartedCalls:
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        now_s = loop.time()
+        now_s, self._timer = loop.time(), None
         for request, since_s in tuple(self._since_s.items()):
             if since_s + WAITED_FOR_S > now_s:
                 self._timer = loop.call_at(since_s + WAITED_FOR_S, self._look)
                 return
             request.leave()
-        self._timer = None
 
 
 class StartedRequest:
@@ -157,13 +155,8 @@ class StartedRequest:
         self.call.leave()
 
     def _handler_of(self, request: FastRequest) -> Handler:
-        handler = self._owner.go_on(request, self)
-
-        async def handled(request: web.Request) -> web.StreamResponse:
-            serve_for(self.caller)
-            return await handler(request)
-
-        return handled
+        serve_for(self.caller)  # For all tasks of the call: what had it wait may be of another caller.
+        return self._owner.go_on(request, self)
 
 
 def startable(views: CallerViews, caller: Caller, params: Json) -> Route | None:

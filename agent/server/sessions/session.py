@@ -221,14 +221,12 @@ class ServerSession:
                 self._cancel(request_id, is_lost=True)
 
     def _cancel(self, request_id: RequestId, *, is_lost: bool = False) -> None:
-        has_begun, call = request_id in self._calls, self.open_call(request_id)
+        call = self.open_call(request_id)
         assert call is not None, "it is under way"
         if call.stream is not None:
             call.stream.is_lost |= is_lost
-        if has_begun:
-            _cancel_once(call.task)
-        else:  # After its first step: only what has begun knows how to end.
-            asyncio.get_running_loop().call_soon(_cancel_once, call.task)
+        # After its first step: only what has begun knows how to end.
+        asyncio.get_running_loop().call_soon(_cancel_once, call.task)
 
     # Server requests
 
