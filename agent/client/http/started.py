@@ -94,11 +94,11 @@ class StartedExchange:
     def take(self, answer: WholeAnswer) -> None:
         """As `agent.client.http.connection.Taker`."""
         self._connection, self._whole = None, answer
-        self._habit.took()
         response = read_response(answer.body) if self._is_proven(answer) else None
-        # All else is read once more, by those who know what it means.
-        if response is None or response["id"] != self.request_id or not self._taker.take(response["result"]):
-            self._taker.wait()
+        if response is not None and response["id"] == self.request_id and self._taker.take(response["result"]):
+            self._habit.took()
+        else:  # It is read once more, by those who know what it means.
+            self.wait()
 
     def _is_proven(self, answer: WholeAnswer) -> bool:
         if self._association is None:
