@@ -12,7 +12,7 @@ from aiohttp import web
 from agent.authority.caller import serve_for
 from agent.rest.envelope import envelope_middleware
 from agent.rest.security import EdgePolicy, Verdict, judged_by_proof, note_proof
-from agent.server.fast_path.connection import Connection, FastRequest, Handler, Unwaited
+from agent.server.fast_path.connection import Connection, FastRequest, HandlerOf, Unwaited
 from agent.server.fast_path.heads import Beginning
 from agent.server.fast_path.serving import Direct
 
@@ -50,8 +50,8 @@ class DirectWay(Direct):
         serve_for(passed[1])
         return envelope_middleware(request, serve)
 
-    def go_on(self, request: FastRequest, handler: Handler) -> Awaitable[web.StreamResponse]:
+    def go_on(self, request: FastRequest, handler_of: HandlerOf) -> Awaitable[web.StreamResponse]:
         """As `Direct.go_on`."""
         if request.judged is not None:
             note_proof(request, request.judged)
-        return envelope_middleware(request, handler)
+        return envelope_middleware(request, handler_of(request))

@@ -89,7 +89,8 @@ class Endpoint:
         server = self.legacy if is_legacy(request) else self.stateless
         if is_usual and isinstance(request, FastRequest) and preferences is self.preferences:
             request.head.serve = partial(server.handle, preferences=preferences)
-            if speaks_json(request) and not param_headers(request, headers_by_name(request)):
+            by_name = headers_by_name(request)
+            if speaks_json(request) and len(by_name) == len(request.headers) and not param_headers(request, by_name):
                 request.head.start = partial(server.start, preferences=preferences)
         return await server.handle(request, preferences)
 

@@ -28,7 +28,7 @@ from agent.rest.security import (
 from agent.rest.tokens import TokenTable
 from agent.routing.table import Route, RouteTable
 from agent.server.endpoint import Endpoint, build_endpoint
-from agent.server.fast_path.connection import Connection, FastRequest, Handler, ServedElsewhere
+from agent.server.fast_path.connection import Connection, FastRequest, HandlerOf, ServedElsewhere
 from agent.server.fast_path.heads import Head
 from agent.server.fast_path.serving import FastServer
 from agent.server.pages import PageLimits
@@ -75,16 +75,16 @@ class WorkerServer(FastServer):
 
     async def handle(self, request: FastRequest) -> web.StreamResponse:
         """As `FastServer.handle`. Raises `ServedElsewhere`."""
-        return await _unless_not_here(super().handle(request))
+        TURN.set(turn := Turn())
+        return await _unless_not_here(super().handle(request), turn)
 
-    async def go_on(self, request: FastRequest, handler: Handler) -> web.StreamResponse:
+    def go_on(self, request: FastRequest, handler_of: HandlerOf) -> Awaitable[web.StreamResponse]:
         """As `FastServer.go_on`. Raises `ServedElsewhere`."""
-        return await _unless_not_here(super().go_on(request, handler))
+        TURN.set(turn := Turn())
+        return _unless_not_here(super().go_on(request, handler_of), turn)
 
 
-async def _unless_not_here(answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
-    turn = Turn()
-    TURN.set(turn)
+async def _unless_not_here(answer: Awaitable[web.StreamResponse], turn: Turn) -> web.StreamResponse:
     response = await answer
     if turn.not_here and not response.prepared:
         raise ServedElsewhere

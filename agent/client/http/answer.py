@@ -31,7 +31,7 @@ _UNUSUAL: Final = ("Content-Encoding", "Set-Cookie")
 _OK: Final = 200
 
 _LENGTH: Final = re.compile(rb"\r\nContent-Length: *([0-9]{1,9})\r\n", re.IGNORECASE)
-# As nodes write it; a head in which it is written otherwise, or twice, is another one each time.
+# As nodes write it, in letters and digits; a head in which it is written otherwise, or twice, is another one each time.
 _PROOF_LINE: Final = b"\r\nMesh-Proof: "
 _BEGINNING: Final = b"HTTP/1."
 _END: Final = b"\r\n\r\n"
@@ -146,7 +146,9 @@ def _without_own(head: bytes, length: re.Match[bytes]) -> tuple[bytes, str | Non
         return key, None
     start = at + len(_PROOF_LINE)
     end = key.find(b"\r", start)
-    return key[:start] + key[end:], key[start:end].decode("latin-1")
+    shown = key[start:end]
+    # Anything else stays in the head, and is read with it: a line feed would hide another field.
+    return (key[:start] + key[end:], shown.decode()) if shown.isalnum() else (key, None)
 
 
 def end_of_head(data: bytes) -> int | None:

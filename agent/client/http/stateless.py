@@ -116,17 +116,17 @@ class HttpStatelessClient:
 
     def start_request(self, request: Request, taker: ResultTaker) -> bool:
         """As `StartsRequests.start_request`."""
-        if request.headers or not self._habit.is_worth_trying():
+        if request.headers or (self._habit.misses and not self._habit.is_worth_trying()):
             return False
         stamped = self._stamp.params(request.params)
         request_id = next(self._ids)
-        body = RequestBody(jsonrpc.encode_request(request_id, request.method, stamped))
-        if len(body.data) > HEADER_BYTES_MAX // 2:  # Its headers have to be looked at.
-            return False
-        started = StartedExchange(request_id, body, taker, self._habit)
         try:
+            body = RequestBody(jsonrpc.encode_request(request_id, request.method, stamped))
+            if len(body.data) > HEADER_BYTES_MAX // 2:  # Its headers have to be looked at.
+                return False
+            started = StartedExchange(request_id, body, taker, self._habit)
             is_started = self._pool.start(started, self._stamp.headers(request.method, stamped))
-        except ValueError:  # `request` says what is wrong with them.
+        except (RpcError, ValueError):  # `request` says what is wrong with it.
             return False
         request.started = started if is_started else None
         return is_started

@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 from agent import clock
@@ -185,7 +186,7 @@ class DualEraRouter(BesideSessions[McpClient]):
         if result.get("resultType") == "input_required" and len(self._has_asked) < IN_ROUNDS_MAX:
             self._has_asked |= {_subject(request.method, params)}
         again = request.in_session and self._learns_to_need_sessions(request, result)
-        return await self.request(request) if again else result
+        return await self.request(replace(request, started=None)) if again else result  # That one has not gone out.
 
     def start_request(self, request: Request, taker: ResultTaker) -> bool:
         """As `StartsRequests.start_request`, of a call that goes the stateless way."""

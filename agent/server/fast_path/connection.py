@@ -8,6 +8,7 @@ the same handlers, and an answer the same bytes, as it would from aiohttp.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
 from aiohttp import web
@@ -38,6 +39,8 @@ PARTS_WITHIN_S: Final = 5.0
 IDLE_MAX_S: Final = 650.0
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# What goes on with a request that was begun without a task.
+HandlerOf: TypeAlias = Callable[["FastRequest"], Handler]
 # Takes a connection away at a boundary between requests, with the bytes that have come, and says whether it did; their
 # head, where they begin with a whole request of the fast path.
 Elsewhere: TypeAlias = Callable[["Connection", Head | None, bytes], bool]
@@ -86,8 +89,8 @@ class Owner(Protocol):
         """Answer a request."""
         ...
 
-    def go_on(self, request: "FastRequest", handler: Handler) -> Awaitable[web.StreamResponse]:
-        """Answer a request that was begun without a task."""
+    def go_on(self, request: "FastRequest", handler_of: HandlerOf) -> Awaitable[web.StreamResponse]:
+        """Answer a request that was begun without a task. `handler_of` is called before this returns."""
         ...
 
     def other_protocol(self) -> asyncio.Protocol:
@@ -149,7 +152,7 @@ class FastRequest(web.Request):
 
     def take_route(self, route: "UrlMappingMatchInfo") -> None:
         """Note where it leads, which aiohttp finds anew for each request."""
-        self._match_info = route
+        self._match_info = self.head.route = route
 
 
 class Connection(BaseProtocol):
@@ -289,15 +292,14 @@ class Connection(BaseProtocol):
                 return
         self._run(FastRequest(self, beginning, body, self._loop))
 
-    def _run(self, request: FastRequest, handler: Handler | None = None) -> None:
-        self._request = task = self._loop.create_task(self._serve(request, handler), name="MCP request")
+    def _run(self, request: FastRequest, answer: Awaitable[web.StreamResponse] | None = None) -> None:
+        self._request = task = self._loop.create_task(self._serve(request, answer), name="MCP request")
         request.begun(task)
 
-    async def _serve(self, request: FastRequest, handler: Handler | None) -> None:
+    async def _serve(self, request: FastRequest, answer: Awaitable[web.StreamResponse] | None) -> None:
         try:
             try:
-                owner = self._owner
-                response = await (owner.handle(request) if handler is None else owner.go_on(request, handler))
+                response = await (self._owner.handle(request) if answer is None else answer)
             except web.HTTPException as exc:
                 response = exc  # As aiohttp does: it is an answer as well.
             if response is not SENT:
@@ -318,11 +320,14 @@ class Connection(BaseProtocol):
             self._request = None
             self._go_on()
 
-    def go_on(self, beginning: Beginning, body: bytes, handler_of: Callable[[FastRequest], Handler]) -> None:
+    def go_on(self, beginning: Beginning, body: bytes, handler_of: HandlerOf) -> None:
         """Answer the request under way, which had no task, in one. `handler_of` is called before this returns."""
         self._unwaited = None
-        request = FastRequest(self, beginning, body, self._loop)
-        self._run(request, handler_of(request))
+        # A context of its own: whatever has called this goes on in that one.
+        copy_context().run(self._go_on_with, FastRequest(self, beginning, body, self._loop), handler_of)
+
+    def _go_on_with(self, request: FastRequest, handler_of: HandlerOf) -> None:
+        self._run(request, self._owner.go_on(request, handler_of))
 
     def leave(self) -> None:
         """Have the request under way go on in a task, if it has none."""
@@ -331,13 +336,10 @@ class Connection(BaseProtocol):
 
     def _cancel(self) -> None:
         """Cancel the request under way."""
-        if self._unwaited is not None:
-            self.leave()
-            assert self._request is not None, "it goes on in a task"
+        self.leave()
+        if self._request is not None:
             # One that is cancelled before its first step would not know how to end what it has begun.
             self._loop.call_soon(self._request.cancel)
-        elif self._request is not None:
-            self._request.cancel()
 
     def answer(self, body: bytes) -> bool:
         """End the request under way, which has no task, with a result in JSON; False where its client makes us wait."""

@@ -38,7 +38,7 @@ class Head:
     The others are verdicts that depend on it alone, noted by those who found them; None before. `passed`: its caller
     while the tokens are these, None where each request is judged anew (`agent.rest.security`, whose verdict but for a
     proof is `unproven`); `serve`: what serves it at its endpoint, for that caller, and `start` without a task, where it
-    may be a call. `speaks_json`: see
+    may be a call; `route`: where it leads, which aiohttp has found. `speaks_json`: see
     `agent.server.request`; `param_headers`: see `agent.dispatch.param_headers.received_headers`.
     """
 
@@ -46,6 +46,7 @@ class Head:
     by_name: dict[str, str]
     passed: tuple[object, Caller | None] | None = None
     unproven: tuple[Any, Caller] | None = None
+    route: Any = None
     serve: Handler | None = None
     start: Any = None  # An `agent.server.fast_path.connection.Start`, which needs heads itself.
     speaks_json: bool | None = None

@@ -17,7 +17,7 @@ from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
 from agent import clock
 from agent.server.fast_path.answers import Answers, CommonLines
-from agent.server.fast_path.connection import Connection, Elsewhere, FastRequest, Handler, Unwaited
+from agent.server.fast_path.connection import Connection, Elsewhere, FastRequest, Handler, HandlerOf, Unwaited
 from agent.server.fast_path.heads import HEADS_MAX, Beginning, Heads
 from agent.server.fast_path.other_requests import OtherRequests
 
@@ -36,9 +36,9 @@ class Direct:
         """Answer a request without the middlewares; None for one that has to pass them."""
         return None
 
-    def go_on(self, request: FastRequest, handler: Handler) -> Awaitable[web.StreamResponse]:
+    def go_on(self, request: FastRequest, handler_of: HandlerOf) -> Awaitable[web.StreamResponse]:
         """Answer a request that was started and needs a task after all."""
-        return handler(request)
+        return handler_of(request)(request)
 
 
 class FastServer:
@@ -104,10 +104,10 @@ class FastServer:
         request.take_route(route[0])
         return self._direct.answer(request) or route[1](request)
 
-    def go_on(self, request: FastRequest, handler: Handler) -> Awaitable[web.StreamResponse]:
+    def go_on(self, request: FastRequest, handler_of: HandlerOf) -> Awaitable[web.StreamResponse]:
         """See `agent.server.fast_path.connection.Owner`."""
-        request.take_route(self._routes[request.head.message.path][0])
-        return self._direct.go_on(request, handler)
+        request.take_route(request.head.route)  # What the handler begins may answer before this request's task.
+        return self._direct.go_on(request, handler_of)
 
     async def _handle_first(self, request: FastRequest) -> web.StreamResponse:
         route = await self._resolved(request)

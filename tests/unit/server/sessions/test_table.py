@@ -177,16 +177,15 @@ async def test_a_session_takes_no_second_call_of_an_id_and_no_more_than_its_limi
         session = opened(sessions)
         for number in range(CALLS_MAX):
             session.check_call(number)
-            session.add_call(number, sessions.start_task(never(), "call"))
+            call = session.add_call(number, sessions.start_task(never(), "call"))
         with pytest.raises(MCPError, match="still being served"):
             session.check_call(0)
         with pytest.raises(MCPError, match="limit") as caught:
             session.check_call("another")
         assert caught.value.data["outcome"] == "not_executed"
-        session.cancel_call(0)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        session.check_call(0)
+        session.cancel_call(number)
+        await call.ended.wait()
+        session.check_call(number)
 
 
 async def test_an_id_that_is_a_number_and_the_same_as_a_text_are_two() -> None:
