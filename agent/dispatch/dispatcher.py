@@ -186,7 +186,7 @@ class Dispatch:
             request, attempt = self._prepared(call, replica, view, (replica.backend_key,), now_s)
         except (MeshError, RpcError):
             return None
-        started = StartedCall(call, replica, link, request, attempt, self._stats, taker)
+        started = StartedCall(call, replica, link, request, attempt, self._stats, taker, self._believed)
         if attempt.timeout_s < START_TIMEOUT_MIN_S or not link.start(request, started):
             return None
         self._stats.called(route, now_s)

@@ -4,9 +4,9 @@ Made by `agent.dispatch.dispatcher`. The one rule: what has gone out is the call
 the call goes on, so that the rules of retries and outcomes hold for it as for any other.
 """
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from agent import clock
 from agent.client.protocol import Request
@@ -14,9 +14,13 @@ from agent.dispatch.call import Call
 from agent.dispatch.callable_link import CallableLink
 from agent.dispatch.next_hop import says_no_more
 from agent.dispatch.replicas import Attempt, ReplicaStats
+from agent.errors import MeshError
 from agent.lossless_json.raw import RawObject
-from agent.model import Json
+from agent.model import Json, LinkView
 from agent.routing.table import Replica
+
+# A result of a replica, by what its link shows, as its caller gets it. Raises `MeshError`.
+Believed: TypeAlias = Callable[[Call, Replica, Json, LinkView], Json]
 
 
 class CallTaker(Protocol):
@@ -42,15 +46,26 @@ class StartedCall:
     attempt: Attempt
     stats: ReplicaStats
     taker: CallTaker
+    believed: Believed
 
     def take(self, result: Json) -> bool:
         """As `ResultTaker`."""
-        if type(result) is not RawObject or result.get("isError") is True or not says_no_more(self.call.method, result):
+        if type(result) is not RawObject or result.get("isError") is True:
+            return False
+        if not says_no_more(self.call.method, result) and not self._is_complete(result):
             return False
         if not self.taker.take(result, self.replica):
             return False
         self.stats.finish(self.attempt, "ok", clock.now_s())
         return True
+
+    def _is_complete(self, result: Json) -> bool:
+        """Whether it is an answer that says something of itself, all of which is believed."""
+        try:
+            is_believed = self.believed(self.call, self.replica, result, self.link.view) is result
+        except MeshError:  # Raised once more where it is an answer.
+            return False
+        return is_believed and result.get("resultType", "complete") == "complete"
 
     def wait(self) -> None:
         """As `ResultTaker`."""

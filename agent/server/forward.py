@@ -95,7 +95,7 @@ async def forward(
         raise _own_refusal(exc, route, params) from exc
     result = forwarded.result
     served.tool_error = result.get("isError") is True
-    if method == "tools/call" and not names_page and says_no_more(method, result) and not may_name_uris(forwarded.raw):
+    if method == "tools/call" and not names_page and says_no_more(method, result) and not _may_name_uris(forwarded.raw):
         return forwarded
     if asks(result):
         _refuse_undeclared(result, params, route)
@@ -186,7 +186,15 @@ def _refuse_undeclared(result: Json, params: Json, route: Route) -> None:
         )
 
 
-def may_name_uris(raw: Bytes | None) -> bool:
+def is_as_clients_see_it(route: Route, forwarded: Forwarded) -> bool:
+    """Whether the result of a tool has no URI that clients know by another name."""
+    result = forwarded.result
+    return not _may_name_uris(forwarded.raw) or (
+        route.uris(forwarded.replica).result("tools/call", result, None) is result
+    )
+
+
+def _may_name_uris(raw: Bytes | None) -> bool:
     """Whether a result may have a member for a URI: by its bytes, which most have not, as all those names end alike."""
     if raw is None or len(raw) > _SCANNED_BYTES_MAX:
         return True

@@ -22,7 +22,7 @@ from agent.routing.table import Replica, Route
 from agent.server.caller_views import CallerViews
 from agent.server.fast_path.connection import Connection, FastRequest, Handler
 from agent.server.fast_path.heads import Beginning
-from agent.server.forward import may_name_uris
+from agent.server.forward import is_as_clients_see_it
 from agent.server.lists import ListIndex
 from agent.server.preferences import Preferences
 from agent.server.request_log import logged
@@ -130,10 +130,11 @@ class StartedRequest:
 
     def take(self, result: RawObject, replica: Replica) -> bool:
         """As `CallTaker`."""
-        if may_name_uris(result.raw):
+        forwarded = Forwarded(result, replica)
+        if not is_as_clients_see_it(self.route, forwarded):
             return False
         try:
-            parts = self._owner.written(self, Forwarded(result, replica))
+            parts = self._owner.written(self, forwarded)
         except MCPError:  # Raised once more where it is an answer.
             return False
         head = b'{"jsonrpc":"2.0","id":' + orjson.dumps(self.request_id) + b',"result":'

@@ -44,10 +44,15 @@ async def in_time(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def drop_client(request: web.Request) -> None:
+    """As `drop`, of a request's client."""
+    drop(request.transport)
+
+
+def drop(transport: asyncio.BaseTransport | None) -> None:
     """Break the connection of a client that has taken nothing for `WRITE_TIMEOUT_S`."""
     log.warning("MCP client stopped reading, dropped", extra={"limit_s": WRITE_TIMEOUT_S})
-    if request.transport is not None:
-        request.transport.abort()
+    if isinstance(transport, asyncio.WriteTransport):
+        transport.abort()
 
 
 def _is_taken_at_once(request: web.Request, response: web.StreamResponse) -> bool:

@@ -23,6 +23,8 @@ _SIZE_DIGITS_MAX: Final = 15
 # Usual heads have some hundred bytes.
 _USUAL_BYTES_MAX: Final = 1_024
 _HEADS_REMEMBERED_MAX: Final = 64
+# What comes in two or three reads; larger ones go on while they come.
+_WHOLE_BYTES_MAX: Final = 256 << 10
 # What a reader of usual answers need not look at has none of these.
 _JSON: Final = "application/json"
 _UNUSUAL: Final = ("Content-Encoding", "Set-Cookie")
@@ -48,6 +50,14 @@ _BODYLESS: Final = frozenset({204, 304})
 
 class BadAnswer(Exception):
     """The bytes are no answer. The text reads on after "does not speak HTTP: "."""
+
+
+class ConnectionBroken(ConnectionError):
+    """The connection ended before the answer was complete. The text reads on after the server's name."""
+
+
+class NotHttp(ConnectionBroken):
+    """The bytes are not valid HTTP/1.1, so the end of an answer cannot be known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +126,15 @@ def whole_answer(data: bytes) -> WholeAnswer | None:
     head = _usual_heads.get(key)
     # As `WholeAnswer` makes it, without a call in between.
     return None if head is None else tuple.__new__(WholeAnswer, (head, data[end:], proof))
+
+
+def begins_usual(data: bytes) -> bool:
+    """Whether these bytes are the beginning of a usual answer of a size that is waited for."""
+    end = data.find(_END) + len(_END)
+    length = _LENGTH.search(data, 0, end)
+    if length is None or not len(data) - end < int(length[1]) <= _WHOLE_BYTES_MAX:
+        return False
+    return _without_own(data[:end], length)[0] in _usual_heads
 
 
 def _without_own(head: bytes, length: re.Match[bytes]) -> tuple[bytes, str | None]:

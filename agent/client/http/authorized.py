@@ -7,7 +7,7 @@ more scopes, has a request sent again, for these say that it was not executed.
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeAlias
 
-from agent.client.http.connection import Response
+from agent.client.http.received import Response
 from agent.client.outbound import AuthorizerLike
 
 _UNAUTHORIZED, _FORBIDDEN = 401, 403

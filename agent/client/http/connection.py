@@ -8,15 +8,21 @@ byte of one answer can ever be taken for the next.
 
 import asyncio
 import select
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import Final, Protocol, cast
 
-from agent.client.http.answer import BadAnswer, Body, Head, Taker, end_of_head, parsed_head, whole_answer
-from agent.client.http.coding import BadCoding, Unpacker
-
-if TYPE_CHECKING:
-    from multidict import CIMultiDictProxy
-
+from agent.client.http.answer import (
+    BadAnswer,
+    Body,
+    ConnectionBroken,
+    Head,
+    NotHttp,
+    Taker,
+    begins_usual,
+    end_of_head,
+    parsed_head,
+    whole_answer,
+)
+from agent.client.http.received import Response
 
 # What may wait for a slow reader is twice this, 256 KiB; then we stop taking bytes from the socket.
 _LOW_WATER_BYTES: Final = 128 * 1024
@@ -24,160 +30,6 @@ _LOW_WATER_BYTES: Final = 128 * 1024
 _ONE_WRITE_BYTES: Final = 256 * 1024
 _HUNG_UP: Final = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 _SWITCHING_PROTOCOLS: Final = 101
-
-
-class ConnectionBroken(ConnectionError):
-    """The connection ended before the answer was complete. The text reads on after the server's name."""
-
-
-class NotHttp(ConnectionBroken):
-    """The bytes are not valid HTTP/1.1, so the end of an answer cannot be known."""
-
-
-class Response:
-    """An answer, from the moment its head is there. Its body is read as it comes; `status` is 200 to 999.
-
-    The connection goes back by itself when the body is complete; a reader that stops early calls `close`. Where the
-    body is compressed (`unpack`), `more` and `read` give what it was. For one reader.
-    """
-
-    __slots__ = (
-        "_connection",
-        "_failure",
-        "_parts",
-        "_unpacker",
-        "_waiting",
-        "headers",
-        "is_complete",
-        "status",
-        "unread_bytes",
-        "whole",
-    )
-
-    def __init__(self, status: int, headers: "CIMultiDictProxy[str]", whole: bytes | None = None) -> None:
-        """`whole`: the body of a usual answer (`agent.client.http.answer`) that has come with its head."""
-        self.status = status
-        self.headers = headers
-        self.whole = whole
-        self.is_complete = whole is not None
-        self.unread_bytes = 0
-        self._connection: Connection | None = None
-        self._failure: ConnectionBroken | None = None
-        self._parts: list[bytes] = [] if whole is None else [whole]
-        self._unpacker: Unpacker | None = None
-        self._waiting: asyncio.Future[None] | None = None
-
-    def __repr__(self) -> str:
-        return f"<Response {self.status} {'closed' if self.closed else 'open'}>"
-
-    @property
-    def closed(self) -> bool:
-        """Whether it holds no connection any more: the body is complete, or the rest was given up."""
-        return self._connection is None
-
-    @property
-    def content_type(self) -> str:
-        """The media type in lower case, without parameters; empty when there is none."""
-        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-
-    @property
-    def content_length(self) -> int | None:
-        """The declared length in bytes; None for a body that is compressed, chunked or ends with the connection."""
-        declared = self.headers.get("Content-Length") if self._unpacker is None else None
-        return int(declared) if declared is not None else None
-
-    def unpack(self, coding: str) -> None:
-        """Undo one of `CODINGS`; before anything is read."""
-        self._unpacker = Unpacker(coding)
-
-    async def more(self) -> bytes:
-        """What has come of the body since, waiting for some; empty at its end. Raises `ConnectionBroken`."""
-        while True:
-            if self._unpacker is not None and (part := self._unpacked(self._unpacker)):
-                await asyncio.sleep(0)  # A small body may be a large one: others have their turn.
-                return part
-            while not self._parts and not self.is_complete and self._failure is None:
-                self._waiting = asyncio.get_running_loop().create_future()
-                try:
-                    await self._waiting
-                finally:
-                    self._waiting = None
-            taken = self._taken()
-            if self._unpacker is None or not taken:
-                return taken
-            self._unpacker.feed(taken)
-
-    def _unpacked(self, unpacker: Unpacker) -> bytes:
-        try:
-            return unpacker.part()
-        except BadCoding as exc:
-            self.close()
-            raise ConnectionBroken(str(exc)) from exc
-
-    async def read(self) -> bytes:
-        """The whole body, of a size that the caller knows. Raises `ConnectionBroken`."""
-        if self._unpacker is None and self.is_complete:
-            return self._taken()
-        return b"".join([part async for part in self._all_parts()])
-
-    async def _all_parts(self) -> AsyncIterator[bytes]:
-        while part := await self.more():
-            yield part
-
-    def _taken(self) -> bytes:
-        if self._failure is not None:
-            raise self._failure
-        taken = b"".join(self._parts)
-        self._parts.clear()
-        self.unread_bytes = 0
-        if self._connection is not None:
-            self._connection.resume_reading()
-        return taken
-
-    # From the connection
-
-    def begin(self, connection: "Connection") -> None:
-        """The request's caller has it now; it may be complete already."""
-        self._connection = connection
-        if self.is_complete or self._failure is not None:
-            self.release()
-
-    def feed(self, parts: list[bytes]) -> None:
-        """Take more of the body."""
-        self._parts += parts
-        self.unread_bytes += sum(map(len, parts))
-        self._wake()
-
-    def complete(self) -> None:
-        """The body is over."""
-        self.is_complete = True
-        self._wake()
-        if self._connection is not None:
-            self.release()
-
-    def fail(self, failure: ConnectionBroken) -> None:
-        """The rest of the body will not come."""
-        self._failure = failure
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
-
-    def release(self) -> None:
-        """Give the connection back when the body is complete, else close it."""
-        if self.is_complete:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.finish()
-        else:
-            self.close()
-
-    def close(self) -> None:
-        """Give up the rest; a reader still waiting gets `ConnectionBroken`. Harmless at any time."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.abort(ConnectionBroken("had its answer closed by us"))
 
 
 class ConnectionOwner(Protocol):
@@ -292,6 +144,9 @@ class Connection(asyncio.Protocol):
     def wait(self) -> None:
         """The answer to the request that was started is waited for from now on, by `answer`, which has to be called."""
         self._taker, self._waiting = None, self._loop.create_future()
+        if self._held:
+            held, self._held = self._held, b""
+            self.data_received(held)
 
     async def answer(self) -> Response:
         """As `exchange`, of a request that has gone out."""
@@ -348,14 +203,9 @@ class Connection(asyncio.Protocol):
         """As `asyncio.Protocol`."""
         if self.failure is not None:
             return
-        if (taker := self._taker) is not None:
-            whole = whole_answer(data)
-            if whole is not None:
-                self._taker, self._closing = None, False
-                self.finish()
-                taker.take(whole)
-                return
-            taker.wait()
+        if self._taker is not None:
+            self._give(self._taker, self._held + data if self._held else data)
+            return
         waiting = self._waiting
         if self._response is None and waiting is not None and not self._held and not waiting.done():
             usual = whole_answer(data)
@@ -374,6 +224,18 @@ class Connection(asyncio.Protocol):
                     self._take_body(self._response, self._body, data)
         except BadAnswer as exc:
             self.abort(NotHttp(f"does not speak HTTP: {exc}"))
+
+    def _give(self, taker: Taker, data: bytes) -> None:
+        """What has come of an answer that is not waited for."""
+        whole = whole_answer(data)
+        if whole is not None:
+            self._taker, self._closing, self._held = None, False, b""
+            self.finish()
+            taker.take(whole)
+            return
+        self._held = data
+        if not begins_usual(data):
+            taker.wait()
 
     def _take_head(self, data: bytes) -> bytes:
         """What follows the head of the final answer. Raises `BadAnswer`."""

@@ -17,13 +17,15 @@ from urllib.parse import urlsplit
 from agent import clock
 from agent.client.deadlines import shared_deadlines
 from agent.client.dial_guard import check_url
+from agent.client.http.answer import ConnectionBroken, NotHttp
 from agent.client.http.authorized import REFUSED, authorized, refused
 from agent.client.http.coding import CODINGS, coding_of
-from agent.client.http.connection import Connection, ConnectionBroken, NotHttp, Response
+from agent.client.http.connection import Connection
 from agent.client.http.dial import DialFailed, Dialler, tls_context
 from agent.client.http.fields import checked_line, field_line, headers_of
 from agent.client.http.origin import SAME_REQUEST, port_of, slash_only, target_of
 from agent.client.http.proofs import forgets_us, proven, proving, remembered
+from agent.client.http.received import Response
 from agent.client.http.request import RequestBody, Route
 from agent.client.http.started import StartedExchange
 from agent.client.outbound import DIRECT, Outbound

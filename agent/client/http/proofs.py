@@ -4,7 +4,8 @@ Used by `agent.client.http.pool` where the other side is a node (`agent.identity
 without its proof is not read, whatever it says, but for one: that the other side has forgotten us.
 """
 
-from agent.client.http.connection import ConnectionBroken, Response
+from agent.client.http.answer import ConnectionBroken
+from agent.client.http.received import Response
 from agent.identity.association import FORGOTTEN, PROOF_HEADER, Association
 
 

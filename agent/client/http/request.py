@@ -12,7 +12,7 @@ from agent.client.http.cookies import CookieJar
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agent.client.http.connection import Response
+    from agent.client.http.received import Response
 
 
 class RequestBody:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from agent.client.http.answer import WholeAnswer
-from agent.client.http.connection import Connection, Response
+from agent.client.http.connection import Connection
 from agent.client.http.proofs import proven, proving
+from agent.client.http.received import Response
 from agent.client.http.request import RequestBody
 from agent.client.protocol import Request, ResultTaker
 from agent.identity.association import PROOF_HEADER, Association
@@ -93,11 +94,11 @@ class StartedExchange:
     def take(self, answer: WholeAnswer) -> None:
         """As `agent.client.http.connection.Taker`."""
         self._connection, self._whole = None, answer
-        self._habit.took()
         response = read_response(answer.body) if self._is_proven(answer) else None
-        # All else is read once more, by those who know what it means.
-        if response is None or response["id"] != self.request_id or not self._taker.take(response["result"]):
-            self._taker.wait()
+        if response is not None and response["id"] == self.request_id and self._taker.take(response["result"]):
+            self._habit.took()
+        else:  # It is read once more, by those who know what it means.
+            self.wait()
 
     def _is_proven(self, answer: WholeAnswer) -> bool:
         if self._association is None:

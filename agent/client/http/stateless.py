@@ -16,8 +16,8 @@ from agent.client import jsonrpc
 from agent.client.capabilities import ASKED_FOR_ALL
 from agent.client.deadlines import Deadline
 from agent.client.event import Event
-from agent.client.http.connection import Response
 from agent.client.http.pool import HttpPool
+from agent.client.http.received import Response
 from agent.client.http.request import RequestBody
 from agent.client.http.response import (
     ANSWER_BYTES_MAX,

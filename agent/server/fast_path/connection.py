@@ -7,7 +7,7 @@ the same handlers, and an answer the same bytes, as it would from aiohttp.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
@@ -21,7 +21,8 @@ from agent import clock
 from agent.authority.caller import Caller
 from agent.server.fast_path.answers import Answers
 from agent.server.fast_path.heads import Beginning, Head, Heads
-from agent.server.write_deadline import AT_ONCE_BYTES_MAX, in_time
+from agent.server.fast_path.whole_body import WholeBody
+from agent.server.write_deadline import AT_ONCE_BYTES_MAX, WRITE_TIMEOUT_S, drop, in_time
 
 if TYPE_CHECKING:
     from aiohttp.web_urldispatcher import UrlMappingMatchInfo
@@ -95,38 +96,6 @@ class Owner(Protocol):
     def other_protocol(self) -> asyncio.Protocol:
         """A new protocol of aiohttp, for what is not served here."""
         ...
-
-
-class WholeBody:
-    """A body that is there: as much of aiohttp's reader as handlers use."""
-
-    __slots__ = ("_data",)
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def at_eof(self) -> bool:
-        """False: as far as its readers know, nothing was read yet."""
-        return False
-
-    def is_eof(self) -> bool:
-        """Whether nothing more will come."""
-        return True
-
-    def read_nowait(self) -> bytes:
-        """All of it, once."""
-        data, self._data = self._data, b""
-        return data
-
-    async def read(self, size: int) -> bytes:
-        """The next `size` bytes, fewer at the end."""
-        data, self._data = self._data[:size], self._data[size:]
-        return data
-
-    async def iter_any(self) -> AsyncIterator[bytes]:
-        """All of it, in one part."""
-        if data := self.read_nowait():
-            yield data
 
 
 class _Sent(web.Response):
@@ -375,20 +344,43 @@ class Connection(BaseProtocol):
 
     def answer(self, body: bytes) -> bool:
         """End the request under way, which has no task, with a result in JSON; False where its client makes us wait."""
-        if not self.sent(None, body, None if self.judged is None else self.judged.proof):
+        if not self.sent(None, body, None if self.judged is None else self.judged.proof, bytes_max=HELD_BYTES_MAX):
             return False
         self._unwaited = self.judged = None
-        self._go_on()
+        if self.transport is not None and self.transport.get_write_buffer_size() > AT_ONCE_BYTES_MAX:
+            self._request = self._loop.create_task(self._taken_in_time(), name="MCP answer")
+        else:
+            self._go_on()
         return True
 
-    def sent(self, request: FastRequest | None, body: bytes, proof: str | None = None) -> bool:
+    async def _taken_in_time(self) -> None:
+        """Go on when the client has taken most of its answer; drop one that takes nothing of it."""
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                await self._drain_helper()
+        except (TimeoutError, ConnectionError) as exc:
+            if isinstance(exc, TimeoutError):
+                drop(self.transport)
+            self._ending = True
+        finally:
+            self._request = None
+            self._go_on()
+
+    def sent(
+        self,
+        request: FastRequest | None,
+        body: bytes,
+        proof: str | None = None,
+        *,
+        bytes_max: int = AT_ONCE_BYTES_MAX,
+    ) -> bool:
         """Send a result in JSON, where the client takes it at once; False: it has to be answered with a response.
 
         `request`: None for one that passed by its head, but for a proof. `proof`: what its answer shows.
         """
         transport = self.transport
         # What earlier answers left in the buffer is what their reader has not taken.
-        if transport is None or transport.is_closing() or len(body) > AT_ONCE_BYTES_MAX:
+        if transport is None or transport.is_closing() or len(body) > bytes_max:
             return False
         if transport.get_write_buffer_size():
             return False

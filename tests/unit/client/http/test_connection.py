@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.client.http.connection import Connection, ConnectionBroken, NotHttp, Response
+from agent.client.http.answer import ConnectionBroken, NotHttp
+from agent.client.http.connection import Connection
+from agent.client.http.received import Response
 
 REQUEST = b"POST / HTTP/1.1\r\n\r\n"
 PATIENCE_S = 5.0
