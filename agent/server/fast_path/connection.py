@@ -249,6 +249,7 @@ class Connection(BaseProtocol):
         """As `asyncio.Protocol`. A client that has gone cancels its request's handler, as with aiohttp."""
         super().connection_lost(exc)
         self._owner.connections.discard(self)
+        self._held = b""  # What it had sent ahead is not begun any more.
         self._cancel()
 
     def data_received(self, data: bytes) -> None:

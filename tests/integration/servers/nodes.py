@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -102,6 +102,7 @@ class RunningNode:
     updates: ClientUpdates
     named_views: dict[str, ViewSpec]
     views: Views
+    stop_serving: Callable[[], Awaitable[None]]
 
     @property
     def url(self) -> str:
@@ -213,6 +214,7 @@ class _Wiring:
     tokens: TokenTable = field(default_factory=TokenTable)
     endpoints: list[Endpoint] = field(default_factory=list)
     views: list[Views] = field(default_factory=list)
+    local_part: dict[str, Any] = field(default_factory=dict)
     digests: list[str] = field(default_factory=list)
     offers: SessionOffers = field(default_factory=SessionOffers)
     draining: bool = False
@@ -283,6 +285,7 @@ class _Wiring:
                     updates,
                     self.named_views,
                     self.views[0],
+                    runner.cleanup,
                 )
             finally:
                 await runner.cleanup()
@@ -354,6 +357,7 @@ class _Wiring:
             of_mesh("/mcp", routes=lambda: mesh.routes, node_routes=by_nodes.whole, part=by_nodes),
             build("/mcp/local", routes=lambda: mesh.local_routes),
         ]
+        self.local_part = {"routes": lambda: mesh.local_routes, "build": build}
         self.views.append(Views(lambda: mesh.routes, by_nodes, lambda: self.named_views, single=single, build=of_mesh))
 
     async def _serve(self, rest: list[web.RouteDef], port: int) -> tuple[web.AppRunner, str]:
@@ -366,7 +370,7 @@ class _Wiring:
         app.add_routes(HandshakeRoute(keeper, OwnAddresses(names, frozenset())).routes())
         of_mesh, local = self.endpoints
         self.views[0].add_to(app, of_mesh)
-        local.add_to(app)
+        self.views[0].add_limited(app, local, **self.local_part)
         app.add_routes(rest)
         direct = DirectWay(policy)
         runner = runner_of(app, fast_path=MCP_PATH, common=usual_header_lines, direct=direct, shutdown_timeout_s=2)
