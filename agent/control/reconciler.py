@@ -17,6 +17,7 @@ from agent import clock
 from agent.config.values import StaticPeer
 from agent.control.absence import AbsenceTracker
 from agent.control.candidates import Selection
+from agent.control.contributions import contribution_of, read_large, size_of, table_digest
 from agent.control.departures import Departed, Departures
 from agent.control.maintenance import Maintenance, log_changes, maintenance_of
 from agent.control.pinning import Pinning
@@ -25,21 +26,16 @@ from agent.errors import MeshError, OverrideRefused
 from agent.links.actions import reconcile
 from agent.links.link import Link
 from agent.links.supervisor import Supervisor
-from agent.model import PUBLIC_NAME_LEN_MAX, BackendSpec, LinkView, NodeIdentity, Offer, PeerSpec, ServerSpec
+from agent.model import PUBLIC_NAME_LEN_MAX, BackendSpec, LinkView, NodeIdentity, PeerSpec, ServerSpec
 from agent.routing.away import Absence, awaited_owners, with_away, without_private
-from agent.routing.build import build_routes, changed_kinds, is_outdated, is_read, local_contributions
-from agent.routing.claims import read_contribution
+from agent.routing.build import build_routes, changed_kinds, is_outdated, local_contributions
 from agent.routing.client_names import AS_BETWEEN_NODES, ClientNames
-from agent.routing.digest import offer_digest
 from agent.routing.fleet import changed_only_in_fleets
-from agent.routing.table import Contribution, ContributionKind, Imported, Route, RouteKind, RouteTable
+from agent.routing.table import Contribution, Route, RouteKind, RouteTable
 from agent.state.overrides import OverrideStore
-from discovery.model import Catalog
+from discovery.model import Catalog, Instance
 
 log = logging.getLogger(__name__)
-
-# Reading one entry takes 85 µs: smaller offers hold up the event loop for 40 ms at most, 10,000 tools for 0.85 s.
-LARGE: Final = 500
 
 # A table of as many entries takes 10 ms for each thousand to build: beyond this a thread does it.
 LARGE_TABLE: Final = 2000
@@ -158,6 +154,11 @@ class Mesh:
         link = self._supervisor.link(self._selector.key_of(node_id))
         if link is not None and not link.view.connected:
             link.reached()
+
+    def answers(self, instance: Instance) -> bool:
+        """Whether a link to what this instance of a catalog is, is up."""
+        link = self._supervisor.link(self._selector.key_at(instance))
+        return link is not None and link.view.connected
 
     def find_peer(self, name: str) -> LinkView | None:
         """The link of a peer, found by its name or one of its aliases."""
@@ -357,7 +358,7 @@ class Mesh:
             return by_nodes, self.shown(by_nodes), own
 
         # Both in a thread, once they are large: all that they read is frozen.
-        is_large = sum(_size(part.offer) for part in contributions) > LARGE_TABLE
+        is_large = sum(size_of(part.offer) for part in contributions) > LARGE_TABLE
         tables = await asyncio.to_thread(made) if is_large else made()
         self.node_routes, self.routes, self.local_routes = tables
         self._notify(before_shown, before_local)
@@ -394,57 +395,3 @@ class Mesh:
                     "reason": conflict.reason,
                 },
             )
-
-
-def contribution_of(view: LinkView, own: NodeIdentity) -> Contribution:
-    """A connected link's contribution to the route tables."""
-    if isinstance(view.spec, ServerSpec):
-        spec = view.spec
-        return Contribution(
-            view.key,
-            ContributionKind.SERVER,
-            spec.name,
-            own,
-            spec.scope,
-            view.offer,
-            sticky=spec.sticky,
-            has_tasks=view.has_tasks,
-            about={**view.about, "tags": list(spec.tags)} if spec.tags else view.about,
-        )
-    kind = ContributionKind.PLAIN_PEER if view.identity is None else ContributionKind.MESH_PEER
-    about = view.about if view.identity is None else {}
-    return Contribution(
-        view.key,
-        kind,
-        view.spec.name,
-        view.identity,
-        None,
-        view.offer,
-        view.spec.scope,
-        has_tasks=view.has_tasks,
-        about=about,
-    )
-
-
-def table_digest(table: RouteTable) -> str:
-    """A digest of all that a table lists; an equal digest saves other nodes a listing."""
-    resources = (*table.listed_resources(), *table.listed(RouteKind.SERVER), *table.places())
-    listed = (table.listed_tools(), table.listed_prompts(), resources, table.listed_templates())
-    return offer_digest(*([route.definition for route in routes] for routes in listed))
-
-
-async def read_large(
-    contributions: Iterable[Contribution], own: NodeIdentity, known: Mapping[str, Imported]
-) -> Mapping[str, Imported]:
-    """`known` and the new large offers, read in threads; the very same object when there are none."""
-    new = [
-        part
-        for part in contributions
-        if _size(part.offer) > LARGE and not is_read(part, own, known.get(part.backend_key))
-    ]
-    read = {part.backend_key: await asyncio.to_thread(read_contribution, part, own) for part in new}
-    return {**known, **read} if read else known
-
-
-def _size(offer: Offer) -> int:
-    return len(offer.tools) + len(offer.prompts) + len(offer.resources) + len(offer.templates)

@@ -10,13 +10,13 @@ from functools import partial
 from typing import Final
 
 from agent.config.values import StaticPeer
-from agent.control.candidates import CatalogReader, Selection
+from agent.control.candidates import CatalogReader, Selection, url_key, url_of
 from agent.control.selection import select
 from agent.errors import DialledOurselves
 from agent.model import LinkView, NodeIdentity, PeerSpec
 from agent.peer_kind import PeerKind
 from agent.state.overrides import OverrideStore
-from discovery.model import Catalog
+from discovery.model import Catalog, Instance
 
 # URLs of nodes that moved away are forgotten when there are more than this.
 LEARNED_MAX: Final = 10_000
@@ -81,6 +81,13 @@ class Selector:
     def key_of(self, node_id: str) -> str:
         """The backend key of the peer that is this node; empty where there is none."""
         return self._keys.get(node_id, "")
+
+    def key_at(self, instance: Instance) -> str:
+        """The backend key of the peer that this instance of a catalog is; empty where there is none."""
+        if node_id := instance.meta.get("node_id"):
+            return self.key_of(node_id)
+        place = url_key(url_of(instance))
+        return next((spec.key for spec in self.selection.peers if url_key(spec.target.url) == place), "")
 
     def forget_who_answered(self, url: str) -> None:
         """Forget which node answered at `url`: an operator has just added it, so it is dialled anew."""

@@ -8,13 +8,14 @@ or failure of Consul ends the watch or empties the catalog by itself.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from discovery import clock
 from discovery.consul import blocking_query
 from discovery.consul.blocking_query import (
     CONFIRM_EVERY_S,
+    HIDDEN_AGAIN_S,
     REPAIR_AGAIN,
     RESTORED_S,
     SETTLE_S,
@@ -22,9 +23,11 @@ from discovery.consul.blocking_query import (
     Verdict,
     next_index,
     pause_s,
+    proves_absence,
+    vanished_from,
     weigh,
 )
-from discovery.consul.client import ConsulClient
+from discovery.consul.client import Answer, ConsulClient
 from discovery.consul.environment import POLL_S, WAIT_S
 from discovery.consul.rows import RowReader
 from discovery.model import (
@@ -32,6 +35,7 @@ from discovery.model import (
     AgentUnreachable,
     Catalog,
     CatalogUnavailable,
+    Instance,
     InstanceKey,
     Registrar,
     SourceStatus,
@@ -72,8 +76,12 @@ class ConsulWatch:
         wait_s: float = WAIT_S,
         settle_s: float = SETTLE_S,
         dc: str = "",
+        answers: Callable[[Instance], bool] = lambda _one: False,
     ) -> None:
-        """`dc`: another datacentre's catalog is followed; then `own` is None, for we are not in it."""
+        """`dc`: another datacentre's catalog is followed; then `own` is None, for we are not in it.
+
+        `answers`: whether a link to an instance is up.
+        """
         self._client = client
         self._service_name = service_name
         self._own = own
@@ -81,6 +89,7 @@ class ConsulWatch:
         self._settle_s = settle_s
         self._shown = known
         self._elsewhere = {"dc": dc} if dc else {}
+        self._answers = answers
         self._reader = RowReader(far=bool(dc))
         self._suspects: frozenset[InstanceKey] = frozenset()
         self._index = 0
@@ -105,6 +114,7 @@ class ConsulWatch:
         self._confirmed_at_s: float | None = None
         self._repairs = 0
         self._repair_at_s = 0.0
+        self._hidden_until_s = 0.0
 
     def __repr__(self) -> str:
         count = len(self._shown.instances) if self._shown else 0
@@ -170,17 +180,19 @@ class ConsulWatch:
         if not query.index:
             self._read_plain_at_s = now_s
             self._note_filter(filtered=answer.filtered)
+        canary = self._own.service_id if expected and self._own is not None else None
         verdict = weigh(
             self._shown,
             catalog,
-            canary=self._own.service_id if expected and self._own is not None else None,
+            canary=canary,
             settling=self._settle_until_s is not None and now_s < self._settle_until_s,
             suspects=self._suspects,
             confirming=query.consistent,
             restored=now_s < self._restored_until_s,
+            answering=self._answering(catalog, answer, canary=canary, waited=bool(query.index)),
         )
         self._note_trust(verdict, now_s)
-        if not query.index and verdict.trust is not Trust.DISTRUSTED:
+        if not query.index and verdict.trust not in (Trust.DISTRUSTED, Trust.HIDDEN):
             self._confirmed_at_s = now_s
         return self._show(verdict, quick=now_s - queried_at_s < QUICK_RETURN_S, now_s=now_s)
 
@@ -188,6 +200,18 @@ class ConsulWatch:
         if len(rows) < _LONG_ANSWER:
             return self._reader.read(rows)
         return await asyncio.to_thread(self._reader.read, rows)
+
+    def _answering(
+        self, catalog: Catalog, answer: Answer, *, canary: str | None, waited: bool
+    ) -> frozenset[InstanceKey]:
+        """Of the instances that the answer lacks, those whose links are up, where it does not prove that they left."""
+        tells = bool(answer.backend) and self._client.token is not None
+        filtered = answer.filtered or self._filtered
+        proven = proves_absence(catalog, canary=canary, filtered=filtered, tells=tells, waited=waited)
+        if proven or self._shown is None:
+            return frozenset()
+        vanished = vanished_from(self._shown, catalog)
+        return frozenset(one.key for one in self._shown.instances if one.key in vanished and self._answers(one))
 
     @property
     def _presence_expected(self) -> bool:
@@ -208,7 +232,8 @@ class ConsulWatch:
         held_until_s = 0.0
         if self._suspects:
             settle_until_s = self._settle_until_s or 0.0
-            held_until_s = settle_until_s if now_s < settle_until_s else self._restored_until_s
+            held_until_s = max(self._restored_until_s, self._hidden_until_s)
+            held_until_s = settle_until_s if now_s < settle_until_s else held_until_s
             if now_s >= held_until_s:
                 return _Query(consistent=True)
         if self._read_plain_at_s is not None and now_s >= self._read_plain_at_s + CONFIRM_EVERY_S:
@@ -247,7 +272,8 @@ class ConsulWatch:
         """Consul says whether access control left rows out; in answers without an index alone."""
         if filtered and not self._filtered:
             log.warning(
-                "consul leaves out rows that our ACL token may not see: does it lack node:read or service:read?"
+                "consul leaves out rows that our ACL token may not see: does it lack node:read or service:read?",
+                extra=self._elsewhere,
             )
         self._filtered = filtered
 
@@ -268,6 +294,12 @@ class ConsulWatch:
         if verdict.trust is Trust.DISTRUSTED:
             self._distrust(now_s)
             return
+        if verdict.trust is Trust.HIDDEN:
+            self._note_hidden(verdict, now_s)
+            return
+        if verdict.trust is Trust.CONFIRM and self._hidden_until_s:
+            return  # It is to be seen whether they are still hidden.
+        self._hidden_until_s = 0.0
         if verdict.suspects and not self._suspects:
             # A confirming read takes milliseconds; settling may last.
             level = logging.DEBUG if verdict.trust is Trust.CONFIRM else logging.WARNING
@@ -277,6 +309,19 @@ class ConsulWatch:
         self._distrusts = self._repairs = 0
         self._repair_at_s = 0.0
         self._up, self._last_error, self._answered_at_s = True, "", now_s
+
+    def _note_hidden(self, verdict: Verdict, now_s: float) -> None:
+        """Instances that answer are missing, and may only be hidden from us: their links stay, and we say why."""
+        self._up = False
+        self._last_error = "the answer lacks instances that still answer, so they stay: " + (
+            "rows were left out that our ACL token may not see, it lacks node:read or service:read"
+            if self._filtered
+            else "does the ACL token lack node:read or service:read, or were they deregistered while they run?"
+        )
+        level = logging.DEBUG if self._hidden_until_s else logging.WARNING
+        log.log(level, self._last_error, extra={"instances": len(verdict.suspects), **self._elsewhere})
+        self._distrusts = 0
+        self._hidden_until_s = now_s + HIDDEN_AGAIN_S
 
     def _distrust(self, now_s: float) -> None:
         """Our own registration is missing: nothing counts, and the registrar has to check, or to register again."""
