@@ -40,12 +40,15 @@ class _File:
 
 
 class FileSource:
-    """A `CatalogSource` over files; `patterns` are globs, or names. One consumer at a time."""
+    """A `CatalogSource` over files; `patterns` are globs, or names. One consumer at a time.
 
-    def __init__(self, patterns: Sequence[str]) -> None:
+    `known`: the last catalog of an earlier run, which counts for each file until that can be read.
+    """
+
+    def __init__(self, patterns: Sequence[str], known: Catalog | None = None) -> None:
         self._patterns = tuple(patterns)
         self._files: dict[str, _File] = {}
-        self._shown = Shown()
+        self._shown = Shown(known)
 
     def __repr__(self) -> str:
         return f"<FileSource {self._patterns} files={len(self._files)} fault={self._shown.fault!r}>"
@@ -57,6 +60,9 @@ class FileSource:
 
     async def watch(self) -> AsyncGenerator[Catalog, None]:
         """Yield the catalog when it is first known and after every change, until cancelled (`CatalogSource`)."""
+        if (before := self._shown.catalog) is not None:
+            self._files = _files_of(before, clock.now_s())
+            yield before
         while True:
             await asyncio.to_thread(self._look, clock.now_s())
             self._note_faults()
@@ -94,6 +100,15 @@ class FileSource:
         self._shown.fault = fault
         if not fault:
             self._shown.answered_at_s = clock.now_s()
+
+
+def _files_of(known: Catalog, now_s: float) -> dict[str, _File]:
+    """The files that a catalog came from (`instance_at`), as if they were there now; each is read all the same."""
+    names = {one.key.node for one in known.instances}
+    return {
+        name: _File(_NO_STAMP, tuple(one for one in known.instances if one.key.node == name), "", now_s)
+        for name in names
+    }
 
 
 def _read(name: str, stamp: _Stamp, before: tuple[Instance, ...]) -> _File:
