@@ -5,7 +5,8 @@ Called by the mesh once a step. The one rule: all that is read here is frozen, s
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 from agent.model import LinkView, NodeIdentity, Offer, ServerSpec
 from agent.routing.build import is_read
@@ -15,6 +16,43 @@ from agent.routing.table import Contribution, ContributionKind, Imported, RouteK
 
 # Reading one entry takes 85 µs: smaller offers hold up the event loop for 40 ms at most, 10,000 tools for 0.85 s.
 LARGE: Final = 500
+
+
+class Contributing:
+    """Makes contributions of views, each once: one whose view says the same is the very object of before.
+
+    `made_with`: fields of every contribution.
+    """
+
+    def __init__(self, own: NodeIdentity, **made_with: Any) -> None:
+        self._own, self._made_with = own, made_with
+        self._known: dict[str, tuple[LinkView, Contribution]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Contributing known={len(self._known)}>"
+
+    def parts(self, views: Iterable[LinkView]) -> list[Contribution]:
+        """Those of the connected ones, by backend key."""
+        known = self._known
+        made = {view.key: (view, self._made(view, known.get(view.key))) for view in views if view.connected}
+        self._known = made
+        return [made[key][1] for key in sorted(made)]
+
+    def _made(self, view: LinkView, known: tuple[LinkView, Contribution] | None) -> Contribution:
+        if known is not None and (known[0] is view or _is_alike(known[0], view)):
+            return known[1]
+        return replace(contribution_of(view, self._own), **self._made_with)
+
+
+def _is_alike(before: LinkView, view: LinkView) -> bool:
+    """Whether all that `contribution_of` reads is the same."""
+    return (
+        before.spec is view.spec
+        and before.offer is view.offer
+        and before.identity is view.identity
+        and before.has_tasks == view.has_tasks
+        and before.about is view.about
+    )
 
 
 def contribution_of(view: LinkView, own: NodeIdentity) -> Contribution:

@@ -20,8 +20,8 @@ from discovery.model import Catalog, Instance
 
 # URLs of nodes that moved away are forgotten when there are more than this.
 LEARNED_MAX: Final = 10_000
-# Selecting takes 3 ms for each thousand instances: beyond this a thread does it.
-LARGE_CATALOG: Final = 2000
+# Selecting takes 10 ms for each thousand instances: beyond this a thread does it.
+LARGE_CATALOG: Final = 500
 
 
 class Selector:
@@ -31,6 +31,7 @@ class Selector:
         self._own, self._store = own, store
         self._reader = CatalogReader()
         self._learned: dict[str, str] = {}
+        self._seen: dict[int, LinkView] = {}
         self._learned_changes = 0
         self._read: tuple[object, ...] = ()
         self._server_names: frozenset[str] = frozenset()
@@ -92,10 +93,14 @@ class Selector:
     def forget_who_answered(self, url: str) -> None:
         """Forget which node answered at `url`: an operator has just added it, so it is dialled anew."""
         self._learned_changes += self._learned.pop(url, None) is not None
+        self._seen = {}
 
     def _learn(self, views: Sequence[LinkView]) -> None:
         """Remember which node answered at which URL, so that one node named twice gets one link."""
+        seen, self._seen = self._seen, {id(view): view for view in views}
         for view in views:
+            if id(view) in seen:  # And held there, so that no other one can have its place.
+                continue
             if not isinstance(view.spec, PeerSpec) or view.spec.kind is PeerKind.SERVER:
                 continue
             url, known = view.spec.target.url, self._learned.get(view.spec.target.url)

@@ -49,7 +49,7 @@ _WAIT_MIN_S = 0.05
 _DISTRUST_WAIT_S = 0.5
 _DISTRUSTS_OF_LOSS = 2
 # Reading takes 3 ms for each thousand rows, most of them known: from so many on a thread does it.
-_LONG_ANSWER = 2000
+_LONG_ANSWER = 500
 _REPEAT_LEVELS = {1: logging.DEBUG, 2: logging.WARNING}
 
 
