@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from discovery import clock
@@ -96,6 +97,7 @@ class ConsulWatch:
         self._last_index = 0  # The last answer's, over outages too.
         self._restored_until_s = 0.0
         self._own_created: int | None = None
+        self._own_keys: AbstractSet[InstanceKey] = frozenset()
         self._confirm = False
         self._idle_returns = 0
         self._settle_until_s: float | None = None
@@ -262,8 +264,14 @@ class ConsulWatch:
 
         Their registrations make the index rise again, so that it need not have gone back for us.
         """
-        own_id = None if self._own is None else self._own.service_id
-        created = next((one.created_index for one in answer.instances if one.key.service_id == own_id), None)
+        if self._own is None:
+            return
+        entries = {one.key: one.created_index for one in answer.instances if one.key.service_id == self._own.service_id}
+        if entries and self._own_keys - entries.keys():
+            # What is left may be that of an agent which is no more; an answer with it looks as if it had us.
+            self._own.repair()
+        self._own_keys = entries.keys() if entries else self._own_keys
+        created = next(iter(entries.values()), None)
         if self._own_created not in (None, created):
             self._restored_until_s = now_s + RESTORED_S
         self._own_created = created if created is not None else self._own_created

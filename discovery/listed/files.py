@@ -1,7 +1,8 @@
 """A source over files in Prometheus' `file_sd` format, JSON or YAML, found by globs and read again when they change.
 
 Made by the wiring; followed by the mesh. The one rule: a file that cannot be read, or is half written, keeps what it
-said last; one that is gone keeps it for `GONE_AFTER_S`, for it may be on its way to being replaced.
+said last; one that is gone keeps it for `GONE_AFTER_S`, for it may be on its way to being replaced. YAML that was cut
+after a line is still YAML: what lacks peers is taken when it has not changed until the next look.
 """
 
 import asyncio
@@ -37,6 +38,7 @@ class _File:
     instances: tuple[Instance, ...] = ()
     fault: str = ""
     seen_at_s: float = 0.0
+    doubted: _Stamp = _NO_STAMP  # Of what lacked peers at the last look.
 
 
 class FileSource:
@@ -88,7 +90,7 @@ class FileSource:
                 continue
             stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if known is None or known.stamp != stamp:
-                self._files[name] = _read(name, stamp, () if known is None else known.instances)
+                self._files[name] = _read_again(name, stamp, known or _File(_NO_STAMP))
             self._files[name].seen_at_s = now_s
         self._files = {name: file for name, file in self._files.items() if now_s - file.seen_at_s < GONE_AFTER_S}
 
@@ -109,6 +111,15 @@ def _files_of(known: Catalog, now_s: float) -> dict[str, _File]:
         name: _File(_NO_STAMP, tuple(one for one in known.instances if one.key.node == name), "", now_s)
         for name in names
     }
+
+
+def _read_again(name: str, stamp: _Stamp, known: _File) -> _File:
+    found = _read(name, stamp, known.instances)
+    lacking = {one.key for one in known.instances} - {one.key for one in found.instances}
+    if name.endswith(_YAML) and lacking and known.doubted != stamp:
+        known.doubted = stamp
+        return known
+    return found
 
 
 def _read(name: str, stamp: _Stamp, before: tuple[Instance, ...]) -> _File:

@@ -46,6 +46,27 @@ async def test_an_entry_that_a_clean_up_script_removed_is_back_at_once(real_cons
         await registrar.leave()
 
 
+async def test_an_entry_that_was_removed_is_back_at_once_though_one_under_another_consul_node_stays(
+    real_consul: RunningConsul, name: str
+) -> None:
+    theirs = {"ID": f"{name}-own", "Service": name, "Port": 8000}
+    await real_consul.call(
+        "PUT", "/v1/catalog/register", {"Node": f"{name}-gone", "Address": "127.0.0.1", "Service": theirs}
+    )
+    async with open_session(real_consul.settings()) as session:
+        registrar = session.registrar(Registration(f"{name}-own", name, 8000, heartbeat_s=60.0, ttl_s=120.0))
+        follower = Follower(session.source(name, registrar))
+        async with running(registrar.keep(), follower.run()):
+            await follower.until(lambda seen: len(seen.instances) == 2)
+            for _ in range(3):  # As above.
+                await remove(real_consul, registrar.service_id)
+                await follower.until(lambda seen: len(seen.instances) == 1)
+                await follower.until(lambda seen: len(seen.instances) == 2, within_s=2)
+            assert registrar.status.registrations_total >= 2
+        await registrar.leave()
+    await real_consul.call("PUT", "/v1/catalog/deregister", {"Node": f"{name}-gone"})
+
+
 async def test_a_whole_consul_node_that_was_removed_is_back_with_our_entry(binary: Path, tmp_path: Path) -> None:
     async with (
         running_consul(binary, tmp_path) as consul,

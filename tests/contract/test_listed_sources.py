@@ -129,6 +129,23 @@ async def test_no_text_of_a_yaml_file_ends_the_source_or_takes_a_peer_away(tmp_p
     assert len(follower.catalogs) == 2
 
 
+async def test_yaml_that_was_cut_after_a_line_takes_no_peer_away_before_it_has_stayed_so(tmp_path: Path) -> None:
+    file = tmp_path / "peers.yml"
+    lines = ["- targets: ['10.0.0.1:8000']\n", "- targets: ['10.0.0.2:8000']\n"]
+    file.write_text("".join(lines))
+    source = FileSource([str(file)])
+    follower = Follower(source)
+    async with running(follower.run()):
+        await follower.until(lambda seen: len(ids(seen)) == 2)
+        file.write_text(lines[0])  # Its writer is not done yet.
+        await until(lambda: any(one.doubted != files._NO_STAMP for one in source._files.values()), what="seen once")
+        file.write_text("".join([*lines, "- targets: ['10.0.0.3:8000']\n"]))
+        await follower.until(lambda seen: len(ids(seen)) == 3)
+        assert [len(ids(seen)) for seen in follower.catalogs] == [2, 3]
+        file.write_text(lines[1])
+        await follower.until(lambda seen: places(seen) == {"10.0.0.2:8000"})
+
+
 async def test_a_file_that_is_gone_counts_a_while_longer_and_one_that_is_missing_is_waited_for(tmp_path: Path) -> None:
     file = tmp_path / "peers.json"
     follower = Follower(FileSource([str(file)]))
