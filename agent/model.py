@@ -6,6 +6,7 @@ made, so a snapshot may be kept and compared.
 
 import hashlib
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -240,7 +241,7 @@ class ServerSpec:
     `start_timeout_s`: how long it may take from the dial, or the start of the child, to its first list.
     `sticky`: a client's calls, or those of one explicit key, stay on one replica while it lives. `configured_name`:
     what the servers file calls it where `name` is another, safe one. `protocol`: the only version to speak, None for
-    what the server speaks. `tags`: words by which views select it (docs/views.md).
+    what the server speaks. `tags`: words by which views select it (docs/views.md). `key`: of the backend.
     """
 
     name: str
@@ -254,11 +255,11 @@ class ServerSpec:
     start_timeout_s: float = START_TIMEOUT_S
     protocol: str | None = None
     tags: tuple[str, ...] = ()
+    key: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def key(self) -> str:
-        """The backend key; one namespace with peers."""
-        return f"server:{self.name}"
+    def __post_init__(self) -> None:
+        # Asked for thousands of times at each change of a long catalog, and kept many times by a link's routes.
+        object.__setattr__(self, "key", sys.intern(f"server:{self.name}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +271,7 @@ class PeerSpec:
     catalog says something new about it (appeared, passing again, another epoch); a change cuts a back-off short.
     `weight`: how much it can take in comparison with other nodes, by the catalog's word. `maintenance`: the
     operator's reason for no new calls, empty without one. `datacenter`: another one, for calls where those
-    at home are gone or far slower.
+    at home are gone or far slower. `key`: the backend key; one namespace with servers.
     """
 
     name: str
@@ -285,11 +286,10 @@ class PeerSpec:
     maintenance: str = ""
     datacenter: str = ""
     kind: PeerKind | None = None
+    key: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def key(self) -> str:
-        """The backend key; one namespace with servers."""
-        return f"peer:{self.name}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", sys.intern(f"peer:{self.name}"))
 
 
 BackendSpec: TypeAlias = ServerSpec | PeerSpec

@@ -97,6 +97,13 @@ def proxy_server(target: str) -> AbstractAsyncContextManager[str]:
 
 
 @asynccontextmanager
+async def long_catalog_server(count: int) -> AsyncGenerator[str, None]:
+    """Run a Consul with one list of so many instances; yields its URL."""
+    async with _server("bench.long_catalog", str(count)) as url:
+        yield url.removesuffix("/mcp")
+
+
+@asynccontextmanager
 async def static_server(folder: str) -> AsyncGenerator[str, None]:
     """Serve a folder's files at `/files/`; yields the base URL."""
     async with _server("bench.static_server", folder) as url:

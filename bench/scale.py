@@ -6,6 +6,7 @@ for a machine that has other work to do makes every clock lie.
 """
 
 import asyncio
+import itertools
 import os
 import signal
 import statistics
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -22,8 +24,10 @@ import orjson
 
 from agent.control.selector import Selector
 from agent.links.actions import reconcile
-from agent.model import NodeIdentity
+from agent.model import LinkState, NodeIdentity
+from bench.catalog_change import costs_of_changes
 from bench.figures import Figure, percentile
+from bench.long_catalog import row
 from bench.processes import cpu_s, free_ports, node_process, resident_bytes, stub_node_process
 from bench.raw_client import RawClient
 from discovery.consul.blocking_query import weigh
@@ -33,6 +37,7 @@ PEERS = (10, 100, 300, 1_000)
 INSTANCES = (10, 100, 1_000, 5_000)
 REAL_NODES = 20
 STUBS_IN_PROCESS = 100
+CHANGES, LONGEST_PIECE_GOAL_MS = 7, 20.0
 IDLE_S = 20.0
 SETTLE_S = 15.0
 # Back-off has come to its longest by then, and dials of all links together to five a second.
@@ -140,14 +145,14 @@ async def _deaths() -> list[Figure]:
 async def _catalog() -> list[Figure]:
     figures = []
     for count in INSTANCES:
-        rows = [_row(number, 1) for number in range(count)]
+        rows = [row(number, 1) for number in range(count)]
         own = NodeIdentity("id-own", "own")
         reader, selector = RowReader(), Selector(own, cast("Any", _NoWords()))
         shown, _ = reader.read(rows)
         actual = {spec.key: spec for spec in (await selector.select(shown, (), ())).peers}
         samples = []
         for epoch in range(2, 12):
-            rows[epoch % count] = _row(epoch % count, epoch)
+            rows[epoch % count] = row(epoch % count, epoch)
             began_s = time.process_time()
             answer, _ = reader.read(rows)
             verdict = weigh(shown, answer, canary=None, settling=False, suspects=frozenset(), confirming=False)
@@ -159,18 +164,19 @@ async def _catalog() -> list[Figure]:
             samples.append(1000 * (time.process_time() - began_s))
         name = f"a change of a catalog of {count:,} instances: processor time"
         figures.append(Figure(name, statistics.median(samples), "ms"))
+    for count, state in itertools.product(INSTANCES[-2:], (LinkState.BACKOFF, LinkState.READY)):
+        costs = await costs_of_changes(count, CHANGES, state)
+        longest, whole = (1000 * statistics.median(part) for part in zip(*map(astuple, costs), strict=True))
+        what = f"the same of {count:,}, all links {state.value}: the event loop's"
+        figures += [
+            Figure(f"{what} longest piece of work", longest, "ms", LONGEST_PIECE_GOAL_MS),
+            Figure(f"{what} work in all", whole, "ms"),
+        ]
     return figures
 
 
 class _NoWords:
     overrides = suppressions = ()
-
-
-def _row(number: int, epoch: int) -> bytes:
-    meta = {"node_id": f"id-{number}", "name": f"n{number}", "epoch": str(epoch), "scheme": "http", "mcp_path": "/mcp"}
-    address = f"10.{number // 62500}.{number // 250 % 250}.{number % 250 + 1}"
-    service = {"ID": f"n{number}-svc", "Port": 8000, "Address": address, "Meta": meta, "CreateIndex": number + 1}
-    return orjson.dumps({"Node": {"Node": f"m{number}", "Datacenter": "dc1"}, "Service": service, "Checks": []})
 
 
 @asynccontextmanager

@@ -122,6 +122,12 @@ class RunningConsul:
         token = await self.call("PUT", "/v1/acl/token", {"Policies": [{"Name": name}]})
         return str(token["SecretID"])
 
+    async def change_rules(self, token: str, rules: str) -> None:
+        """Give a token of `token_for` other rules."""
+        policy = (await self.call("GET", "/v1/acl/token/self", token=token))["Policies"][0]
+        body = {"ID": policy["ID"], "Name": policy["Name"], "Rules": rules}
+        await self.call("PUT", f"/v1/acl/policy/{policy['ID']}", body)
+
     async def snapshot(self) -> bytes:
         """All of its state."""
         async with aiohttp.ClientSession() as session, session.get(f"{self.url}/v1/snapshot") as answer:

@@ -182,7 +182,7 @@ class Node:
             counted = metrics.dialled, metrics.link_reconnected
             self._link_hooks = LinkHooks(mesh.link_changed, *counted, watches, mesh.settled, self._offers)
             self._override_service = OverrideService(self._mesh, store, tasks)
-            self._sources = sources = Sources(self._mesh.take_catalog)
+            self._sources = sources = Sources(mesh.take_catalog, self._node_state.folder, mesh.answers)
             self._membership = Membership(
                 plan,
                 plans.node_registration(self._settings, self._identity, self._port, self._node_state.epoch),

@@ -6,6 +6,7 @@ Called by the wiring once at start. The one rule: what other nodes and clients s
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
@@ -86,11 +87,13 @@ def client_names(settings: Settings) -> ClientNames:
     return ClientNames(settings.name_len_max, settings.fleet_writes, settings.short_names, settings.service_nodes)
 
 
-def listed_sources(settings: Settings) -> list[tuple[str, CatalogSource]]:
-    """What lists peers beside the catalog, each with its name for the status."""
-    files = settings.peer_files
-    named: list[tuple[str, CatalogSource]] = [] if files is None else [(f"files {','.join(files)}", FileSource(files))]
-    return named + [(f"dns {name}", DnsSource(name, settings.dns_servers or ())) for name in settings.peer_dns or ()]
+def listed_sources(settings: Settings) -> list[tuple[str, Callable[..., CatalogSource]]]:
+    """What lists peers beside the catalog, each with its name for the status; made with what is `known`."""
+    files, servers = settings.peer_files, settings.dns_servers or ()
+    return [
+        *([] if files is None else [(f"files {','.join(files)}", partial(FileSource, files))]),
+        *((f"dns {name}", partial(DnsSource, name, servers)) for name in settings.peer_dns or ()),
+    ]
 
 
 def own_addresses(settings: Settings, own: NodeIdentity, listens_on: tuple[str, int]) -> OwnAddresses:

@@ -175,7 +175,20 @@ def discovery(seen: Mapping[str, Any]) -> Finding:
     if seen.get("filtered_by_acls"):
         cause = "Consul leaves nodes out, for the token lacks node:read"
         return Finding("discovery", Status.FAULT, cause, "give it the policy of consul/policies/mesh-node.hcl")
+    faults = [text for source in seen.get("sources") or () if (text := _source_fault(source))]
+    if faults:
+        return Finding(
+            "discovery", Status.WARNING, "; ".join(faults), "see `mesh-agent status`; what they said last stays"
+        )
     return Finding("discovery", Status.OK, f"{mode} is up, and the node is registered")
+
+
+def _source_fault(source: Mapping[str, Any]) -> str:
+    """What is wrong with a source of peers beside the catalog; empty where nothing is."""
+    if not source.get("up"):
+        return f"{source.get('name')} is down: {source.get('last_error') or 'it gives no reason yet'}"
+    hides = "lists none that the token may not see, it lacks node:read or service:read there"
+    return f"{source.get('name')} {hides}" if source.get("filtered_by_acls") else ""
 
 
 def advertised(url: str, seen: Mapping[str, str]) -> Finding:

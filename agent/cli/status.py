@@ -267,7 +267,8 @@ def _print_discovery(discovery: dict[str, Any]) -> None:
     for source in map(_table, discovery.get("sources") or ()):
         fault = f", last error: {_text(source['last_error'])}" if source.get("last_error") else ""
         up = "up" if source.get("up") else "down"
-        print(f"  {_text(source.get('name'))}: {up}, {_text(source.get('instances'))} instances{fault}")
+        hidden = ", the token lacks node:read or service:read" if source.get("filtered_by_acls") and not fault else ""
+        print(f"  {_text(source.get('name'))}: {up}, {_text(source.get('instances'))} instances{fault}{hidden}")
 
 
 def discovery_line(discovery: dict[str, Any]) -> str:

@@ -82,17 +82,23 @@ class AbsenceTracker:
                 self._first = set(wanted)
             pending = self._first is None or self._first & wanted - set(tried)
             self.starting = bool(pending) and self.start_left_s(now_s) != 0.0
-        down = [view for view in views if not view.connected or _fails_to_list(view)]
-        self._down_since_s = {view.key: self._down_since_s.get(view.key, now_s) for view in down}
-        recent = [view for view in down if now_s - self._down_since_s[view.key] < AWAY_FOR_S]
+        before = self._down_since_s
+        down = [(view, before.get(view.key, now_s)) for view in views if not view.connected or _fails_to_list(view)]
+        self._down_since_s = {view.key: since_s for view, since_s in down}
+        recent = [(view, since_s) for view, since_s in down if now_s - since_s < AWAY_FOR_S]
         expected = frozenset(wanted | self._left.keys() | self._before.keys())
-        unlisted = ((v.spec, self._down_since_s[v.key]) for v in recent if _was_never_listed(v) or _fails_to_list(v))
-        servers = ((v.spec, self._down_since_s[v.key]) for v in recent if isinstance(v.spec, ServerSpec))
+        unlisted = ((v.spec, since_s) for v, since_s in recent if _was_never_listed(v) or _fails_to_list(v))
+        servers = ((v.spec, since_s) for v, since_s in recent if isinstance(v.spec, ServerSpec))
         return Absence(expected, tuple(unlisted), self.starting, down=tuple(servers))
 
 
 def _was_never_listed(view: LinkView) -> bool:
-    return not view.connected and view.offer == Offer()
+    return not view.connected and _is_empty(view.offer)
+
+
+def _is_empty(offer: Offer) -> bool:
+    listed = offer.tools or offer.prompts or offer.resources or offer.templates
+    return not (listed or offer.digest or offer.faults)
 
 
 def _fails_to_list(view: LinkView) -> bool:

@@ -205,13 +205,19 @@ def url_key(url: str) -> str:
     return f"{scheme}://{shown}:{port or _DEFAULT_PORTS.get(scheme, 0)}{path}{query}"
 
 
+def url_of(instance: Instance) -> str:
+    """Where an instance is dialled, if it is usable."""
+    meta = instance.meta
+    address = f"[{instance.address}]" if ":" in instance.address else instance.address
+    return f"{meta.get('scheme') or 'http'}://{address}:{instance.port}{meta.get('mcp_path') or '/mcp'}"
+
+
 def _read(instance: Instance, own_place: _Place) -> DiscoveredPeer | Unusable:
     meta, service_id = instance.meta, instance.key.service_id
     fault = _fault(instance, own_place)
     if fault:
         return Unusable(service_id, fault)
-    address = f"[{instance.address}]" if ":" in instance.address else instance.address
-    url = f"{meta.get('scheme') or 'http'}://{address}:{instance.port}{meta.get('mcp_path') or '/mcp'}"
+    url = url_of(instance)
     node_id = meta.get("node_id") or None
     said = (meta.get("name") if node_id else None) or service_id
     name = said if is_valid_name(said) else valid_name(service_id)

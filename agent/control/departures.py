@@ -56,9 +56,10 @@ class Departures:
         now_s: float,
     ) -> None:
         """Take every link as it was before this step, what is wanted now, and the keys of those just closed."""
-        by_key = {view.key: view for view in views}
-        down = {key for key, view in by_key.items() if not view.connected}
-        self._down_since_s = {key: self._down_since_s.get(key, now_s) for key in down}
+        views = tuple(views)
+        before = self._down_since_s
+        self._down_since_s = down = {view.key: before.get(view.key, now_s) for view in views if not view.connected}
+        by_key = {view.key: view for view in views} if removed else {}
         for key in removed:
             view = by_key.get(key)
             spec = None if view is None else view.spec

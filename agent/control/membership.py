@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -75,6 +76,10 @@ class MembershipPlan:
     embedded_guard: CatalogGuard = OPEN_TO_ALL
     datacenters: tuple[str, ...] = ()
 
+    def origin(self, url: str) -> str:
+        """What a datacentre's kept catalog is of: the Consul agent at `url`, and the service."""
+        return f"{url} {self.service_name}"
+
 
 @dataclass(frozen=True, slots=True)
 class MembershipView:
@@ -114,8 +119,7 @@ class Membership:
         wait_for_consul_s: float = WAIT_FOR_CONSUL_S,
     ) -> None:
         self._plan = plan
-        self._wait_for_consul_s = wait_for_consul_s
-        self._may_wait, self._waits = True, False
+        self._wait_for_consul_s, self._may_wait, self._waits = wait_for_consul_s, True, False
         self._route_to = route_to
         self._registration = registration
         self._on_catalog = on_catalog
@@ -194,8 +198,8 @@ class Membership:
         return self._mode == "consul"
 
     async def _was_in_consul(self) -> bool:
-        url, service = self._plan.consul.url, self._plan.service_name
-        return self._cache is not None and await self._cache.load(url, service) is not None
+        cache, plan = self._cache, self._plan
+        return cache is not None and await cache.load(plan.consul.url, plan.service_name) is not None
 
     def _say(self, mode: str, reason: str) -> None:
         if (mode, reason) != (self._mode, self._reason):
@@ -214,7 +218,8 @@ class Membership:
             self._registration = replace(self._registration, address=address or "")
             self._registrar = session.registrar(self._registration)
             known = await self._known(settings.url)
-            self._source = session.source(self._plan.service_name, self._registrar, known=known)
+            source_of = partial(session.source, self._plan.service_name, answers=self._others.answers)
+            self._source = source_of(self._registrar, known=known)
             cache = self._cache if self._mode == "consul" else None
             try:
                 async with asyncio.TaskGroup() as group:
@@ -223,8 +228,8 @@ class Membership:
                     if cache is not None:
                         group.create_task(cache.keep(), name="catalog cache")
                     for dc, name in self._datacenters():
-                        other = session.source(self._plan.service_name, dc=dc)
-                        group.create_task(self._others.follow(name, other), name=f"catalog watch {dc}")
+                        other = self._others.follow(name, partial(source_of, dc=dc), self._plan.origin(settings.url))
+                        group.create_task(other, name=f"catalog watch {dc}")
                     if look_for_consul:
                         # Awaited here, not a child: see the session of a link on what Python before 3.13 leaves behind.
                         await self._look_for_consul()

@@ -80,9 +80,13 @@ class Pinning:
 
     # For the mesh
 
+    def concerns(self, part: Contribution) -> bool:
+        """Whether its definitions are pinned at all: those of other nodes are not."""
+        return part.kind in _PINNED_KINDS and self.mode is not PinMode.OFF
+
     async def look_at_large(self, contributions: Iterable[Contribution]) -> None:
         """Look at new large offers in threads, so that `blocked` need not."""
-        for part in contributions:
+        for part in filter(self.concerns, contributions):
             if self.waits(part):
                 known = self._known(part)
                 found = await asyncio.to_thread(look, dict(self._pins), known, _source(part), part.offer)
@@ -215,10 +219,8 @@ class Pinning:
     # Inside
 
     def _is_new(self, part: Contribution) -> bool:
-        if self.mode is PinMode.OFF or part.kind not in _PINNED_KINDS:
-            return False
         judged = self._judged.get(part.backend_key)
-        return judged is None or judged.offer != part.offer
+        return self.concerns(part) and (judged is None or judged.offer != part.offer)
 
     def _known(self, part: Contribution) -> dict[Key, bytes]:
         before = self._judged.get(part.backend_key)

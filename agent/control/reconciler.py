@@ -11,12 +11,13 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from agent import clock
 from agent.config.values import StaticPeer
 from agent.control.absence import AbsenceTracker
 from agent.control.candidates import Selection
+from agent.control.contributions import Contributing, contribution_of, read_large, size_of, table_digest
 from agent.control.departures import Departed, Departures
 from agent.control.maintenance import Maintenance, log_changes, maintenance_of
 from agent.control.pinning import Pinning
@@ -25,24 +26,21 @@ from agent.errors import MeshError, OverrideRefused
 from agent.links.actions import reconcile
 from agent.links.link import Link
 from agent.links.supervisor import Supervisor
-from agent.model import PUBLIC_NAME_LEN_MAX, BackendSpec, LinkView, NodeIdentity, Offer, PeerSpec, ServerSpec
+from agent.model import PUBLIC_NAME_LEN_MAX, BackendSpec, LinkView, NodeIdentity, PeerSpec, ServerSpec
 from agent.routing.away import Absence, awaited_owners, with_away, without_private
-from agent.routing.build import build_routes, changed_kinds, is_outdated, is_read, local_contributions
-from agent.routing.claims import read_contribution
+from agent.routing.build import build_routes, changed_kinds, is_outdated, local_contributions
 from agent.routing.client_names import AS_BETWEEN_NODES, ClientNames
-from agent.routing.digest import offer_digest
 from agent.routing.fleet import changed_only_in_fleets
-from agent.routing.table import Contribution, ContributionKind, Imported, Route, RouteKind, RouteTable
+from agent.routing.table import Contribution, Route, RouteKind, RouteTable
 from agent.state.overrides import OverrideStore
-from discovery.model import Catalog
+from discovery.model import Catalog, Instance
 
 log = logging.getLogger(__name__)
 
-# Reading one entry takes 85 µs: smaller offers hold up the event loop for 40 ms at most, 10,000 tools for 0.85 s.
-LARGE: Final = 500
-
 # A table of as many entries takes 10 ms for each thousand to build: beyond this a thread does it.
-LARGE_TABLE: Final = 2000
+LARGE_TABLE: Final = 1000
+# A peer that has listed nothing is two names in each of two tables.
+UNLISTED_ENTRIES: Final = 2
 
 # Repairs any missed event: a wake that was lost costs at most this long.
 RESYNC_EVERY_S: Final = 30.0
@@ -112,7 +110,7 @@ class Mesh:
         self.maintenance = Maintenance()
         self._supervisor = supervisor
         self._store = store
-        self._for_tables: Final[dict[str, Any]] = {"name_len_max": name_len_max, "pinned": pinned}
+        self._contributing = Contributing(own, name_len_max=name_len_max, pinned=pinned)
         self._remembered = remembered or {}
         self._client_names = client_names
         self._pinning = pinning
@@ -158,6 +156,11 @@ class Mesh:
         link = self._supervisor.link(self._selector.key_of(node_id))
         if link is not None and not link.view.connected:
             link.reached()
+
+    def answers(self, instance: Instance) -> bool:
+        """Whether a link to what this instance of a catalog is, is up."""
+        link = self._supervisor.link(self._selector.key_at(instance))
+        return link is not None and link.view.connected
 
     def find_peer(self, name: str) -> LinkView | None:
         """The link of a peer, found by its name or one of its aliases."""
@@ -262,6 +265,7 @@ class Mesh:
                 generation, began_at_s = self._generation, clock.now_s()
                 try:
                     await self._step()
+                    await asyncio.sleep(0)  # Others have their turn: of thousands of links each part takes a while.
                     await self._rebuild_routes()
                 except Exception:  # The top of an eternal loop: a bug in one step must not end the node.
                     log.exception("a mesh step failed; the next change or resync tries again")
@@ -276,7 +280,7 @@ class Mesh:
     async def _rest(self, took_s: float) -> None:
         await asyncio.sleep(took_s)
         more_s = min(LINKS_REST_FACTOR * took_s, LINKS_REST_MAX_S) - took_s
-        if len(self._supervisor.actual) <= MANY_LINKS:
+        if len(self._supervisor.links()) <= MANY_LINKS:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, more_s)):
@@ -313,14 +317,15 @@ class Mesh:
             self._hooks.drained(self.maintenance.backends)
 
     def _contributed(self) -> tuple[Contribution, ...]:
-        connected = sorted((view for view in self.views() if view.connected), key=lambda view: view.key)
-        parts = [replace(contribution_of(view, self.own), **self._for_tables) for view in connected]
+        parts = self._contributing.parts(self.views())
         pinning, before = self._pinning, {part.backend_key: part for part in self._contributions}
         if pinning is None:
             return tuple(parts)
         found: list[Contribution] = []
         for part in parts:
-            if not pinning.waits(part):
+            if not pinning.concerns(part):
+                found.append(part)
+            elif not pinning.waits(part):
                 found.append(replace(part, blocked=blocked) if (blocked := pinning.blocked(part)) else part)
             elif part.backend_key in before:
                 # Too large to be looked at here, it stays as it was: the change that brought it wakes the mesh again.
@@ -329,11 +334,13 @@ class Mesh:
 
     async def _rebuild_routes(self) -> None:
         if self._pinning is not None:
-            await self._pinning.look_at_large(
-                contribution_of(view, self.own) for view in self.views() if view.connected
-            )
-        known = await read_large(self._contributed(), self.own, self.routes.parts)
-        contributions = self._contributed()  # Read again after the await.
+            # Of other nodes nothing is pinned.
+            views = (v for v in self.views() if v.connected and (v.identity is None or isinstance(v.spec, ServerSpec)))
+            await self._pinning.look_at_large(contribution_of(view, self.own) for view in views)
+        contributions = self._contributed()
+        known = await read_large(contributions, self.own, self.routes.parts)
+        if known is not self.routes.parts:
+            contributions = self._contributed()  # Read again after the await.
         now_s = clock.now_s()
         absence = self._absences.absence(self.views(), self._tried(), now_s)
         before, before_local, before_shown = self.node_routes, self.local_routes, self.routes
@@ -357,7 +364,8 @@ class Mesh:
             return by_nodes, self.shown(by_nodes), own
 
         # Both in a thread, once they are large: all that they read is frozen.
-        is_large = sum(_size(part.offer) for part in contributions) > LARGE_TABLE
+        entries = sum(size_of(part.offer) for part in contributions) + UNLISTED_ENTRIES * len(absence.unlisted)
+        is_large = entries > LARGE_TABLE
         tables = await asyncio.to_thread(made) if is_large else made()
         self.node_routes, self.routes, self.local_routes = tables
         self._notify(before_shown, before_local)
@@ -394,57 +402,3 @@ class Mesh:
                     "reason": conflict.reason,
                 },
             )
-
-
-def contribution_of(view: LinkView, own: NodeIdentity) -> Contribution:
-    """A connected link's contribution to the route tables."""
-    if isinstance(view.spec, ServerSpec):
-        spec = view.spec
-        return Contribution(
-            view.key,
-            ContributionKind.SERVER,
-            spec.name,
-            own,
-            spec.scope,
-            view.offer,
-            sticky=spec.sticky,
-            has_tasks=view.has_tasks,
-            about={**view.about, "tags": list(spec.tags)} if spec.tags else view.about,
-        )
-    kind = ContributionKind.PLAIN_PEER if view.identity is None else ContributionKind.MESH_PEER
-    about = view.about if view.identity is None else {}
-    return Contribution(
-        view.key,
-        kind,
-        view.spec.name,
-        view.identity,
-        None,
-        view.offer,
-        view.spec.scope,
-        has_tasks=view.has_tasks,
-        about=about,
-    )
-
-
-def table_digest(table: RouteTable) -> str:
-    """A digest of all that a table lists; an equal digest saves other nodes a listing."""
-    resources = (*table.listed_resources(), *table.listed(RouteKind.SERVER), *table.places())
-    listed = (table.listed_tools(), table.listed_prompts(), resources, table.listed_templates())
-    return offer_digest(*([route.definition for route in routes] for routes in listed))
-
-
-async def read_large(
-    contributions: Iterable[Contribution], own: NodeIdentity, known: Mapping[str, Imported]
-) -> Mapping[str, Imported]:
-    """`known` and the new large offers, read in threads; the very same object when there are none."""
-    new = [
-        part
-        for part in contributions
-        if _size(part.offer) > LARGE and not is_read(part, own, known.get(part.backend_key))
-    ]
-    read = {part.backend_key: await asyncio.to_thread(read_contribution, part, own) for part in new}
-    return {**known, **read} if read else known
-
-
-def _size(offer: Offer) -> int:
-    return len(offer.tools) + len(offer.prompts) + len(offer.resources) + len(offer.templates)

@@ -10,18 +10,18 @@ from functools import partial
 from typing import Final
 
 from agent.config.values import StaticPeer
-from agent.control.candidates import CatalogReader, Selection
+from agent.control.candidates import CatalogReader, Selection, url_key, url_of
 from agent.control.selection import select
 from agent.errors import DialledOurselves
 from agent.model import LinkView, NodeIdentity, PeerSpec
 from agent.peer_kind import PeerKind
 from agent.state.overrides import OverrideStore
-from discovery.model import Catalog
+from discovery.model import Catalog, Instance
 
 # URLs of nodes that moved away are forgotten when there are more than this.
 LEARNED_MAX: Final = 10_000
-# Selecting takes 3 ms for each thousand instances: beyond this a thread does it.
-LARGE_CATALOG: Final = 2000
+# Selecting takes 10 ms for each thousand instances: beyond this a thread does it.
+LARGE_CATALOG: Final = 500
 
 
 class Selector:
@@ -31,6 +31,7 @@ class Selector:
         self._own, self._store = own, store
         self._reader = CatalogReader()
         self._learned: dict[str, str] = {}
+        self._seen: dict[int, LinkView] = {}
         self._learned_changes = 0
         self._read: tuple[object, ...] = ()
         self._server_names: frozenset[str] = frozenset()
@@ -82,13 +83,24 @@ class Selector:
         """The backend key of the peer that is this node; empty where there is none."""
         return self._keys.get(node_id, "")
 
+    def key_at(self, instance: Instance) -> str:
+        """The backend key of the peer that this instance of a catalog is; empty where there is none."""
+        if node_id := instance.meta.get("node_id"):
+            return self.key_of(node_id)
+        place = url_key(url_of(instance))
+        return next((spec.key for spec in self.selection.peers if url_key(spec.target.url) == place), "")
+
     def forget_who_answered(self, url: str) -> None:
         """Forget which node answered at `url`: an operator has just added it, so it is dialled anew."""
         self._learned_changes += self._learned.pop(url, None) is not None
+        self._seen = {}
 
     def _learn(self, views: Sequence[LinkView]) -> None:
         """Remember which node answered at which URL, so that one node named twice gets one link."""
+        seen, self._seen = self._seen, {id(view): view for view in views}
         for view in views:
+            if id(view) in seen:  # And held there, so that no other one can have its place.
+                continue
             if not isinstance(view.spec, PeerSpec) or view.spec.kind is PeerKind.SERVER:
                 continue
             url, known = view.spec.target.url, self._learned.get(view.spec.target.url)

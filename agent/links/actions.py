@@ -68,9 +68,10 @@ def reconcile(desired: Mapping[str, BackendSpec], actual: Mapping[str, BackendSp
     """Name the steps from `actual` to `desired`, both by backend key: closes first, each group sorted by key."""
     closes = [CloseLink(key, NOT_WANTED) for key in sorted(actual.keys() - desired.keys())]
     changes: list[Action] = []
-    for key in sorted(desired.keys() & actual.keys()):
+    # Nearly all are the same objects.
+    for key in sorted(key for key, spec in desired.items() if spec is not actual.get(key, spec)):
         wanted, present = desired[key], actual[key]
-        if wanted is present or wanted == present:
+        if wanted == present:
             continue
         if _same_link(wanted, present):
             changes.append(RelabelLink(wanted, sighted=_sighted(wanted, present)))

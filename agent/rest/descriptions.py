@@ -349,7 +349,15 @@ def describe_discovery(view: MembershipView, instances: int, now_s: float) -> Js
         "filtered_by_acls": view.source.filtered,
         "instances": instances,
         "sources": [
-            {"name": name, "up": status.up, "last_error": status.last_error, "instances": held}
+            {
+                "name": name,
+                "up": status.up,
+                "last_error": status.last_error,
+                "instances": held,
+                "confirmed_s": None if status.confirmed_at_s is None else round(now_s - status.confirmed_at_s, 1),
+                "holding_removals": status.holding_removals,
+                "filtered_by_acls": status.filtered,
+            }
             for name, (status, held) in view.others.items()
         ],
     }

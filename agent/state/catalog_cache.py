@@ -1,11 +1,12 @@
-"""The last good catalog on disk, so that a node can start while Consul is away.
+"""The last good catalog of each source on disk, so that a node can start while Consul or a name server is away.
 
-Read and written by membership, in the node's state folder. The one rule: it is a convenience, so nothing about it may
-keep a node from starting or running: a file that cannot be used is ignored with a warning and written anew, and a disk
-that refuses is logged once.
+Read and written by membership and by `agent.control.sources`, in the node's state folder. The one rule: it is a
+convenience, so nothing about it may keep a node from starting or running: a file that cannot be used is ignored with a
+warning and written anew, and a disk that refuses is logged once.
 """
 
 import asyncio
+import hashlib
 import logging
 from contextlib import suppress
 from functools import partial
@@ -52,10 +53,10 @@ _Taken: TypeAlias = tuple[str, str, Catalog]  # The URL, the name of the service
 
 
 class CatalogCache:
-    """The file. `take` is called in the loop; `keep` is the only writer."""
+    """The file. `take` is called in the loop; `keep` is the only writer. `source`: empty for the home catalog."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE_NAME
+    def __init__(self, folder: Path, source: str = "") -> None:
+        self._path = folder / (file_name_of(source) if source else FILE_NAME)
         self._waiting: _Taken | None = None
         self._wake = asyncio.Event()
         self._refused = False
@@ -94,6 +95,11 @@ class CatalogCache:
                     log.log(level, "the catalog cannot be kept on disk", extra={"reason": exc.strerror or str(exc)})
                     self._refused = True
             await asyncio.sleep(WRITE_PAUSE_S)
+
+
+def file_name_of(source: str) -> str:
+    """The file of a source beside the home catalog, whose name may have any characters."""
+    return f"catalog-{hashlib.sha256(source.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.json"
 
 
 def _write(path: Path, taken: _Taken) -> None:

@@ -25,6 +25,8 @@ YOUNG_OUTAGE_S = 60.0
 CONFIRM_EVERY_S = 50.0
 # Consul's own anti-entropy takes up to two minutes to repair a restored state, and agents that lag a little longer.
 RESTORED_S = 180.0
+# How often a catalog is read anew that may hide instances from our ACL token: rights that are given back wake no wait.
+HIDDEN_AGAIN_S = 10.0
 # How soon we register again while the catalog lacks us though the agent does not. Where a token without rights is the
 # cause it never helps, and each time wakes every watch.
 REPAIR_AGAIN = Backoff(first_s=5.0, last_s=600.0)
@@ -39,6 +41,8 @@ _ANSWER_GRACE_S = 5.0
 
 # The trouble of an instance that is missing since the catalog's state went back, for a finding.
 FORGOTTEN = "the catalog lacks it since its own state went back; a link that answers stays"
+# The same of one that may be hidden.
+HIDDEN = "the catalog's answer lacks it, it answers, and access control may be hiding it; its link stays"
 
 
 class Trust(Enum):
@@ -48,7 +52,8 @@ class Trust(Enum):
     DISTRUSTED = "distrusted"  # the canary is missing: nothing in it counts
     SETTLING = "settling"  # absence is not believed yet
     DOUBTED = "doubted"  # absence is believed of those alone that do not answer
-    CONFIRM = "confirm"  # too many vanished: query a second time
+    HIDDEN = "hidden"  # absence is believed of those alone that do not answer: access control may hide the others
+    CONFIRM = "confirm"  # too many vanished, or some that answer: query a second time
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,8 @@ def pause_s(*, now_s: float, last_update_at_s: float | None, idle_returns: int) 
 #   none vanished, or a lone one             | the answer               |
 #   some vanished, the state may be young    | the answer + the missing | query again when it has settled
 #   some vanished, the index went back       | the same, as critical    | query again when that is long ago
+#   vanished ones answer, and may be hidden  | the answer + the missing | query now, index-less, consistent
+#   that answer does not prove them gone     | the same, as critical    | query again in HIDDEN_AGAIN_S
 #   more than half or all others vanished    | the answer + the missing | query now, index-less, consistent
 #   the same ones vanished in that answer    | the answer               |
 def weigh(
@@ -106,6 +113,7 @@ def weigh(
     suspects: AbstractSet[InstanceKey],
     confirming: bool,
     restored: bool = False,
+    answering: AbstractSet[InstanceKey] = frozenset(),
 ) -> Verdict:
     """Compare one answer with the shown catalog.
 
@@ -118,26 +126,46 @@ def weigh(
         confirming: this answer came from an index-less, consistent read.
         restored: the index went back lately. Critical instances keep a link that is up and get no new one, so those
             that answer stay, and those that left do not.
+        answering: instances whose links are up, where this answer does not prove that what it lacks is gone
+            (`proves_absence`); else empty.
     """
     if canary is not None and all(instance.key.service_id != canary for instance in answer.instances):
         return Verdict(Trust.DISTRUSTED, shown, frozenset(suspects))
     if shown is None:
         return Verdict(Trust.BELIEVED, answer)
-    vanished = _vanished(shown, answer)
+    vanished = vanished_from(shown, answer)
     if not vanished:
         return Verdict(Trust.BELIEVED, answer)
     if settling:
         return Verdict(Trust.SETTLING, _with_missing(shown, answer, vanished), vanished)
     if restored:
-        return Verdict(Trust.DOUBTED, _with_missing(shown, answer, vanished, is_critical=True), vanished)
+        return Verdict(Trust.DOUBTED, _with_missing(shown, answer, vanished, trouble=FORGOTTEN), vanished)
+    hidden = vanished & answering
+    if hidden and confirming:
+        return Verdict(Trust.HIDDEN, _with_missing(shown, answer, hidden, trouble=HIDDEN), hidden)
     # Suspects stay until a confirming answer lacks them too, even where newcomers have made a minority of them.
-    in_doubt = _is_mass(shown, vanished, canary) or not vanished.isdisjoint(suspects)
+    in_doubt = bool(hidden) or _is_mass(shown, vanished, canary) or not vanished.isdisjoint(suspects)
     if in_doubt and not (confirming and vanished <= suspects):
         return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
     return Verdict(Trust.BELIEVED, answer)
 
 
-def _vanished(shown: Catalog, answer: Catalog) -> frozenset[InstanceKey]:
+def proves_absence(answer: Catalog, *, canary: str | None, filtered: bool, tells: bool, waited: bool) -> bool:
+    """Whether what an answer lacks is surely not hidden from us by access control.
+
+    Args:
+        answer: Consul's present catalog.
+        canary: our own service ID, when the answer was checked for it: then our token may see one Consul node at least.
+        filtered: Consul said, of this answer or of the last one without an index, that it left rows out.
+        tells: this Consul would say so: it does from 1.11 on, and only to requests with a token.
+        waited: the query had an index. Answers of the agent's own cache do not say it.
+    """
+    if filtered or (tells and waited):
+        return False
+    return tells or canary is not None or bool(answer.instances)
+
+
+def vanished_from(shown: Catalog, answer: Catalog) -> frozenset[InstanceKey]:
     """The keys that the answer lacks. Most instances are the same objects in both, which need no look at their keys."""
     before, after = set(map(id, shown.instances)), set(map(id, answer.instances))
     gone = frozenset(instance.key for instance in shown.instances if id(instance) not in after)
@@ -150,10 +178,9 @@ def _is_mass(shown: Catalog, vanished: AbstractSet[InstanceKey], canary: str | N
     return 2 * len(vanished) > others
 
 
-def _with_missing(
-    shown: Catalog, answer: Catalog, missing: AbstractSet[InstanceKey], *, is_critical: bool = False
-) -> Catalog:
+def _with_missing(shown: Catalog, answer: Catalog, missing: AbstractSet[InstanceKey], *, trouble: str = "") -> Catalog:
+    """With a `trouble` what is missing counts as critical."""
     kept = [instance for instance in shown.instances if instance.key in missing]
-    if is_critical:
-        kept = [replace(instance, health=Health.CRITICAL, trouble=FORGOTTEN) for instance in kept]
+    if trouble:
+        kept = [replace(instance, health=Health.CRITICAL, trouble=trouble) for instance in kept]
     return Catalog(tuple(sorted((*answer.instances, *kept), key=lambda instance: instance.key)))

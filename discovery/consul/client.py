@@ -182,28 +182,27 @@ class ConsulClient:
             raise CatalogUnavailable("the agent's list of services is not an object")
         return services
 
+    async def held_check(self, check_id: str) -> Mapping[str, Any] | None:
+        """A check as the agent holds it, empty where it holds none; None where no checks are shown (embedded)."""
+        try:
+            checks = await self._call(lambda token: self._consul.agent.checks(token=token), right='service "read"')
+        except RegistrationLost:
+            return None  # 404.
+        if not isinstance(checks, dict):
+            raise CatalogUnavailable("the agent's list of checks is not an object")
+        return dict(checks.get(check_id) or {})
+
     async def is_member(self, check_id: str) -> bool:
         """Whether the agent that holds the check is a living member of its cluster, as itself and our token say."""
-        try:
-            checks = await self._read_object("/v1/agent/checks", 'service "read"')
-            members = await self._call(
-                lambda token: self._transport.get(CB.json(), "/v1/agent/members", headers=_headers(token)),
-                right='node_prefix "" { policy = "read" }',
-            )
-        except RegistrationLost:  # 404: the embedded catalog has no cluster.
+        node = (await self.held_check(check_id) or {}).get("Node")
+        if not node:
             return False
-        check = checks.get(check_id)
-        node = check.get("Node") if isinstance(check, dict) else None
-        found = [m for m in members if isinstance(m, dict)] if isinstance(members, list) else []
-        return any(node and member.get("Name") == node and member.get("Status") == _SERF_ALIVE for member in found)
-
-    async def _read_object(self, path: str, right: str) -> Mapping[str, Any]:
-        answer = await self._call(
-            lambda token: self._transport.get(CB.json(), path, headers=_headers(token)), right=right
+        members = await self._call(
+            lambda token: self._transport.get(CB.json(), "/v1/agent/members", headers=_headers(token)),
+            right='node_prefix "" { policy = "read" }',
         )
-        if not isinstance(answer, dict):
-            raise CatalogUnavailable(f"the answer of {path} is not an object")
-        return answer
+        ours = [m for m in members if isinstance(m, dict) and m.get("Name") == node] if members else []
+        return any(member.get("Status") == _SERF_ALIVE for member in ours)
 
     async def leader(self, timeout_s: float) -> str:
         """The address of the cluster's leader; empty when there is none."""

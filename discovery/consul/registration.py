@@ -21,10 +21,10 @@ from dataclasses import replace
 from typing import Any
 
 from discovery import clock
-from discovery.backoff import Backoff
 from discovery.consul import blocking_query
 from discovery.consul.client import ConsulClient
 from discovery.consul.environment import POLL_S
+from discovery.consul.leaving import Leaving
 from discovery.model import (
     AccessRefused,
     AgentSlow,
@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 CHANGE_SPACING_S = 0.25  # Leading edge at once, then at most one registration per 250 ms while changes keep coming.
 COMPARE_S = 30.0  # Repairs a registration that another process changed; heartbeats show a lost one sooner.
 LEAVE_TIMEOUT_S = 2.0  # Of the drain's 30 s; a Consul that is away times us out by the TTL.
-# How often it is checked whether leaving has arrived in the catalog: it takes the agent a few milliseconds.
-_LOOK_AGAIN = Backoff(first_s=0.02, last_s=0.25)
 _HEARTBEAT_JITTER = 0.1  # Nodes that were started together need not send heartbeats together.
 _DEFAULT_WEIGHTS = {"Passing": 1, "Warning": 1}  # Consul's own; an embedded catalog of an earlier version shows none.
 EPOCH_META_KEY = "epoch"  # Two processes that share a service ID differ in it.
@@ -128,28 +126,22 @@ class ConsulRegistrar:
         self._presence_expected = False
         if self._sent_at_s is None:
             return  # Nothing was ever sent; a registration that was cut short may have arrived.
-        accepted = False
+        leaving = Leaving(self._client, self._wanted.service_name, self.service_id, check_id(self._wanted))
         try:
             async with asyncio.timeout(LEAVE_TIMEOUT_S):
                 if self._held_token != self._client.token:
                     await self._send(self._wanted)  # With the old token the agent could no longer deregister us.
-                await self._client.deregister(self.service_id)
-                accepted = True
-                await self._until_gone()
+                await leaving.run()
         except (CatalogUnavailable, TimeoutError) as exc:
-            self._last_error = _why_still_there(exc, accepted=accepted)
-            level = logging.INFO if accepted and isinstance(exc, CatalogUnavailable) else logging.WARNING
+            self._last_error = leaving.why_still_there(exc)
+            level = logging.INFO if leaving.accepted and isinstance(exc, CatalogUnavailable) else logging.WARNING
             log.log(level, self._last_error, extra={"service_id": self.service_id, "reason": str(exc) or "time-out"})
         else:
             log.info("deregistered", extra={"service_id": self.service_id})
+            if leaving.holders:
+                self._last_error = leaving.ghosts()
+                log.warning(self._last_error, extra={"service_id": self.service_id})
         self._sent, self._registered = None, False
-
-    async def _until_gone(self) -> None:
-        """Read the catalog until it lacks us: the agent's 200 says only what the agent itself will try."""
-        looks = 0
-        while await self._client.holders(self._wanted.service_name, self.service_id):
-            looks += 1
-            await asyncio.sleep(_LOOK_AGAIN.step_s(looks))
 
     async def _turn(self) -> None:
         """Take the one step that is due."""
@@ -161,25 +153,39 @@ class ConsulRegistrar:
         elif self._sent != self._wanted:
             await self._register()
         elif repair:
-            await self._repair_catalog()
+            try:
+                await self._repair_catalog()
+            except CatalogUnavailable:
+                self._repair = True
+                raise
         elif verify or clock.now_s() >= self._compare_at_s or self._wanted.http_check_url is not None:
             await self._compare()
         else:
             await self._heartbeat()
 
     async def _send(self, wanted: Registration) -> None:
+        if self._sent_at_s is not None and self._token != self._client.token:
+            self._notes_total += 1  # The agent's lists name no tokens; the Notes show which one's arrived.
         self._sent_at_s = clock.now_s()
         self._token = self._client.token
         try:
             await self._client.register(register_payload(wanted, self._notes_total))
         except AgentSlow:
-            # It may have been done; sending it again and again would keep a slow agent slow. Its list names no tokens.
-            held = (await self._client.agent_services()).get(wanted.service_id)
-            if self._held_token != self._token or not agrees(held, wanted):
+            if not await self._has_arrived(wanted):
                 raise
         self._held_token = self._token
         self._registrations_total += 1
         self._sent = wanted
+
+    async def _has_arrived(self, wanted: Registration) -> bool:
+        """Look up whether the agent took a registration whose answer timed out.
+
+        To send it again and again would keep a slow agent slow.
+        """
+        if not agrees((await self._client.agent_services()).get(wanted.service_id), wanted):
+            return False
+        check = await self._client.held_check(check_id(wanted))
+        return check is None or (check.get("Notes") or "") == notes(self._notes_total)
 
     async def _register(self, *, changed_notes: bool = False) -> None:
         """Register, and be passing at once. With `changed_notes` the agent sends it on whatever it believes."""
@@ -193,13 +199,23 @@ class ConsulRegistrar:
         if wanted.http_check_url is None:
             # The agent ignores `Status` for a check that it holds already: one that had run out stays critical.
             with suppress(RegistrationLost):  # The next heartbeat finds the same, and registers again.
-                await self._client.pass_check(check_id(wanted))
+                await self._pass_check()
 
     async def _heartbeat(self) -> None:
         try:
-            await self._client.pass_check(check_id(self._wanted))
+            await self._pass_check()
         except RegistrationLost as exc:
             await self._register_again(str(exc))
+
+    async def _pass_check(self) -> None:
+        try:
+            await self._client.pass_check(check_id(self._wanted))
+        except AgentSlow:
+            check = await self._client.held_check(check_id(self._wanted))
+            if check == {}:
+                raise RegistrationLost("the agent lacks our check") from None
+            if check is None or check.get("Status") != "passing":
+                raise
 
     async def _compare(self) -> None:
         """Compare with the agent's own list, which also shows a second process under our ID."""
@@ -286,6 +302,11 @@ def check_id(registration: Registration) -> str:
     return f"service:{registration.service_id}"
 
 
+def notes(notes_total: int) -> str:
+    """The Notes of our check; empty at first."""
+    return f"sent again, {notes_total}" if notes_total else ""
+
+
 def register_payload(registration: Registration, notes_total: int = 0) -> dict[str, Any]:
     """Consul's JSON for a registration. The check starts as passing, or every start would flap.
 
@@ -299,7 +320,7 @@ def register_payload(registration: Registration, notes_total: int = 0) -> dict[s
         "DeregisterCriticalServiceAfter": f"{registration.deregister_after_s:g}s",
     }
     if notes_total:
-        check["Notes"] = f"sent again, {notes_total}"
+        check["Notes"] = notes(notes_total)
     if registration.http_check_url is None:
         check["TTL"] = f"{registration.ttl_s:g}s"
     else:
@@ -319,17 +340,6 @@ def register_payload(registration: Registration, notes_total: int = 0) -> dict[s
         **({} if registration.weight == 1 else {"Weights": _weights(registration)}),
         "Check": check,
     }
-
-
-def _why_still_there(exc: Exception, *, accepted: bool) -> str:
-    if not accepted:
-        return "deregistering failed, the catalog will time us out"
-    if isinstance(exc, TimeoutError):
-        return (
-            "the agent took our deregistration and the catalog still lists us: "
-            "was our old ACL token deleted, or does the agent lack a token of its own (acl.tokens.agent)?"
-        )
-    return "the agent took our deregistration; whether it arrived in the catalog cannot be read"
 
 
 def agrees(held: Any, sent: Registration) -> bool:

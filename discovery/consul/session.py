@@ -4,15 +4,16 @@ Opened by the wiring of `agent`, which alone knows whether it is Consul or the e
 and registrars of a connection work only while it is open.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from discovery.consul.client import ConsulClient, open_client
 from discovery.consul.connect import LeafSource
 from discovery.consul.environment import WAIT_S, ConsulSettings
 from discovery.consul.registration import ConsulRegistrar
 from discovery.consul.watch import ConsulWatch
-from discovery.model import Catalog, CatalogSource, CatalogUnavailable, Registrar, Registration
+from discovery.model import Catalog, CatalogSource, CatalogUnavailable, Instance, Registrar, Registration
 
 
 class ConsulConnection:
@@ -23,7 +24,13 @@ class ConsulConnection:
         self._wait_s = wait_s
 
     def source(
-        self, service_name: str, own: Registrar | None = None, *, known: Catalog | None = None, dc: str = ""
+        self,
+        service_name: str,
+        own: Registrar | None = None,
+        *,
+        known: Catalog | None = None,
+        dc: str = "",
+        answers: Callable[[Instance], bool] = lambda _one: False,
     ) -> CatalogSource:
         """Follow a service name.
 
@@ -32,8 +39,10 @@ class ConsulConnection:
             own: our registrar under the same name; an answer without our registration is not trusted.
             known: the last catalog of an earlier run, shown until Consul answers.
             dc: another datacentre, joined to the agent's own over the WAN.
+            answers: whether a link to an instance is up; it then stays while access control may be hiding it.
         """
-        return ConsulWatch(self._client, service_name, own=own, known=known, wait_s=self._wait_s, dc=dc)
+        watch = partial(ConsulWatch, self._client, service_name, wait_s=self._wait_s)
+        return watch(own=own, known=known, dc=dc, answers=answers)
 
     def registrar(self, registration: Registration) -> Registrar:
         """Keep a registration true, once its `keep` runs."""

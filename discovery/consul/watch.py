@@ -8,13 +8,15 @@ or failure of Consul ends the watch or empties the catalog by itself.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from discovery import clock
 from discovery.consul import blocking_query
 from discovery.consul.blocking_query import (
     CONFIRM_EVERY_S,
+    HIDDEN_AGAIN_S,
     REPAIR_AGAIN,
     RESTORED_S,
     SETTLE_S,
@@ -22,9 +24,11 @@ from discovery.consul.blocking_query import (
     Verdict,
     next_index,
     pause_s,
+    proves_absence,
+    vanished_from,
     weigh,
 )
-from discovery.consul.client import ConsulClient
+from discovery.consul.client import Answer, ConsulClient
 from discovery.consul.environment import POLL_S, WAIT_S
 from discovery.consul.rows import RowReader
 from discovery.model import (
@@ -32,6 +36,7 @@ from discovery.model import (
     AgentUnreachable,
     Catalog,
     CatalogUnavailable,
+    Instance,
     InstanceKey,
     Registrar,
     SourceStatus,
@@ -45,7 +50,7 @@ _WAIT_MIN_S = 0.05
 _DISTRUST_WAIT_S = 0.5
 _DISTRUSTS_OF_LOSS = 2
 # Reading takes 3 ms for each thousand rows, most of them known: from so many on a thread does it.
-_LONG_ANSWER = 2000
+_LONG_ANSWER = 500
 _REPEAT_LEVELS = {1: logging.DEBUG, 2: logging.WARNING}
 
 
@@ -72,8 +77,12 @@ class ConsulWatch:
         wait_s: float = WAIT_S,
         settle_s: float = SETTLE_S,
         dc: str = "",
+        answers: Callable[[Instance], bool] = lambda _one: False,
     ) -> None:
-        """`dc`: another datacentre's catalog is followed; then `own` is None, for we are not in it."""
+        """`dc`: another datacentre's catalog is followed; then `own` is None, for we are not in it.
+
+        `answers`: whether a link to an instance is up.
+        """
         self._client = client
         self._service_name = service_name
         self._own = own
@@ -81,12 +90,14 @@ class ConsulWatch:
         self._settle_s = settle_s
         self._shown = known
         self._elsewhere = {"dc": dc} if dc else {}
+        self._answers = answers
         self._reader = RowReader(far=bool(dc))
         self._suspects: frozenset[InstanceKey] = frozenset()
         self._index = 0
         self._last_index = 0  # The last answer's, over outages too.
         self._restored_until_s = 0.0
         self._own_created: int | None = None
+        self._own_keys: AbstractSet[InstanceKey] = frozenset()
         self._confirm = False
         self._idle_returns = 0
         self._settle_until_s: float | None = None
@@ -105,6 +116,7 @@ class ConsulWatch:
         self._confirmed_at_s: float | None = None
         self._repairs = 0
         self._repair_at_s = 0.0
+        self._hidden_until_s = 0.0
 
     def __repr__(self) -> str:
         count = len(self._shown.instances) if self._shown else 0
@@ -170,17 +182,19 @@ class ConsulWatch:
         if not query.index:
             self._read_plain_at_s = now_s
             self._note_filter(filtered=answer.filtered)
+        canary = self._own.service_id if expected and self._own is not None else None
         verdict = weigh(
             self._shown,
             catalog,
-            canary=self._own.service_id if expected and self._own is not None else None,
+            canary=canary,
             settling=self._settle_until_s is not None and now_s < self._settle_until_s,
             suspects=self._suspects,
             confirming=query.consistent,
             restored=now_s < self._restored_until_s,
+            answering=self._answering(catalog, answer, canary=canary, waited=bool(query.index)),
         )
         self._note_trust(verdict, now_s)
-        if not query.index and verdict.trust is not Trust.DISTRUSTED:
+        if not query.index and verdict.trust not in (Trust.DISTRUSTED, Trust.HIDDEN):
             self._confirmed_at_s = now_s
         return self._show(verdict, quick=now_s - queried_at_s < QUICK_RETURN_S, now_s=now_s)
 
@@ -188,6 +202,18 @@ class ConsulWatch:
         if len(rows) < _LONG_ANSWER:
             return self._reader.read(rows)
         return await asyncio.to_thread(self._reader.read, rows)
+
+    def _answering(
+        self, catalog: Catalog, answer: Answer, *, canary: str | None, waited: bool
+    ) -> frozenset[InstanceKey]:
+        """Of the instances that the answer lacks, those whose links are up, where it does not prove that they left."""
+        tells = bool(answer.backend) and self._client.token is not None
+        filtered = answer.filtered or self._filtered
+        proven = proves_absence(catalog, canary=canary, filtered=filtered, tells=tells, waited=waited)
+        if proven or self._shown is None:
+            return frozenset()
+        vanished = vanished_from(self._shown, catalog)
+        return frozenset(one.key for one in self._shown.instances if one.key in vanished and self._answers(one))
 
     @property
     def _presence_expected(self) -> bool:
@@ -208,7 +234,8 @@ class ConsulWatch:
         held_until_s = 0.0
         if self._suspects:
             settle_until_s = self._settle_until_s or 0.0
-            held_until_s = settle_until_s if now_s < settle_until_s else self._restored_until_s
+            held_until_s = max(self._restored_until_s, self._hidden_until_s)
+            held_until_s = settle_until_s if now_s < settle_until_s else held_until_s
             if now_s >= held_until_s:
                 return _Query(consistent=True)
         if self._read_plain_at_s is not None and now_s >= self._read_plain_at_s + CONFIRM_EVERY_S:
@@ -237,8 +264,14 @@ class ConsulWatch:
 
         Their registrations make the index rise again, so that it need not have gone back for us.
         """
-        own_id = None if self._own is None else self._own.service_id
-        created = next((one.created_index for one in answer.instances if one.key.service_id == own_id), None)
+        if self._own is None:
+            return
+        entries = {one.key: one.created_index for one in answer.instances if one.key.service_id == self._own.service_id}
+        if entries and self._own_keys - entries.keys():
+            # What is left may be that of an agent which is no more; an answer with it looks as if it had us.
+            self._own.repair()
+        self._own_keys = entries.keys() if entries else self._own_keys
+        created = next(iter(entries.values()), None)
         if self._own_created not in (None, created):
             self._restored_until_s = now_s + RESTORED_S
         self._own_created = created if created is not None else self._own_created
@@ -247,7 +280,8 @@ class ConsulWatch:
         """Consul says whether access control left rows out; in answers without an index alone."""
         if filtered and not self._filtered:
             log.warning(
-                "consul leaves out rows that our ACL token may not see: does it lack node:read or service:read?"
+                "consul leaves out rows that our ACL token may not see: does it lack node:read or service:read?",
+                extra=self._elsewhere,
             )
         self._filtered = filtered
 
@@ -268,6 +302,12 @@ class ConsulWatch:
         if verdict.trust is Trust.DISTRUSTED:
             self._distrust(now_s)
             return
+        if verdict.trust is Trust.HIDDEN:
+            self._note_hidden(verdict, now_s)
+            return
+        if verdict.trust is Trust.CONFIRM and self._hidden_until_s:
+            return  # It is to be seen whether they are still hidden.
+        self._hidden_until_s = 0.0
         if verdict.suspects and not self._suspects:
             # A confirming read takes milliseconds; settling may last.
             level = logging.DEBUG if verdict.trust is Trust.CONFIRM else logging.WARNING
@@ -277,6 +317,19 @@ class ConsulWatch:
         self._distrusts = self._repairs = 0
         self._repair_at_s = 0.0
         self._up, self._last_error, self._answered_at_s = True, "", now_s
+
+    def _note_hidden(self, verdict: Verdict, now_s: float) -> None:
+        """Instances that answer are missing, and may only be hidden from us: their links stay, and we say why."""
+        self._up = False
+        self._last_error = "the answer lacks instances that still answer, so they stay: " + (
+            "rows were left out that our ACL token may not see, it lacks node:read or service:read"
+            if self._filtered
+            else "does the ACL token lack node:read or service:read, or were they deregistered while they run?"
+        )
+        level = logging.DEBUG if self._hidden_until_s else logging.WARNING
+        log.log(level, self._last_error, extra={"instances": len(verdict.suspects), **self._elsewhere})
+        self._distrusts = 0
+        self._hidden_until_s = now_s + HIDDEN_AGAIN_S
 
     def _distrust(self, now_s: float) -> None:
         """Our own registration is missing: nothing counts, and the registrar has to check, or to register again."""

@@ -1,7 +1,8 @@
 """A source over files in Prometheus' `file_sd` format, JSON or YAML, found by globs and read again when they change.
 
 Made by the wiring; followed by the mesh. The one rule: a file that cannot be read, or is half written, keeps what it
-said last; one that is gone keeps it for `GONE_AFTER_S`, for it may be on its way to being replaced.
+said last; one that is gone keeps it for `GONE_AFTER_S`, for it may be on its way to being replaced. YAML that was cut
+after a line is still YAML: what lacks peers is taken when it has not changed until the next look.
 """
 
 import asyncio
@@ -37,15 +38,19 @@ class _File:
     instances: tuple[Instance, ...] = ()
     fault: str = ""
     seen_at_s: float = 0.0
+    doubted: _Stamp = _NO_STAMP  # Of what lacked peers at the last look.
 
 
 class FileSource:
-    """A `CatalogSource` over files; `patterns` are globs, or names. One consumer at a time."""
+    """A `CatalogSource` over files; `patterns` are globs, or names. One consumer at a time.
 
-    def __init__(self, patterns: Sequence[str]) -> None:
+    `known`: the last catalog of an earlier run, which counts for each file until that can be read.
+    """
+
+    def __init__(self, patterns: Sequence[str], known: Catalog | None = None) -> None:
         self._patterns = tuple(patterns)
         self._files: dict[str, _File] = {}
-        self._shown = Shown()
+        self._shown = Shown(known)
 
     def __repr__(self) -> str:
         return f"<FileSource {self._patterns} files={len(self._files)} fault={self._shown.fault!r}>"
@@ -57,6 +62,9 @@ class FileSource:
 
     async def watch(self) -> AsyncGenerator[Catalog, None]:
         """Yield the catalog when it is first known and after every change, until cancelled (`CatalogSource`)."""
+        if (before := self._shown.catalog) is not None:
+            self._files = _files_of(before, clock.now_s())
+            yield before
         while True:
             await asyncio.to_thread(self._look, clock.now_s())
             self._note_faults()
@@ -82,7 +90,7 @@ class FileSource:
                 continue
             stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if known is None or known.stamp != stamp:
-                self._files[name] = _read(name, stamp, () if known is None else known.instances)
+                self._files[name] = _read_again(name, stamp, known or _File(_NO_STAMP))
             self._files[name].seen_at_s = now_s
         self._files = {name: file for name, file in self._files.items() if now_s - file.seen_at_s < GONE_AFTER_S}
 
@@ -94,6 +102,24 @@ class FileSource:
         self._shown.fault = fault
         if not fault:
             self._shown.answered_at_s = clock.now_s()
+
+
+def _files_of(known: Catalog, now_s: float) -> dict[str, _File]:
+    """The files that a catalog came from (`instance_at`), as if they were there now; each is read all the same."""
+    names = {one.key.node for one in known.instances}
+    return {
+        name: _File(_NO_STAMP, tuple(one for one in known.instances if one.key.node == name), "", now_s)
+        for name in names
+    }
+
+
+def _read_again(name: str, stamp: _Stamp, known: _File) -> _File:
+    found = _read(name, stamp, known.instances)
+    lacking = {one.key for one in known.instances} - {one.key for one in found.instances}
+    if name.endswith(_YAML) and lacking and known.doubted != stamp:
+        known.doubted = stamp
+        return known
+    return found
 
 
 def _read(name: str, stamp: _Stamp, before: tuple[Instance, ...]) -> _File:

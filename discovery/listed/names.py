@@ -53,19 +53,20 @@ class _Answer:
 class DnsSource:
     """A `CatalogSource` over one name: `_service._proto.domain` for SRV, else `host:port`. One consumer at a time.
 
-    `servers`: `address` or `address:port` of the name servers; those of the system where there are none.
+    `servers`: `address` or `address:port` of the name servers; those of the system where there are none. `known`: the
+    last catalog of an earlier run, shown until the name is looked up, and then what that is compared with.
 
     Raises:
         ValueError: the name is neither of them.
     """
 
-    def __init__(self, name: str, servers: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, servers: Sequence[str] = (), known: Catalog | None = None) -> None:
         self._is_srv = name.startswith("_")
         self._host, self._port = (name, 0) if self._is_srv else host_and_port(name)
         self._name = name
         self._servers = tuple(servers)
         self._resolver: Resolver | None = None
-        self._shown = Shown()
+        self._shown = Shown(known)
         self._known_addresses: dict[str, str] = {}
         self._doubted_since_s: float | None = None
         self._failures = 0
@@ -80,6 +81,8 @@ class DnsSource:
 
     async def watch(self) -> AsyncGenerator[Catalog, None]:
         """Yield the catalog when it is first known and after every change, until cancelled (`CatalogSource`)."""
+        if self._shown.catalog is not None:
+            yield self._shown.catalog
         while True:
             _end_if_cancelled()
             try:
@@ -194,7 +197,11 @@ class DnsSource:
         if not self._is_srv:
             return instance_at(self._name, record.address, self._port)
         target = str(record.target)
-        return instance_at(self._name, target, record.port, address=addresses.get(target, ""))
+        one = instance_at(self._name, target, record.port, address=addresses.get(target, ""))
+        if target in addresses or self._shown.catalog is None:
+            return one
+        # The last address, where this is the first look-up after a start.
+        return next((before for before in self._shown.catalog.instances if before.key == one.key), one)
 
     def _made_resolver(self) -> "Resolver":
         if self._resolver is None:

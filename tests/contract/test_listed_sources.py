@@ -84,6 +84,37 @@ async def test_a_broken_or_half_written_file_keeps_what_it_said_and_the_status_s
     assert len(follower.catalogs) == 2
 
 
+async def test_a_start_with_a_half_written_file_begins_with_what_was_known_of_it(tmp_path: Path) -> None:
+    half, whole = tmp_path / "half.json", tmp_path / "whole.json"
+    half.write_text(listing("10.0.0.1:8000"))
+    whole.write_text(listing("10.0.0.2:8000"))
+    before = Follower(FileSource([str(tmp_path / "*.json")]))
+    async with running(before.run()):
+        known = await before.until(lambda seen: places(seen) == {"10.0.0.1:8000", "10.0.0.2:8000"})
+    half.write_text('[{"targets": ["10.0.0.1:80')
+    whole.write_text(listing("10.0.0.3:8000"))
+    follower = Follower(FileSource([str(tmp_path / "*.json")], known))
+    async with running(follower.run()):
+        await follower.until(lambda seen: places(seen) == {"10.0.0.1:8000", "10.0.0.3:8000"})
+        assert follower.catalogs[0] == known
+        assert "half.json" in follower.source.status.last_error
+        half.write_text(listing("10.0.0.4:8000"))
+        await follower.until(lambda seen: places(seen) == {"10.0.0.3:8000", "10.0.0.4:8000"})
+
+
+async def test_a_file_that_was_deleted_while_the_node_was_down_counts_a_while_and_no_longer(tmp_path: Path) -> None:
+    file = tmp_path / "peers.json"
+    file.write_text(listing("10.0.0.1:8000"))
+    before = Follower(FileSource([str(file)]))
+    async with running(before.run()):
+        known = await before.until(lambda seen: places(seen) == {"10.0.0.1:8000"})
+    file.unlink()
+    follower = Follower(FileSource([str(file)], known))
+    async with running(follower.run()):
+        await follower.until(lambda seen: not seen.instances, within_s=2 * files.GONE_AFTER_S)
+    assert follower.catalogs == [known, Catalog()]
+
+
 @pytest.mark.parametrize("broken", ["- targets: !!bool x", "- !!int ''", "[" * 1_000, "- targets: [", "\x00"])
 async def test_no_text_of_a_yaml_file_ends_the_source_or_takes_a_peer_away(tmp_path: Path, broken: str) -> None:
     file = tmp_path / "peers.yml"
@@ -96,6 +127,23 @@ async def test_no_text_of_a_yaml_file_ends_the_source_or_takes_a_peer_away(tmp_p
         file.write_text("- targets: ['10.0.0.2:8000']")
         await follower.until(lambda seen: places(seen) == {"10.0.0.2:8000"})
     assert len(follower.catalogs) == 2
+
+
+async def test_yaml_that_was_cut_after_a_line_takes_no_peer_away_before_it_has_stayed_so(tmp_path: Path) -> None:
+    file = tmp_path / "peers.yml"
+    lines = ["- targets: ['10.0.0.1:8000']\n", "- targets: ['10.0.0.2:8000']\n"]
+    file.write_text("".join(lines))
+    source = FileSource([str(file)])
+    follower = Follower(source)
+    async with running(follower.run()):
+        await follower.until(lambda seen: len(ids(seen)) == 2)
+        file.write_text(lines[0])  # Its writer is not done yet.
+        await until(lambda: any(one.doubted != files._NO_STAMP for one in source._files.values()), what="seen once")
+        file.write_text("".join([*lines, "- targets: ['10.0.0.3:8000']\n"]))
+        await follower.until(lambda seen: len(ids(seen)) == 3)
+        assert [len(ids(seen)) for seen in follower.catalogs] == [2, 3]
+        file.write_text(lines[1])
+        await follower.until(lambda seen: places(seen) == {"10.0.0.2:8000"})
 
 
 async def test_a_file_that_is_gone_counts_a_while_longer_and_one_that_is_missing_is_waited_for(tmp_path: Path) -> None:
@@ -193,6 +241,26 @@ async def test_an_error_of_dns_takes_nothing_away(fault: dns.rcode.Rcode | None)
             server.fault, server.silent = None, False
             await until(lambda: follower.source.status.up, what="back")
         assert len(follower.catalogs) == 1
+
+
+async def test_a_start_without_a_name_server_begins_with_what_was_known_of_the_name() -> None:
+    async with name_server() as server:
+        server.records[SRV, "SRV"] = ["0 0 8000 one.mesh.test.", "0 0 8001 two.mesh.test."]
+        server.records |= {("one.mesh.test", "A"): ["10.0.0.1"], ("two.mesh.test", "A"): ["10.0.0.2"]}
+        before = Follower(DnsSource(SRV, [server.address]))
+        async with running(before.run()):
+            known = await before.until(lambda seen: places(seen) == {"10.0.0.1:8000", "10.0.0.2:8001"})
+        server.fault = dns.rcode.SERVFAIL
+        follower = Follower(DnsSource(SRV, [server.address], known))
+        async with running(follower.run()):
+            await until(lambda: "SERVFAIL" in follower.source.status.last_error, what="fault")
+            assert follower.catalogs == [known]
+            server.fault = None
+            del server.records["two.mesh.test", "A"]  # Its last address serves; the name alone may mean nothing here.
+            await until(lambda: follower.source.status.up, what="back")
+            assert follower.catalogs == [known]
+            server.records[SRV, "SRV"] = ["0 0 8000 one.mesh.test.", "0 0 8001 new.mesh.test."]
+            await follower.until(lambda seen: places(seen) == {"10.0.0.1:8000", "new.mesh.test:8001"})
 
 
 async def test_a_name_or_most_of_its_records_are_gone_only_when_that_is_said_again() -> None:

@@ -100,6 +100,28 @@ async def test_a_registration_that_the_agent_cannot_take_back_is_said_when_we_le
         await client.deregister("ghost-1")
 
 
+@pytest.mark.consul
+async def test_an_entry_under_another_consul_node_is_said_at_once_and_is_not_blamed_on_the_token(
+    guarded: RunningConsul, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = {"ID": "renamed-1", "Service": NAME, "Port": 8000}
+    left = {"Node": "old-agent", "Address": "127.0.0.1", "SkipNodeUpdate": False, "Service": theirs}
+    await guarded.call("PUT", "/v1/catalog/register", left)
+    async with open_session(guarded.settings(await guarded.token_for(NODE_RULES))) as session:
+        registrar = session.registrar(Registration("renamed-1", NAME, 8000))
+        async with running(registrar.keep()):
+            await until(lambda: registrar.status.registered, what="registered")
+        began_s = time.monotonic()
+        await registrar.leave()
+        assert time.monotonic() - began_s < 1.0
+    rows = await guarded.call("GET", f"/v1/health/service/{NAME}")
+    assert [row["Node"]["Node"] for row in rows if row["Service"]["ID"] == "renamed-1"] == ["old-agent"]
+    assert "another Consul node too (old-agent)" in registrar.status.last_error
+    assert "deregistered" in caplog.text
+    assert "token" not in caplog.text
+    await guarded.call("PUT", "/v1/catalog/deregister", {"Node": "old-agent"})
+
+
 async def test_a_deregistration_that_never_arrives_is_said_within_the_time_for_leaving(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.namespace import Machine, other_machine, why_not
 from tests.chaos.placed_nodes import placed
-from tests.consul_process import RunningConsul, running_consul
+from tests.consul_process import NODE_RULES, RunningConsul, running_consul
 from tests.e2e.running import RunningNode, StartNode, running_nodes, stop_node
 from tests.e2e.servers_files import example, write_servers
 from tests.e2e.steady_calls import steady_calls
@@ -62,7 +62,10 @@ async def test_the_other_datacentre_serves_when_home_cannot_and_a_cut_wan_takes_
     )
     await eventually(partial(caller.sees, "near", "far"))
     await eventually(partial(caller.offers, "dice__roll"))
-    assert await source(caller) == {"name": "datacenter dc2", "up": True, "last_error": "", "instances": 1}
+    said = {"name": "datacenter dc2", "up": True, "last_error": "", "instances": 1, "filtered_by_acls": False}
+    found = await source(caller)
+    assert isinstance(found, dict)
+    assert found | said == found
     assert {name: peer["datacenter"] for name, peer in (await caller.peers()).items()} == {"near": "", "far": "dc2"}
     async with steady_calls(caller, "dice__roll") as tally:
         await tally.grows(30)
@@ -131,6 +134,46 @@ async def test_a_wan_that_loses_every_packet_takes_nothing_away_and_after_it_hea
         finally:
             machine.heal()
             await stop_node(far)
+
+
+async def test_a_token_that_loses_its_rights_in_the_other_datacentre_costs_no_call_and_is_named(
+    consul_program: Path, start: StartNode, tmp_path: Path
+) -> None:
+    wan = free_ports(2)
+    for name in ("dc1", "dc2"):
+        (tmp_path / name).mkdir()
+    one, two = (
+        {"datacenter": f"dc{n + 1}", "node_name": f"consul-{n + 1}", "retry_join_wan": [f"127.0.0.1:{wan[1 - n]}"]}
+        for n in range(2)
+    )
+    async with (
+        running_consul(consul_program, tmp_path / "dc1", extra=one, ports={"serf_wan": wan[0]}) as home,
+        running_consul(consul_program, tmp_path / "dc2", acl=True, extra=two, ports={"serf_wan": wan[1]}) as away,
+    ):
+        await eventually(partial(knows_both, home))
+        theirs, token = await away.token_for(NODE_RULES), await away.token_for(NODE_RULES)
+        everywhere = {"MESH_DATACENTERS": "dc2", "CONSUL_HTTP_ADDR": home.url, "MESH_CONSUL_WAIT_S": "2"}
+        abroad = {"CONSUL_HTTP_ADDR": away.url, "CONSUL_HTTP_TOKEN": theirs, "MESH_ADVERTISE_ADDRESS": "localhost"}
+        dice = {"dice": example("dice", "service")}
+        caller, _ = await all_of(
+            [
+                start("caller", tmp_path / "caller", servers={}, CONSUL_HTTP_TOKEN=token, **everywhere),
+                start("far", tmp_path / "far", servers=dice, **abroad),
+            ]
+        )
+        await eventually(partial(caller.offers, "dice__roll"))
+        async with steady_calls(caller, "dice__roll") as tally:
+            await away.change_rules(token, NODE_RULES.replace('node_prefix ""', 'node_prefix "none"'))
+            await eventually(partial(source_is, caller, up=False), ANSWERED_AGAIN_S)
+            found = await source(caller)
+            assert isinstance(found, dict)
+            assert "node:read" in found["last_error"], found
+            assert await caller.sees("far")
+            await tally.grows(30)
+            await away.change_rules(token, NODE_RULES)
+            await eventually(partial(source_is, caller, up=True), ANSWERED_AGAIN_S)
+        assert await caller.sees("far")
+        assert tally.failures == []
 
 
 async def knows_both(consul: RunningConsul) -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.contract.dns_server import NameServer, name_server
 from tests.e2e.processes import ROOT, environment_of
-from tests.e2e.running import RunningNode, StartNode
+from tests.e2e.running import RunningNode, StartNode, stop_node
 from tests.e2e.servers_files import example
 from tests.ports import free_ports
 from tests.waiting import all_of, eventually
@@ -61,6 +61,39 @@ async def test_nodes_listed_by_a_file_and_by_dns_are_one_mesh_without_a_catalog(
         write(listed, ports[0], ports[2])
         await eventually(partial(nodes_are, caller, three))
     assert three.process.returncode is None
+
+
+async def test_a_node_that_starts_while_its_sources_cannot_be_read_begins_with_what_it_knew(
+    start: StartNode, tmp_path: Path
+) -> None:
+    alone = {"MESH_DISCOVERY": "off"}
+    ports = free_ports(3)
+    listed = tmp_path / "peers.json"
+    async with name_server() as server:
+        publish(server, ports[2])
+        write(listed, ports[1])
+        sources = {
+            "MESH_PEER_FILES": str(listed),
+            "MESH_PEER_DNS": "_mcp._tcp.mesh.test",
+            "MESH_DNS_SERVERS": server.address,
+        }
+        caller, two, three = await all_of(
+            start(name, tmp_path / name, port=port, servers={}, **alone, **more)
+            for name, port, more in (("caller", ports[0], sources), ("two", ports[1], {}), ("three", ports[2], {}))
+        )
+        await eventually(partial(nodes_are, caller, two, three))
+        await eventually(partial(both_kept, tmp_path / "caller"))
+        await stop_node(caller)
+        server.fault = dns.rcode.SERVFAIL
+        listed.write_text('[{"targets": ["127.0.0.1:')
+        again = await start("caller", tmp_path / "caller", port=ports[0], servers={}, **alone, **sources)
+        await eventually(partial(nodes_are, again, two, three))
+        await source_says(again, "SERVFAIL")
+        await source_says(again, "peers.json")
+
+
+async def both_kept(folder: Path) -> bool:
+    return len(await asyncio.to_thread(lambda: list(folder.rglob("catalog-*.json")))) == 2
 
 
 def printed_status(node: RunningNode) -> str:

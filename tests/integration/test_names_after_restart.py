@@ -13,7 +13,7 @@ from fastmcp import FastMCP
 
 from agent.client.protocol import Request
 from agent.config.values import StaticPeer
-from agent.control.reconciler import table_digest
+from agent.control.contributions import table_digest
 from agent.errors import NOT_EXECUTED, RpcError
 from agent.model import Era, HttpTarget, ServerScope, ServerSpec
 from agent.routing.digest import exported_digest

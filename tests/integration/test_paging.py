@@ -9,7 +9,7 @@ from fastmcp import Client
 from mcp.shared.exceptions import MCPError
 
 from agent.client.protocol import Request
-from agent.control.reconciler import LARGE
+from agent.control.contributions import LARGE
 from agent.model import Era, HttpTarget, Json, NodeIdentity, ServerScope, ServerSpec
 from agent.routing import build as routes
 from agent.routing.claims import read_contribution

@@ -238,6 +238,15 @@ class Agent:
             raise AgentSlow("no answer in time")
         return {service_id: {"Service": held.payload["Name"], **held.payload} for service_id, held in self.held.items()}
 
+    async def held_check(self, check_id: str) -> Mapping[str, Any]:
+        """One of `GET /v1/agent/checks`."""
+        if await self._operation(""):
+            raise AgentSlow("no answer in time")
+        if (held := self.held.get(check_id.removeprefix("service:"))) is None:
+            return {}
+        status = {True: "passing", False: "critical"}[held.passing]
+        return {"Node": self.name, "Status": status, "Notes": held.payload["Check"].get("Notes", "")}
+
     async def is_member(self, _check_id: str) -> bool:
         """Whether the agent is in its cluster."""
         await self._operation("")

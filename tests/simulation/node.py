@@ -164,7 +164,8 @@ class SimulatedNode:
         self.specs.clear()
         client = cast("ConsulClient", self.agent)
         self.registrar = ConsulRegistrar(client, self.registration)
-        self.watch = ConsulWatch(client, SERVICE, own=self.registrar)
+        answers = lambda one: self.mesh.answers(one)  # noqa: E731, PLW0108 - made below
+        self.watch = ConsulWatch(client, SERVICE, own=self.registrar, answers=answers)
         self.dispatch = Dispatch(
             node_id=self.identity.node_id,
             link=lambda key: self.supervisor.link(key),  # noqa: PLW0108 - made below

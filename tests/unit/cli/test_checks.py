@@ -8,6 +8,7 @@ from agent.cli.checks import Answer, Finding, Status
 OK = Answer(200, clock_s=0.2)
 GONE = Answer(unreachable="it refuses the connection")
 CONSUL = "http://consul:8500"
+FOLLOWED = {"mode": "consul", "up": True, "registered": True}
 GOOD = [
     checks.settings("", ()),
     checks.port("http://h:1", OK, port_is_free=False),
@@ -23,7 +24,8 @@ GOOD = [
     checks.consul(CONSUL, "", True, {"service:write": True}),
     checks.consul(CONSUL, "", True, {}),
     checks.discovery({"mode": "off"}),
-    checks.discovery({"mode": "consul", "up": True, "registered": True}),
+    checks.discovery(FOLLOWED),
+    checks.discovery(FOLLOWED | {"sources": [{"name": "dc2", "up": True}]}),
     checks.advertised("http://h:1/mcp", {"b": ""}),
     checks.links([{"name": "b", "connected": True, "state": "ready"}, {"name": "lazy", "state": "idle"}]),
     checks.name("a", [{"name": "b", "kind": "name_taken"}]),
@@ -80,6 +82,8 @@ def test_fault_has_its_cause_and_its_fix(finding: Finding, cause: str, fix: str)
         checks.settings("", ("MESH_X is not known",)),
         checks.clock(Answer(200, clock_s=7.0)),
         checks.tls([("MESH_LISTEN_*", "", 3.0)]),
+        checks.discovery(FOLLOWED | {"sources": [{"name": "dc2", "up": False, "last_error": "it is cut off"}]}),
+        checks.discovery(FOLLOWED | {"sources": [{"name": "dc2", "up": True, "filtered_by_acls": True}]}),
         checks.links([{"name": "b", "connected": False, "state": "backoff", "last_error": "it refuses"}]),
     ],
     ids=lambda one: one.cause,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.control.reconciler import RESYNC_EVERY_S, Mesh, MeshHooks, table_digest
+from agent.control.contributions import table_digest
+from agent.control.reconciler import RESYNC_EVERY_S, Mesh, MeshHooks
 from agent.errors import MeshError, OverrideRefused
 from agent.links.link import Link
 from agent.links.record import LinkHooks

@@ -8,12 +8,14 @@ from discovery.consul.blocking_query import (
     ASK_AGAIN,
     ASK_YOUNG_OUTAGE,
     FORGOTTEN,
+    HIDDEN,
     UPDATE_SPACING_S,
     Trust,
     Verdict,
     backoff_of,
     next_index,
     pause_s,
+    proves_absence,
     request_timeout_s,
     weigh,
 )
@@ -109,6 +111,44 @@ def test_a_node_missing_after_the_index_went_back_is_kept_as_critical_for_links_
         verdict.catalog, everybody, canary=None, settling=False, suspects=gone, confirming=False, restored=True
     )
     assert back == Verdict(Trust.BELIEVED, everybody)
+
+
+def test_those_that_answer_and_may_be_hidden_stay_as_critical_and_the_others_are_believed_to_have_left() -> None:
+    shown, answer, answering = catalog("a", "b", "c", "d"), catalog("a"), frozenset({key("b")})
+
+    def seen(shown: Catalog | None, suspects: frozenset[InstanceKey], *, confirming: bool) -> Verdict:
+        return weigh(
+            shown, answer, canary=None, settling=False, suspects=suspects, confirming=confirming, answering=answering
+        )
+
+    first = seen(shown, frozenset(), confirming=False)
+    assert (first.trust, first.catalog) == (Trust.CONFIRM, shown)
+    second = seen(first.catalog, first.suspects, confirming=True)
+    assert (second.trust, second.suspects) == (Trust.HIDDEN, answering)
+    assert second.catalog is not None
+    assert [(one.key, one.health, one.trouble) for one in second.catalog.instances] == [
+        (key("a"), Health.PASSING, ""),
+        (key("b"), Health.CRITICAL, HIDDEN),
+    ]
+    assert judged(second.catalog, answer, suspects=answering, confirming=True) == Verdict(Trust.BELIEVED, answer)
+
+
+@pytest.mark.parametrize(
+    ("filtered", "tells", "waited", "canary", "answer", "proves"),
+    [
+        (True, True, False, "own", ("own", "a"), False),
+        (False, True, False, None, (), True),
+        (False, True, True, "own", ("own", "a"), False),  # The agent's cache does not say what was left out.
+        (False, False, True, None, ("a",), True),
+        (False, False, False, None, (), False),
+        (False, False, False, "own", ("own",), True),
+    ],
+)
+def test_an_answer_proves_that_nothing_is_hidden_by_what_consul_says_or_by_what_it_shows(
+    *, filtered: bool, tells: bool, waited: bool, canary: str | None, answer: tuple[str, ...], proves: bool
+) -> None:
+    found = proves_absence(catalog(*answer), canary=canary, filtered=filtered, tells=tells, waited=waited)
+    assert found is proves
 
 
 def test_an_answer_without_our_own_registration_counts_for_nothing() -> None:

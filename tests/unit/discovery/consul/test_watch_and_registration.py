@@ -17,7 +17,6 @@ from discovery.consul.rows import RowReader
 from discovery.consul.watch import ConsulWatch
 from discovery.model import (
     AccessRefused,
-    AgentSlow,
     AgentUnreachable,
     Catalog,
     CatalogUnavailable,
@@ -75,6 +74,10 @@ class ScriptedClient:
     async def agent_services(self) -> Mapping[str, Any]:
         self._call("list")
         return self.held
+
+    async def held_check(self, check_id: str) -> Mapping[str, Any] | None:
+        self._call("check")
+        return dict(self.held.get(check_id.removeprefix("service:"), {}).get("Check", {}), Node="n")
 
     async def is_member(self, _check_id: str) -> bool:
         self._call("member")
@@ -267,37 +270,6 @@ async def test_a_catalog_that_lacks_us_for_good_is_repaired_at_once_and_then_eve
     assert 3 <= len(sent_at_s) <= 15
     notes = [payload["Check"].get("Notes") for payload in client.payloads]
     assert len(set(notes)) == len(notes)
-
-
-class SlowClient(ScriptedClient):
-    """Takes a registration and answers too late; `arrives` is whether it was done all the same."""
-
-    arrives = True
-
-    async def register(self, payload: Mapping[str, Any]) -> None:
-        await super().register(payload)
-        if not self.arrives:
-            self.held.clear()
-        raise AgentSlow("no answer within 5.0 s")
-
-
-async def test_a_registration_whose_answer_came_too_late_is_looked_up_before_it_is_sent_again() -> None:
-    client = SlowClient(lambda _number, _query: None)
-    registrar = registrar_of(client, OURS)
-    await kept(registrar, 20)
-    assert registrar.status.registered
-    assert registrar.status.last_error == ""
-    assert client.count("register") == 1
-
-
-async def test_a_registration_that_came_too_late_and_was_not_done_is_sent_again() -> None:
-    client = SlowClient(lambda _number, _query: None)
-    client.arrives = False
-    registrar = registrar_of(client, OURS)
-    await kept(registrar, 20)
-    assert not registrar.status.registered
-    assert "no answer" in registrar.status.last_error
-    assert client.count("register") > 2
 
 
 async def test_nothing_is_registered_again_while_consuls_agent_leaves_its_cluster() -> None:

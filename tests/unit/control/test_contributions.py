@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from agent.control import reconciler as large_offers
-from agent.control.reconciler import LARGE, read_large
+from agent.control import contributions as large_offers
+from agent.control.contributions import LARGE, read_large
 from agent.model import NodeIdentity, Offer, ServerScope
 from agent.routing.build import build_routes
 from agent.routing.claims import read_contribution

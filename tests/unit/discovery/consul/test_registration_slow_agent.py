@@ -1,0 +1,143 @@
+"""An agent that answers too late, in loop time: each write that timed out is looked up before it is called failed."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from discovery.model import AgentSlow
+from tests.unit.discovery.consul.test_watch_and_registration import OURS, ScriptedClient, kept, registrar_of
+
+pytestmark = pytest.mark.looptime
+
+
+class SlowClient(ScriptedClient):
+    """Takes writes and answers `late` ones too late; `arrives` is whether they were done all the same."""
+
+    def __init__(self, *late: str, token: str | None = None) -> None:
+        super().__init__(lambda _number, _query: None)
+        self.late = set(late)
+        self.arrives = True
+        self.token = token
+        self.check_status = "passing"
+
+    async def register(self, payload: Mapping[str, Any]) -> None:
+        before = dict(self.held)
+        await super().register(payload)
+        if "register" in self.late and not self.arrives:
+            self.held = before
+        self._answer("register")
+
+    async def pass_check(self, check_id: str) -> None:
+        await super().pass_check(check_id)
+        self._answer("beat")
+
+    async def deregister(self, service_id: str) -> None:
+        if self.arrives:
+            await super().deregister(service_id)
+        if "deregister" in self.late:
+            await asyncio.sleep(60)
+
+    async def held_check(self, check_id: str) -> Mapping[str, Any] | None:
+        held = await super().held_check(check_id)
+        return {**held, "Status": self.check_status} if held else {}
+
+    def _answer(self, call: str) -> None:
+        if call in self.late:
+            raise AgentSlow("no answer within 5.0 s")
+
+
+@pytest.mark.parametrize("token", [None, "a token"])
+async def test_a_first_registration_whose_answer_came_too_late_is_looked_up_before_it_is_sent_again(
+    token: str | None,
+) -> None:
+    client = SlowClient("register", token=token)
+    registrar = registrar_of(client, OURS)
+    await kept(registrar, 20)
+    assert registrar.status.registered
+    assert registrar.status.last_error == ""
+    assert client.count("register") == 1
+
+
+async def test_a_registration_that_came_too_late_and_was_not_done_is_sent_again() -> None:
+    client = SlowClient("register")
+    client.arrives = False
+    registrar = registrar_of(client, OURS)
+    await kept(registrar, 20)
+    assert not registrar.status.registered
+    assert "no answer" in registrar.status.last_error
+    assert client.count("register") > 2
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_a_registration_with_a_new_token_that_came_too_late_is_not_the_one_with_the_old_token(
+    *, arrives: bool
+) -> None:
+    client = SlowClient(token="old")
+    client.token_rotates = True
+    registrar = registrar_of(client, OURS)
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(registrar.keep())
+        await asyncio.sleep(10.0)
+        client.late, client.arrives, client.token = {"register"}, arrives, "new"
+        await asyncio.sleep(20.0)
+        keeping.cancel()
+    assert registrar.status.registrations_total == 1 + arrives
+    assert (registrar.status.last_error == "") is arrives
+    assert (client.count("register") == 2) is arrives
+
+
+async def test_a_repair_that_came_too_late_and_was_not_done_is_sent_again() -> None:
+    client = SlowClient()
+    registrar = registrar_of(client, OURS)
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(registrar.keep())
+        await asyncio.sleep(1.0)
+        client.late, client.arrives = {"register"}, False
+        registrar.repair()
+        await asyncio.sleep(10.0)
+        assert client.count("register") > 2
+        assert registrar.status.registrations_total == 1
+        assert "no answer" in registrar.status.last_error
+        client.arrives = True
+        await asyncio.sleep(10.0)
+        keeping.cancel()
+    assert registrar.status.registrations_total == 2
+    assert registrar.status.last_error == ""
+
+
+async def test_a_heartbeat_whose_answer_came_too_late_is_no_failure_while_the_check_is_passing() -> None:
+    client = SlowClient()
+    registrar = registrar_of(client, OURS)
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(registrar.keep())
+        await asyncio.sleep(1.0)
+        client.late = {"beat"}
+        await asyncio.sleep(20.0)
+        assert registrar.status.last_error == ""
+        client.check_status = "critical"
+        await asyncio.sleep(20.0)
+        assert "no answer" in registrar.status.last_error
+        client.held.clear()
+        client.late = set()
+        await asyncio.sleep(20.0)
+        keeping.cancel()
+    assert registrar.status.last_error == ""
+    assert client.count("register") == 2
+
+
+@pytest.mark.parametrize(("arrives", "said"), [(True, ""), (False, "has not answered our deregistration")])
+async def test_a_deregistration_whose_answer_came_too_late_is_looked_up_in_the_catalog(
+    arrives: bool,
+    said: str,
+) -> None:
+    client = SlowClient("deregister")
+    client.arrives = arrives
+    registrar = registrar_of(client, OURS)
+    await kept(registrar, 1)
+    began_s = asyncio.get_running_loop().time()
+    await registrar.leave()
+    assert asyncio.get_running_loop().time() - began_s <= 2.0
+    assert said in registrar.status.last_error
+    assert (registrar.status.last_error == "") is arrives
