@@ -57,6 +57,9 @@ TOGETHER = {
     "pairings": ("tests/integration/pairings/",),
     "shared mesh": tuple(f"tests/e2e/test_{name}.py" for name in ("observability", "offers", "servers", "tokens")),
 }
+# Tests that share nothing and wait for nothing: each goes to any worker, after all the files, so that the workers end
+# together.
+APART = ("tests/simulation/",)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -75,7 +78,10 @@ def pytest_collection() -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what may take longest, so that no worker is left alone with it at the end; the rest as it comes."""
+    """Begin with what may take longest, so that no worker is left alone with it at the end; the rest as it comes.
+
+    What is apart comes last.
+    """
     limits_s: dict[str, float] = {}
     places: dict[str, int] = {}
     for place, item in enumerate(items):
@@ -84,9 +90,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         places.setdefault(unit, place)
         places.setdefault(file_of(item.nodeid), place)
 
-    def key(item: pytest.Item) -> tuple[float, bool, int, int]:
+    def key(item: pytest.Item) -> tuple[bool, float, bool, int, int]:
         unit = unit_of(item.nodeid)
-        return -limits_s[unit], unit not in TOGETHER, places[unit], places[file_of(item.nodeid)]
+        is_apart = unit.startswith(APART)
+        return is_apart, -limits_s[unit], unit not in TOGETHER, places[unit], places[file_of(item.nodeid)]
 
     items.sort(key=key)
 
@@ -104,7 +111,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileSch
 
 
 def unit_of(nodeid: str) -> str:
-    """What one worker runs: the file, or the name that stands for several files in TOGETHER."""
+    """What one worker runs: the file, the name that stands for several files in TOGETHER, or a test that is APART."""
+    if nodeid.startswith(APART):
+        return nodeid
     file = file_of(nodeid)
     return next((unit for unit, paths in TOGETHER.items() if file.startswith(paths)), file)
 

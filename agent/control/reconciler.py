@@ -11,12 +11,13 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from agent import clock
 from agent.config.values import StaticPeer
 from agent.control.absence import AbsenceTracker
 from agent.control.candidates import Selection
+from agent.control.contributions import Contributions
 from agent.control.departures import Departed, Departures
 from agent.control.maintenance import Maintenance, log_changes, maintenance_of
 from agent.control.pinning import Pinning
@@ -32,7 +33,7 @@ from agent.routing.claims import read_contribution
 from agent.routing.client_names import AS_BETWEEN_NODES, ClientNames
 from agent.routing.digest import offer_digest
 from agent.routing.fleet import changed_only_in_fleets
-from agent.routing.table import Contribution, ContributionKind, Imported, Route, RouteKind, RouteTable
+from agent.routing.table import Contribution, Imported, Route, RouteKind, RouteTable
 from agent.state.overrides import OverrideStore
 from discovery.model import Catalog
 
@@ -112,7 +113,7 @@ class Mesh:
         self.maintenance = Maintenance()
         self._supervisor = supervisor
         self._store = store
-        self._for_tables: Final[dict[str, Any]] = {"name_len_max": name_len_max, "pinned": pinned}
+        self._contributors = Contributions(own, name_len_max, pinned)
         self._remembered = remembered or {}
         self._client_names = client_names
         self._pinning = pinning
@@ -313,8 +314,7 @@ class Mesh:
             self._hooks.drained(self.maintenance.backends)
 
     def _contributed(self) -> tuple[Contribution, ...]:
-        connected = sorted((view for view in self.views() if view.connected), key=lambda view: view.key)
-        parts = [replace(contribution_of(view, self.own), **self._for_tables) for view in connected]
+        parts = self._contributors.of(self.views())
         pinning, before = self._pinning, {part.backend_key: part for part in self._contributions}
         if pinning is None:
             return tuple(parts)
@@ -329,9 +329,7 @@ class Mesh:
 
     async def _rebuild_routes(self) -> None:
         if self._pinning is not None:
-            await self._pinning.look_at_large(
-                contribution_of(view, self.own) for view in self.views() if view.connected
-            )
+            await self._pinning.look_at_large(self._contributors.of(self.views()))
         known = await read_large(self._contributed(), self.own, self.routes.parts)
         contributions = self._contributed()  # Read again after the await.
         now_s = clock.now_s()
@@ -394,36 +392,6 @@ class Mesh:
                     "reason": conflict.reason,
                 },
             )
-
-
-def contribution_of(view: LinkView, own: NodeIdentity) -> Contribution:
-    """A connected link's contribution to the route tables."""
-    if isinstance(view.spec, ServerSpec):
-        spec = view.spec
-        return Contribution(
-            view.key,
-            ContributionKind.SERVER,
-            spec.name,
-            own,
-            spec.scope,
-            view.offer,
-            sticky=spec.sticky,
-            has_tasks=view.has_tasks,
-            about={**view.about, "tags": list(spec.tags)} if spec.tags else view.about,
-        )
-    kind = ContributionKind.PLAIN_PEER if view.identity is None else ContributionKind.MESH_PEER
-    about = view.about if view.identity is None else {}
-    return Contribution(
-        view.key,
-        kind,
-        view.spec.name,
-        view.identity,
-        None,
-        view.offer,
-        view.spec.scope,
-        has_tasks=view.has_tasks,
-        about=about,
-    )
 
 
 def table_digest(table: RouteTable) -> str:

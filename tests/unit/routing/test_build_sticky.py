@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config.servers_file import check_servers
-from agent.control.reconciler import contribution_of
+from agent.control.contributions import contribution_of
 from agent.links.actions import RelabelLink, reconcile
 from agent.model import (
     ORIGIN_META_KEY,
