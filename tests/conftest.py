@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # Test machines are noisy: a deadline per example would test the neighbours. A failing example prints its blob.
 # Every run draws other examples, so few are enough for each; `--hypothesis-profile deep` draws many.
 settings.register_profile(
-    "mesh", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow], max_examples=50
+    "mesh", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow], max_examples=30
 )
 settings.register_profile("deep", settings.get_profile("mesh"), max_examples=2_000)
 settings.load_profile("mesh")
