@@ -47,6 +47,10 @@ FOREIGN_PREFIXES = ("CONSUL_", "MESH_", "OTEL_", "FASTMCP_")
 FOREIGN_NAMES = ("HOST", "PORT")
 KEPT_NAMES = ("CONSUL_BIN",)
 
+# The certificates of all authorities take 30 ms to read, which the SDK's clients do each time one is made. Tests trust
+# none of them: they ask this machine alone. Tests of TLS name their own.
+NO_AUTHORITY = Path(__file__).with_name("no_authority.pem")
+
 # Closing a transport takes a few passes of the loop (abort, connection_lost, the waiters of that); none of them waits.
 CLOSING_PASSES = 10
 # A child that was killed is reaped by a thread of asyncio's; it may need a moment on a busy machine.
@@ -156,6 +160,12 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if (name.startswith(FOREIGN_PREFIXES) or name in FOREIGN_NAMES) and name not in KEPT_NAMES:
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def no_authority(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trust no certificate authority of the machine; tests that fetch something do (tests/install)."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(NO_AUTHORITY))
 
 
 @pytest.fixture(autouse=True)
