@@ -1,22 +1,22 @@
-"""The core of many nodes under faults that seeds draw, on a clock of its own: 10,000 seeds of decisions and more.
+"""The core of many nodes under faults that seeds draw, on a clock of its own: 10,000 seeds of decisions, some meshes.
 
-As many of each kind as `make simulation` tries, which takes other seeds with FIRST. Each block is a unit of its own for
-the workers (tests/conftest.py).
+`make simulation` tries more meshes, and other seeds with FIRST. Each block is a unit of its own for the workers
+(tests/conftest.py).
 """
 
 import pytest
 
-from tests.simulation.runs import KINDS, try_seed
+from tests.simulation.runs import try_seed
 from tests.simulation.world import simulate
 
-SEEDS = 10_000
 # A few milliseconds for each seed of decisions, a hundred times that for a mesh of whole nodes, a thousand for a crowd.
+SEEDS = {"decisions": 10_000, "mesh": 50, "crowd": 2}
 BLOCKS = {"decisions": 500, "mesh": 5, "crowd": 1}
 
 
 def blocks(kind: str) -> range:
     """The first seed of each block of a kind."""
-    return range(0, SEEDS // KINDS[kind].one_in, BLOCKS[kind])
+    return range(0, SEEDS[kind], BLOCKS[kind])
 
 
 def try_block(kind: str, first: int) -> None:
