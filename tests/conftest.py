@@ -155,17 +155,13 @@ def warm_servers() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove what a developer's shell may say about Consul and the mesh."""
+def clean_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove what a developer's shell may say about Consul and the mesh, and trust no authority of the machine."""
+    if request.node.get_closest_marker("fetches") is None:
+        monkeypatch.setenv("SSL_CERT_FILE", str(NO_AUTHORITY))
     for name in list(os.environ):
         if (name.startswith(FOREIGN_PREFIXES) or name in FOREIGN_NAMES) and name not in KEPT_NAMES:
             monkeypatch.delenv(name)
-
-
-@pytest.fixture(autouse=True)
-def no_authority(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trust no certificate authority of the machine; tests that fetch something do (tests/install)."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(NO_AUTHORITY))
 
 
 @pytest.fixture(autouse=True)

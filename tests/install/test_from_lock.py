@@ -17,7 +17,7 @@ import pytest
 
 from tests.install.world import PIPS, ROOT, Wheel, World, environment_with, pip_wheel
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.fetches, pytest.mark.timeout(240)]
 
 OLDEST, *_, NEWEST = sorted(PIPS, key=lambda version: [int(part) for part in version.split(".")])
 # Below 23.3 pip looks for `name[extra]` among all releases, whatever the lock pins (findings/pip_extras_and_hashes.sh).
