@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Test machines are noisy: a deadline per example would test the neighbours. A failing example prints its blob.
 # Every run draws other examples, so few are enough for each; `--hypothesis-profile deep` draws many.
 settings.register_profile(
-    "mesh", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow], max_examples=50
+    "mesh", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow], max_examples=30
 )
 settings.register_profile("deep", settings.get_profile("mesh"), max_examples=2_000)
 settings.load_profile("mesh")
@@ -48,6 +48,10 @@ FOREIGN_PREFIXES = ("CONSUL_", "MESH_", "OTEL_", "FASTMCP_")
 FOREIGN_NAMES = ("HOST", "PORT")
 KEPT_NAMES = ("CONSUL_BIN",)
 
+# The certificates of all authorities take 30 ms to read, which the SDK's clients do each time one is made. Tests trust
+# none of them: they ask this machine alone. Tests of TLS name their own.
+NO_AUTHORITY = Path(__file__).with_name("no_authority.pem")
+
 # Closing a transport takes a few passes of the loop (abort, connection_lost, the waiters of that); none of them waits.
 CLOSING_PASSES = 10
 # A child that was killed is reaped by a thread of asyncio's; it may need a moment on a busy machine.
@@ -58,6 +62,9 @@ TOGETHER = {
     "pairings": ("tests/integration/pairings/",),
     "shared mesh": tuple(f"tests/e2e/test_{name}.py" for name in ("observability", "offers", "servers", "tokens")),
 }
+# Tests that share nothing and wait for nothing: each goes to any worker, after all the files, so that the workers end
+# together.
+APART = ("tests/simulation/",)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -76,7 +83,10 @@ def pytest_collection() -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what may take longest, so that no worker is left alone with it at the end; the rest as it comes."""
+    """Begin with what may take longest, so that no worker is left alone with it at the end; the rest as it comes.
+
+    What is apart comes last.
+    """
     limits_s: dict[str, float] = {}
     places: dict[str, int] = {}
     for place, item in enumerate(items):
@@ -85,9 +95,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         places.setdefault(unit, place)
         places.setdefault(file_of(item.nodeid), place)
 
-    def key(item: pytest.Item) -> tuple[float, bool, int, int]:
+    def key(item: pytest.Item) -> tuple[bool, float, bool, int, int]:
         unit = unit_of(item.nodeid)
-        return -limits_s[unit], unit not in TOGETHER, places[unit], places[file_of(item.nodeid)]
+        is_apart = unit.startswith(APART)
+        return is_apart, -limits_s[unit], unit not in TOGETHER, places[unit], places[file_of(item.nodeid)]
 
     items.sort(key=key)
 
@@ -105,7 +116,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileSch
 
 
 def unit_of(nodeid: str) -> str:
-    """What one worker runs: the file, or the name that stands for several files in TOGETHER."""
+    """What one worker runs: the file, the name that stands for several files in TOGETHER, or a test that is APART."""
+    if nodeid.startswith(APART):
+        return nodeid
     file = file_of(nodeid)
     return next((unit for unit, paths in TOGETHER.items() if file.startswith(paths)), file)
 
@@ -156,8 +169,10 @@ def warm_servers() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove what a developer's shell may say about Consul and the mesh."""
+def clean_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove what a developer's shell may say about Consul and the mesh, and trust no authority of the machine."""
+    if request.node.get_closest_marker("fetches") is None:
+        monkeypatch.setenv("SSL_CERT_FILE", str(NO_AUTHORITY))
     for name in list(os.environ):
         if (name.startswith(FOREIGN_PREFIXES) or name in FOREIGN_NAMES) and name not in KEPT_NAMES:
             monkeypatch.delenv(name)

@@ -17,10 +17,11 @@ from typing import Any
 import aiohttp
 
 from tests.e2e.running import RunningNode
+from tests.e2e.steady_calls import PAUSE_S
 from tests.integration.servers.raw_session import ACCEPT, VERSION, initialize_request, messages, request
 from tests.integration.stateless_requests import headers as stateless_headers
 from tests.integration.stateless_requests import request as stateless_request
-from tests.waiting import POLL_S, eventually
+from tests.waiting import eventually
 
 CALLERS_EACH = 3
 CALL_TIMEOUT_S = 30.0
@@ -122,7 +123,7 @@ class Callers:
     async def _is_over(self) -> bool:
         """Looked up after a pause, without which the callers would take the time of what is restarted."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(POLL_S):
+            async with asyncio.timeout(PAUSE_S):
                 await self.over.wait()
         return self.over.is_set()
 

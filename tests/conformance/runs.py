@@ -9,7 +9,6 @@ import signal
 import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,50 +26,58 @@ from tests.waiting import eventually
 
 REVISIONS = ("2025-11-25", "2026-07-28")
 TARGETS = ("direct", "proxy", "one", "two")
+HOPS = {"one": 1, "two": 2}
 SERVER_NAME = "fixture"
 SCENARIO_TIMEOUT_S = 10
 RUN_TIMEOUT_S = 60  # A run takes 3 to 20 s, most of it tasks that take their time; what takes longer is hung.
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Where each target listens."""
-
-    urls: dict[str, str]
-
-
 async def run_all(tools: NodeTools, folder: Path) -> dict[tuple[str, str], Report]:
-    """Every target with every revision; (target, revision) -> report."""
+    """Every target with every revision; (target, revision) -> report. The targets at once: the suite mostly waits."""
     reports: dict[tuple[str, str], Report] = {}
-    async with started_bench(folder) as bench:
-        # The direct run and the nodes share one fixture, whose lists change in a run: one after the other.
-        for target in TARGETS:
+
+    async def run_target(target: str) -> None:
+        results = folder / target
+        results.mkdir()
+        async with served(target, results) as url:
             for revision in REVISIONS:
-                reports[target, revision] = await run_suite(tools, bench.urls[target], revision, folder / target)
+                reports[target, revision] = await run_suite(tools, url, revision, results)
+
+    async with asyncio.TaskGroup() as group:
+        for target in TARGETS:
+            group.create_task(run_target(target), name=f"the suite against {target}")
     return reports
 
 
 @asynccontextmanager
-async def started_bench(folder: Path) -> AsyncGenerator[Bench, None]:
-    """Two fixtures, two nodes and three proxies; they end with the block."""
+async def served(target: str, folder: Path) -> AsyncGenerator[str, None]:
+    """A fixture of its own, whose lists change in a run, behind what the target says; yields the URL for the suite."""
     names = PublicNames(SERVER_NAME)
+    async with AsyncExitStack() as stack:
+        namespace = SERVER_NAME if target == "proxy" else ""
+        url = await stack.enter_async_context(served_fixture(folder, namespace))
+        if target in HOPS:
+            url = (await stack.enter_async_context(nodes_before(url, HOPS[target], names, folder))).url
+        if target != "direct":
+            url = await stack.enter_async_context(renaming_proxy(url, names, free_port()))
+        yield url
+
+
+@asynccontextmanager
+async def nodes_before(url: str, hops: int, names: PublicNames, folder: Path) -> AsyncGenerator[RunningNode, None]:
+    """The last of so many nodes before the server at `url`; they end with the block."""
     mesh: dict[str, Any] = {"MESH_DISCOVERY": "embedded", "MESH_EMBEDDED_PORT": str(free_port())}
     async with AsyncExitStack() as stack:
-        plain = await stack.enter_async_context(served_fixture(folder, ""))
-        public = await stack.enter_async_context(served_fixture(folder, SERVER_NAME))
-        servers = {SERVER_NAME: {"url": plain}}
-        near = await stack.enter_async_context(running_node("near", folder, servers, mesh))
-        far = await stack.enter_async_context(running_node("far", folder, {}, mesh))
-        for node in (near, far):
+        servers = {SERVER_NAME: {"url": url}}
+        for name in ("near", "far")[:hops]:
+            node = await stack.enter_async_context(running_node(name, folder, servers, mesh))
 
             async def offers_fixture(node: RunningNode = node) -> bool:
                 return await node.offers(names.public_name("test_simple_text"))
 
             await eventually(offers_fixture)
-        urls = {"direct": plain}
-        for target, upstream in {"proxy": public, "one": near.url, "two": far.url}.items():
-            urls[target] = await stack.enter_async_context(renaming_proxy(upstream, names, free_port()))
-        yield Bench(urls)
+            servers = {}
+        yield node
 
 
 @asynccontextmanager
@@ -112,7 +119,7 @@ async def ended(process: NodeProcess) -> None:
 async def run_suite(tools: NodeTools, url: str, revision: str, folder: Path) -> Report:
     """One run of one requirement set."""
     results = folder / revision
-    results.mkdir(parents=True, exist_ok=True)
+    results.mkdir()
     options = ("--requirements", revision, "--timeout", str(SCENARIO_TIMEOUT_S * 1000), "--output-dir", str(results))
     with (folder / f"{revision}.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(

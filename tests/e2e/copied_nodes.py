@@ -2,8 +2,8 @@
 
 An import of the node's modules takes most of a second of CPU, and the tests start more than a hundred nodes. A copy is
 a process of its own with the streams, arguments and environment that it is given; it runs `python -m agent`, and its
-interpreter ends as any other. Tests of a start itself use `spawn`, as does everything where no keeper runs. The one
-rule: a copy has imported only what every node imports before it is ready.
+interpreter ends as any other. Tests that end a process while it imports use `spawn`, as does everything where no keeper
+runs. The one rule: a copy has imported only what every node imports before it is ready.
 """
 
 import contextlib

@@ -12,7 +12,10 @@ from typing import Any
 
 from tests.e2e.running import ERAS, RunningNode
 from tests.measured import measured
-from tests.waiting import POLL_S, eventually
+from tests.waiting import eventually
+
+# Between the calls of a client: the callers take their share of the machine from what they wait for.
+PAUSE_S = 0.05
 
 
 @dataclass
@@ -39,9 +42,17 @@ class Tally:
 
 @asynccontextmanager
 async def steady_calls(
-    node: RunningNode, tool: str, arguments: Mapping[str, Any] | None = None, *, eras: Iterable[str] = ERAS
+    node: RunningNode,
+    tool: str,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    eras: Iterable[str] = ERAS,
+    pause_s: float = PAUSE_S,
 ) -> AsyncGenerator[Tally, None]:
-    """Call a tool over and over, one client per era, until the context is left; failures are kept, not raised."""
+    """Call a tool over and over, one client per era, until the context is left; failures are kept, not raised.
+
+    `pause_s`: longer for what takes a minute.
+    """
     tally = Tally()
     over = asyncio.Event()
 
@@ -56,7 +67,7 @@ async def steady_calls(
                 except Exception as exc:  # noqa: BLE001 - whatever it is, the caller judges it
                     tally.failures.append(f"{era}: {exc!r}")
                 try:
-                    async with asyncio.timeout(POLL_S):
+                    async with asyncio.timeout(pause_s):
                         await over.wait()
                 except TimeoutError:
                     continue

@@ -26,7 +26,6 @@ DEAF = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 CLOSED_TERMINAL = pytest.param(signal.SIGHUP, marks=pytest.mark.skipif(DEAF, reason="under nohup it is not heard"))
 # From the command to three nodes that see each other, without the packages.
 LIVING_WITHIN_S = 60.0
-STOPPING = [signal.SIGINT, signal.SIGTERM, CLOSED_TERMINAL]
 
 
 @asynccontextmanager
@@ -102,8 +101,7 @@ async def test_demo_once_shows_three_nodes_and_a_call_between_them_and_leaves_no
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the nodes through /proc")
-@pytest.mark.parametrize("number", STOPPING)
-async def test_demo_tells_of_a_node_that_dies_goes_on_and_stops_at_a_signal(number: signal.Signals) -> None:
+async def test_demo_tells_of_a_node_that_dies_goes_on_and_stops_at_an_interrupt() -> None:
     async with started("demo", stdin=asyncio.subprocess.PIPE) as process:
         output = await output_until(process, "Ctrl-C stops all three")
         nodes = children_of(process.pid)
@@ -121,7 +119,7 @@ async def test_demo_tells_of_a_node_that_dies_goes_on_and_stops_at_a_signal(numb
             "tools", "call", "node-c__notes__list", MESH_URL=re.findall(r"http://[\d.:]+", output)[0]
         )
         assert (code, listed) == (0, '{"titles": []}\n')
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         rest, _ = await process.communicate()
         assert process.returncode == 0, rest
         assert "all three nodes have stopped" in rest.decode()
@@ -130,6 +128,28 @@ async def test_demo_tells_of_a_node_that_dies_goes_on_and_stops_at_a_signal(numb
         folder = re.search(r"Logs are in (\S+)\.", output)
         assert folder is not None
         assert not os.path.exists(folder[1])  # noqa: PTH110, ASYNC240 - one look, after everything has ended
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the nodes through /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, CLOSED_TERMINAL])
+async def test_demo_that_is_stopped_while_its_nodes_start_leaves_none_of_them(number: signal.Signals) -> None:
+    async with started("demo") as process:
+        await output_until(process, "starting three nodes")
+        await eventually(partial(has_three_children, process.pid))
+        nodes = children_of(process.pid)
+        process.send_signal(number)
+        rest, _ = await process.communicate()
+        assert process.returncode == 0, rest
+        assert "all three nodes have stopped" in rest.decode()
+        assert await asyncio.to_thread(living, nodes) == []
+
+
+def living(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+async def has_three_children(pid: int) -> bool:
+    return len(children_of(pid)) == 3
 
 
 async def test_clients_talk_to_a_real_node_and_are_refused_without_its_token(tmp_path: Path) -> None:

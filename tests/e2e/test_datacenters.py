@@ -119,7 +119,7 @@ async def test_a_wan_that_loses_every_packet_takes_nothing_away_and_after_it_hea
             caller = await start("caller", tmp_path / "caller", servers={}, **everywhere)
             await eventually(partial(caller.sees, "near", "far"))
             await eventually(partial(caller.offers, "dice__roll"))
-            async with steady_calls(caller, "dice__roll") as tally:
+            async with steady_calls(caller, "dice__roll", pause_s=0.2) as tally:
                 machine.lose_what_is_sent_here()
                 await eventually(partial(source_is, caller, up=False), ANSWERED_AGAIN_S)
                 await tally.grows(30)

@@ -223,7 +223,8 @@ async def test_only_what_is_below_the_prefix_is_reached_and_nothing_without_a_to
             assert "no OAuth" in await response.text()
         async with http.get(f"{front.base}/mesh/api/v1/mcp/status", headers={"Authorization": "Bearer no"}) as response:
             assert response.status == 401
-    assert await asyncio.to_thread(status_of_a_large_body, front) in (413, None)
+    # The node answers and closes with most of it unread; a proxy that still writes may meet the end first.
+    assert await asyncio.to_thread(status_of_a_large_body, front) in (413, 502, None)
 
 
 def status_of_a_large_body(front: Front) -> int | None:

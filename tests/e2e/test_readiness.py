@@ -11,7 +11,7 @@ import pytest
 
 from agent.control.absence import START_S
 from tests.e2e.by_hand import modern_request
-from tests.e2e.processes import environment_of, spawn
+from tests.e2e.processes import environment_of, spawn_node
 from tests.e2e.running import LIVING, RunningNode, stop_all
 from tests.e2e.servers_files import write_servers
 from tests.integration.servers import pid_server
@@ -43,7 +43,7 @@ async def starting(tmp_path: Path) -> AsyncIterator[RunningNode]:
         "MESH_DISCOVERY": "off",
     }
     log_path = tmp_path / "one.log"
-    node = RunningNode("one", port, spawn(("agent", "run"), log_path, environment_of(settings)), log_path)
+    node = RunningNode("one", port, spawn_node(log_path, environment_of(settings)), log_path)
     LIVING.append(node)
 
     async def listens() -> bool:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.consul_process import RunningConsul
 from tests.e2e.meshes import CatalogKind
-from tests.e2e.processes import NodeProcess, environment_of, spawn
+from tests.e2e.processes import NodeProcess, environment_of, spawn_node
 from tests.e2e.running import LIVING, RunningNode, stop_all, stop_node
 from tests.e2e.servers_files import example, write_servers
 from tests.ports import free_port, free_ports
@@ -54,7 +54,7 @@ class Bare:
 
     def spawn(self, log_path: Path, **settings: str) -> NodeProcess:
         """Start a process that may refuse to run."""
-        return spawn(("agent", "run"), log_path, environment_of({"HOME": str(self.home), **settings}))
+        return spawn_node(log_path, environment_of({"HOME": str(self.home), **settings}))
 
 
 @pytest.fixture

@@ -255,7 +255,7 @@ async def test_call_ends_at_its_time_limit_and_at_an_interrupt_and_the_node_hear
             ended.set()
 
     async with serving(Node(era, tools_call=endless).answer) as url:
-        assert await run(url, "tools", "call", "x", "--timeout", "0.3") == 5
+        assert await run(url, "tools", "call", "x", "--timeout", "1") == 5
         assert "Request 'tools/call' timed out" in capsys.readouterr().err
         await ended.wait()
         begun.clear()

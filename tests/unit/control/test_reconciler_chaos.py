@@ -137,7 +137,8 @@ async def chaos(seed: int, folder: Path) -> AsyncIterator[Chaos]:
             loop_task.cancel()
 
 
-@pytest.mark.parametrize("seed", range(12))
+# The simulation runs a thousand times as many (tests/simulation), without children, listings that hang and reloads.
+@pytest.mark.parametrize("seed", range(4))
 async def test_after_any_chaos_everything_that_is_wanted_is_up_and_nothing_else_runs(seed: int, tmp_path: Path) -> None:
     async with chaos(seed, tmp_path) as world:
         world.weather()
