@@ -26,6 +26,7 @@ from bench import (
     search,
     single,
     start,
+    tail,
     workers,
 )
 from bench.report import Surroundings, document, report
@@ -50,6 +51,7 @@ BENCHMARKS = {
     "scale": scale.measure,
     "search": search.measure,
     "churn": churn.measure,
+    "tail": tail.measure,
     "workers": workers.measure,
     "before": before.measure,
 }

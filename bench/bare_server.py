@@ -1,7 +1,8 @@
 """A 2026-07-28 server on a bare `asyncio.Protocol`: `python -m bench.bare_server PORT BYTES`.
 
 Cheaper than `bench.canned_server`: several processes in front of it are measured, and not it. One tool, `echo`, which
-answers with a canned text; its stream of list changes stays open and says nothing.
+answers with a canned text; its stream of list changes stays open and says nothing. It takes earlier clients, too, and
+gives them no session. `GET /count` says how many messages it was sent.
 """
 
 import asyncio
@@ -19,11 +20,15 @@ LISTED = {
     "cacheScope": "private",
     "tools": [{"name": "echo", "description": "Return a text.", "inputSchema": SCHEMA}],
 }
+INITIALIZED = {"capabilities": {"tools": {}}, "serverInfo": {"name": "bare", "version": "1"}}
 ANSWERS = {
+    "ping": b"{}",
     "tools/list": orjson.dumps(LISTED),
     "server/discover": orjson.dumps(DISCOVERED),
 }
 HEALTHY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+ACCEPTED = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"
+NO_STREAM = b"HTTP/1.1 405 Method Not Allowed\r\nAllow: POST, DELETE\r\nContent-Length: 0\r\n\r\n"
 
 
 class Connection(asyncio.Protocol):
@@ -47,14 +52,34 @@ class Connection(asyncio.Protocol):
             whole = end + (int(found[1]) if found else 0)
             if len(received) < whole:
                 break
-            self._transport.write(_answer(received[end:whole]) if found and int(found[1]) else HEALTHY)
+            if found and int(found[1]):
+                Count.messages += 1
+                self._transport.write(_answer(received[end:whole]))
+            else:
+                self._transport.write(_without_body(received))
             received = received[whole:]
         self._received = received
 
 
+class Count:
+    """Of the messages that were sent to this server."""
+
+    messages = 0
+
+
+def _without_body(head: bytes) -> bytes:
+    if head.startswith(b"GET /count "):
+        return _written(b"%d" % Count.messages)
+    return NO_STREAM if head.startswith(b"GET /mcp ") else HEALTHY
+
+
 def _answer(body: bytes) -> bytes:
     message = orjson.loads(body)
+    if "id" not in message:
+        return ACCEPTED
     number = orjson.dumps(message["id"])
+    if message["method"] == "initialize":
+        ANSWERS["initialize"] = orjson.dumps({**INITIALIZED, "protocolVersion": message["params"]["protocolVersion"]})
     if message["method"] == "subscriptions/listen":
         return _silent_stream(message)
     result = ANSWERS.get(message["method"])
