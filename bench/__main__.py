@@ -21,6 +21,7 @@ from bench import (
     join,
     listing,
     memory,
+    others,
     proxy,
     scale,
     search,
@@ -54,6 +55,7 @@ BENCHMARKS = {
     "tail": tail.measure,
     "workers": workers.measure,
     "before": before.measure,
+    "others": others.measure,
 }
 RESULTS = Path(".cache/bench.json")
 
