@@ -21,10 +21,13 @@ from bench import (
     join,
     listing,
     memory,
+    others,
     proxy,
     scale,
+    search,
     single,
     start,
+    tail,
     workers,
 )
 from bench.report import Surroundings, document, report
@@ -47,9 +50,12 @@ BENCHMARKS = {
     "single": single.measure,
     "authority": authority.measure,
     "scale": scale.measure,
+    "search": search.measure,
     "churn": churn.measure,
+    "tail": tail.measure,
     "workers": workers.measure,
     "before": before.measure,
+    "others": others.measure,
 }
 RESULTS = Path(".cache/bench.json")
 

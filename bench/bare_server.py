@@ -1,7 +1,8 @@
 """A 2026-07-28 server on a bare `asyncio.Protocol`: `python -m bench.bare_server PORT BYTES`.
 
 Cheaper than `bench.canned_server`: several processes in front of it are measured, and not it. One tool, `echo`, which
-answers with a canned text; its stream of list changes stays open and says nothing.
+answers with a canned text; its stream of list changes stays open and says nothing. It takes earlier clients, too, and
+gives them all the same session. `GET /count` says how many requests for MCP it was sent.
 """
 
 import asyncio
@@ -19,11 +20,16 @@ LISTED = {
     "cacheScope": "private",
     "tools": [{"name": "echo", "description": "Return a text.", "inputSchema": SCHEMA}],
 }
+INITIALIZED = {"capabilities": {"tools": {}}, "serverInfo": {"name": "bare", "version": "1"}}
 ANSWERS = {
+    "ping": b"{}",
     "tools/list": orjson.dumps(LISTED),
     "server/discover": orjson.dumps(DISCOVERED),
 }
 HEALTHY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+ACCEPTED = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"
+SESSION = b"Mcp-Session-Id: bare\r\n"
+NO_STREAM = b"HTTP/1.1 405 Method Not Allowed\r\nAllow: POST, DELETE\r\nContent-Length: 0\r\n\r\n"
 
 
 class Connection(asyncio.Protocol):
@@ -47,14 +53,34 @@ class Connection(asyncio.Protocol):
             whole = end + (int(found[1]) if found else 0)
             if len(received) < whole:
                 break
-            self._transport.write(_answer(received[end:whole]) if found and int(found[1]) else HEALTHY)
+            has_body = found is not None and int(found[1]) > 0
+            self._transport.write(_answer(received[end:whole]) if has_body else _without_body(received))
             received = received[whole:]
         self._received = received
 
 
+class Count:
+    """Of the requests that were sent to this server."""
+
+    requests = 0
+
+
+def _without_body(head: bytes) -> bytes:
+    if head.startswith(b"GET /count "):
+        return _written(b"%d" % Count.requests)
+    Count.requests += b" /mcp" in head[:12]
+    return NO_STREAM if head.startswith(b"GET /mcp") else HEALTHY
+
+
 def _answer(body: bytes) -> bytes:
+    Count.requests += 1
     message = orjson.loads(body)
+    if "id" not in message:
+        return ACCEPTED
     number = orjson.dumps(message["id"])
+    if message["method"] == "initialize":
+        opened = orjson.dumps({**INITIALIZED, "protocolVersion": message["params"]["protocolVersion"]})
+        return _written(b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (number, opened), more=SESSION)
     if message["method"] == "subscriptions/listen":
         return _silent_stream(message)
     result = ANSWERS.get(message["method"])
@@ -64,8 +90,9 @@ def _answer(body: bytes) -> bytes:
     return _written(b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (number, result))
 
 
-def _written(body: bytes, status: bytes = b"200 OK") -> bytes:
-    return b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
+def _written(body: bytes, status: bytes = b"200 OK", more: bytes = b"") -> bytes:
+    head = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n" % (status, more, len(body))
+    return head + body
 
 
 def _silent_stream(message: dict[str, object]) -> bytes:

@@ -54,6 +54,8 @@ class Deadline:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: TracebackType | None) -> None:
         self._deadlines.discard(self)
+        # It knows of this deadline: with that circle, everything of a call would wait for the garbage collector.
+        self._sink = None
         if self._timer is not None:
             self._timer.cancel()
         if not self._is_over:

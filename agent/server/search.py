@@ -2,27 +2,25 @@
 
 The tools themselves are made in `agent.server.management`, for `/mcp`. Listed only in search mode
 (`MESH_TOOL_MODE=search`, `?tools=search` on the endpoint, or the header `Mesh-Tools: search`), callable always.
-`ToolIndex` is the full-text index (SQLite FTS5), `ToolSearch` keeps one for the present list. The one rule: `call_tool`
-bypasses no check, it is unwrapped before routing and handled as the call that it names.
+`ToolSearch` keeps an index (`agent.server.tool_index`) of the present list. The one rule: `call_tool` bypasses no
+check, it is unwrapped before routing and handled as the call that it names.
 """
 
 import asyncio
-import operator
-import re
-import sqlite3
-import threading
-import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from itertools import islice
+from typing import Final, TypeVar
 
 from agent.errors import MCPError
 from agent.lossless_json.exact import with_own_numbers
 from agent.model import Json
-from agent.routing.origins import listed_origin
 from agent.routing.table import RouteTable
 from agent.rpc_codes import INVALID_PARAMS
 from agent.server.apps import is_for_models
+from agent.server.tool_index import ToolIndex
 
+T = TypeVar("T")
 CALL_TOOL: Final = "call_tool"
 SEARCH_TOOLS: Final = frozenset({"search_tools", "describe_tool", CALL_TOOL})
 LIMIT_MAX: Final = 50
@@ -30,53 +28,10 @@ MODE_HEADER: Final = "Mesh-Tools"
 MODE_QUERY: Final = "tools"
 # A result has summaries; describe_tool shows the whole description.
 SUMMARY_CHARS_MAX: Final = 300
-# Only the first words of a query count; a pasted document is not a query.
-WORDS_MAX: Final = 32
-# The text of one tool in the index; a longer description is cut.
-TEXT_CHARS_MAX: Final = 8_000
-# A word in the name counts more than one in the description, and that more than one in a parameter.
-_WEIGHTS: Final = "8.0, 4.0, 2.0, 1.0"
-_WORD: Final = re.compile(r"\w+")
-# `getForecast` and `HTTPServer` are two words each; underscores and dashes part words anyway.
-_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-
-
-class ToolIndex:
-    """An index over tools as they are listed. Threads take turns."""
-
-    def __init__(self, tools: Iterable[Json]) -> None:
-        self._turn = threading.Lock()
-        self._database = sqlite3.connect(":memory:", check_same_thread=False)
-        # An index that is dropped without `close` would make Python 3.13 warn.
-        weakref.finalize(self, self._database.close)
-        self._database.execute(
-            "CREATE VIRTUAL TABLE tools USING fts5"
-            " (name, title, description, parameters, listed UNINDEXED,"
-            " tokenize = 'porter unicode61 remove_diacritics 2')"
-        )
-        self._database.executemany("INSERT INTO tools VALUES (?, ?, ?, ?, ?)", (_row(tool) for tool in tools))
-
-    def close(self) -> None:
-        """Free the memory, once no search is under way."""
-        with self._turn:
-            self._database.close()
-
-    def search(self, query: str, limit: int) -> list[str]:
-        """Names of the tools that have any of the query's words, best first; every tool by name for an empty query."""
-        words = _words(query)
-        if not words:
-            return self._found("SELECT listed FROM tools ORDER BY listed LIMIT ?", limit)
-        # Quoted, so that AND, NEAR, * and the like are words too; the last one may be the beginning of one.
-        match = " OR ".join(f'"{word}"' for word in words) + f' OR "{words[-1]}" *'
-        return self._found(
-            f"SELECT listed FROM tools WHERE tools MATCH ? ORDER BY bm25(tools, {_WEIGHTS}), listed LIMIT ?",  # noqa: S608 - the weights are ours
-            match,
-            limit,
-        )
-
-    def _found(self, select: str, *values: object) -> list[str]:
-        with self._turn:
-            return [name for (name,) in self._database.execute(select, values)]
+# Work on the index holds the event loop for so long at a time, and for one step of it more.
+SLICE_S: Final = 0.002
+# Entries of a list that are looked at together.
+PART_LEN: Final = 1_000
 
 
 def wants_search(query: Mapping[str, str], headers: Mapping[str, str], *, default: bool) -> bool:
@@ -98,42 +53,77 @@ def unwrapped(method: str, params: Json) -> Json | None:
 
 
 class ToolSearch:
-    """Searches the routed tools. Its index belongs to one list of tools and is made at the first search.
+    """Searches the routed tools. Its index is made at the first search, 0.1 ms a tool, and follows the list then.
 
-    Making it takes half a second for 10,000 tools, and searching it up to that, so both happen in a thread.
+    All work on it is done in the event loop, in slices: others have their turns in between.
     """
 
     def __init__(self, routes: Callable[[], RouteTable]) -> None:
         self._routes = routes
         self._turn = asyncio.Lock()
         self._table: RouteTable | None = None
-        self._listed: dict[str, Json] = {}
-        self._index: ToolIndex | None = None
+        # What is indexed, by the table's names.
+        self._known: dict[str, Json] = {}
+        self._index = ToolIndex()
 
     async def search(self, query: str, limit: int) -> Json:
         """Names and summaries of the best tools."""
         async with self._turn:
-            index = await self._present()
-            names = await asyncio.to_thread(index.search, query, limit)
-            found = [self._listed[name] for name in names]
-            tools = [{"name": tool["name"], "description": _summary(tool)} for tool in found]
-            return {"tools": tools, "count": len(tools), "of": len(self._listed)}
+            slices = _Slices()
+            await self._follow(slices)
+            names = await self._found(query, limit, slices)
+            tools = [{"name": name, "description": _summary(self._index.tool(name))} for name in names]
+            return {"tools": tools, "count": len(tools), "of": len(self._known)}
 
-    async def _present(self) -> ToolIndex:
-        """The index of what is listed now. Tables are rebuilt far more often than lists change."""
-        table, index = self._routes(), self._index
-        if index is not None and table is self._table:
-            return index
-        tools = (route for route in table.listed_tools() if is_for_models(route.definition))
-        listed = {route.definition["name"]: route.definition for route in tools}
-        if index is not None and _same(listed, self._listed):
-            self._table = table
-            return index
-        fresh = await asyncio.to_thread(ToolIndex, listed.values())
-        self._table, self._listed, self._index = table, listed, fresh
-        if index is not None:
-            await asyncio.to_thread(index.close)  # A search whose caller was cancelled may still use it.
-        return fresh
+    async def _follow(self, slices: "_Slices") -> None:
+        """Bring the index to what is listed now. A search that is given up meanwhile leaves the rest to the next one.
+
+        Tables are rebuilt far more often than lists change, and a definition is never changed in place.
+        """
+        table = self._routes()
+        if table is self._table:
+            return
+        tools, known = table.tools, self._known
+        changed: dict[str, Json] = {}
+        async for routes in slices.of(tools.items()):
+            changed |= {
+                name: route.definition
+                for name, route in routes
+                if route.listed and known.get(name) is not route.definition
+            }
+        gone: list[str] = []
+        async for names in slices.of(known):
+            gone += [name for name in names if name not in tools or not tools[name].listed]
+        # All of them go before the first one comes, since the names in definitions may have changed hands.
+        for name in (*gone, *changed):
+            await slices.turn()
+            if (old := known.pop(name, None)) is not None:
+                self._index.remove(old["name"])
+        for name, definition in changed.items():
+            await slices.turn()
+            if is_for_models(definition):
+                self._index.put(definition)
+                known[name] = definition
+        if self._index.is_worn:
+            await self._renew(slices)
+        self._table = table
+
+    async def _renew(self, slices: "_Slices") -> None:
+        fresh = ToolIndex()
+        for definition in self._known.values():
+            await slices.turn()
+            fresh.put(definition)
+        self._index = fresh
+
+    async def _found(self, query: str, limit: int, slices: "_Slices") -> list[str]:
+        search = self._index.steps(query, limit)
+        while True:
+            try:
+                next(search)
+            except StopIteration as end:
+                names: list[str] = end.value
+                return names
+            await slices.turn()
 
     def describe(self, name: str) -> Json | None:
         """A routed tool's whole definition, None for a name that is unknown, or not for models."""
@@ -141,38 +131,24 @@ class ToolSearch:
         return with_own_numbers(route.definition) if route is not None and is_for_models(route.definition) else None
 
 
-def _row(tool: Json) -> tuple[str, str, str, str, str]:
-    schema = tool.get("inputSchema")
-    properties = schema.get("properties") if isinstance(schema, dict) else None
-    parameters: list[str] = []
-    if isinstance(properties, dict):
-        for name, described in properties.items():
-            parameters.append(_parted(name))
-            if isinstance(described, dict):
-                parameters.append(_text(described.get("description")))
-    name = _text(tool.get("name"))
-    # A public name may be cut, or lack non-Latin letters; the server's own name is complete.
-    own = _text(listed_origin(tool).get("tool"))
-    known_as = name if own in name else f"{name} {own}"
-    texts = _parted(known_as), _text(tool.get("title")), _text(tool.get("description")), " ".join(parameters)
-    return *(text[:TEXT_CHARS_MAX] for text in texts), name  # type: ignore[return-value]  # four texts and the name
+class _Slices:
+    """The time that one search may go on without a turn for others."""
 
+    def __init__(self) -> None:
+        self._until_s = time.perf_counter() + SLICE_S
 
-def _words(query: str) -> Sequence[str]:
-    return _WORD.findall(_parted(query).replace("_", " "))[:WORDS_MAX]
+    async def turn(self) -> None:
+        """Let others have their turn, when it is time."""
+        if time.perf_counter() >= self._until_s:
+            await asyncio.sleep(0)
+            self._until_s = time.perf_counter() + SLICE_S
 
-
-def _parted(text: str) -> str:
-    return _CAMEL.sub(" ", text)
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _same(listed: Mapping[str, Json], known: Mapping[str, Json]) -> bool:
-    """Whether the very same definitions, which are never changed in place, are listed in the same order."""
-    return len(listed) == len(known) and all(map(operator.is_, listed.values(), known.values()))
+    async def of(self, found: Iterable[T]) -> AsyncIterator[tuple[T, ...]]:
+        """Everything that was found, in parts that take a fraction of a slice each."""
+        rest = iter(found)
+        while part := tuple(islice(rest, PART_LEN)):
+            yield part
+            await self.turn()
 
 
 def _summary(tool: Json) -> str:

@@ -1,6 +1,8 @@
 """Deadlines without timers: they end a request at their moment, or not at all, and leave nothing behind."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -100,3 +102,25 @@ async def test_a_cancellation_from_outside_is_no_deadline_even_at_the_same_momen
                 await asked
             assert at_s == 0.5 or ended.type is asyncio.CancelledError
     assert repr(deadlines) == "<Deadlines 0 far>"
+
+
+async def test_what_a_request_held_is_gone_with_it_and_does_not_wait_for_the_collector() -> None:
+    async def taken(_part: Bytes = b"") -> None:
+        pass
+
+    async def begin() -> bool:
+        return True
+
+    def rewriter() -> JsonRewriter:
+        return JsonRewriter(Place())
+
+    deadlines, is_gone = Deadlines(), list[bool]()
+    weakref.finalize(rewriter, is_gone.append, True)
+    sink = LargeResult(ResultStream(begin, taken, taken, {}), rewriter)
+    gc.disable()
+    try:
+        with Deadline(deadlines, asyncio.get_running_loop().time() + 9.0, sink):
+            del sink, rewriter
+        assert is_gone
+    finally:
+        gc.enable()

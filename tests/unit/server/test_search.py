@@ -1,6 +1,7 @@
 """The search over what is routed: which table it answers from, and that a large one holds no request up."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -8,9 +9,10 @@ from agent.errors import MCPError
 from agent.model import Json, NodeIdentity, Offer, ServerScope
 from agent.routing.build import build_routes
 from agent.routing.table import Contribution, ContributionKind, RouteTable
-from agent.server import search
+from agent.server import search, tool_index
 from agent.server.lists import Definitions, ListIndex
-from agent.server.search import ToolIndex, ToolSearch, unwrapped, wants_search
+from agent.server.search import ToolSearch, unwrapped, wants_search
+from agent.server.tool_index import ToolIndex
 
 OWN = NodeIdentity("id-own", "own")
 
@@ -44,37 +46,64 @@ async def test_the_search_knows_what_is_routed_now() -> None:
     assert await names_of(tools, "roll") == []
 
 
-async def test_a_table_that_lists_the_same_tools_is_not_indexed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
+async def test_only_tools_that_changed_are_indexed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    put: list[str] = []
 
     class Counted(ToolIndex):
-        def __init__(self, tools: list[Json]) -> None:
-            made.append(len(tools))
-            super().__init__(tools)
+        def put(self, tool: Json) -> None:
+            put.append(tool["name"])
+            super().put(tool)
 
     monkeypatch.setattr(search, "ToolIndex", Counted)
-    shared = table_of("roll")
+    shared = table_of("roll", "read")
     beside = build_routes([part.source for part in shared.parts.values()], NodeIdentity("id-own", "own"), shared)
-    tables = [shared, beside, table_of("read")]
+    definition = {"name": "roll", "description": "It can rock.", "inputSchema": {"type": "object"}}
+    read = shared.tools["kit__read"]
+    changed = RouteTable(
+        tools={"kit__read": read, "kit__roll": replace(read, definition=definition | {"name": "kit__roll"})}
+    )
+    tables = [shared, beside, changed]
     tools = ToolSearch(lambda: tables[0])
-    for expected in ([1], [1], [1, 1]):
+    for expected in (["kit__read", "kit__roll"], ["kit__read", "kit__roll"], ["kit__read", "kit__roll", "kit__roll"]):
         await tools.search("roll", 1)
-        assert made == expected
+        assert sorted(put) == expected
         del tables[0]
 
 
-async def test_the_loop_goes_on_while_many_tools_are_indexed() -> None:
-    table = table_of(*(f"tool_{n}" for n in range(8_000)))
+async def test_a_list_that_changes_for_ever_leaves_no_old_tools_in_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool_index, "ORDERED_MAX", 4)
+    made: list[ToolIndex] = []
+
+    class Kept(ToolIndex):
+        def __init__(self) -> None:
+            made.append(self)
+            super().__init__()
+
+    monkeypatch.setattr(search, "ToolIndex", Kept)
+    tables = [table_of("roll")]
+    tools = ToolSearch(lambda: tables[-1])
+    for number in range(20):
+        tables.append(table_of("roll", f"other{number}"))
+        assert await names_of(tools, "other") == [f"kit__other{number}"]
+        assert not made[-1].is_worn
+    assert len(made) > 2
+
+
+async def test_the_loop_has_a_turn_after_each_tool_that_is_indexed_and_each_step_of_a_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(search, "SLICE_S", 0.0)
+    table = table_of(*(f"tool_{n}" for n in range(500)))
     tools = ToolSearch(lambda: table)
-    turns = 0
-    found: asyncio.Task[Json]
-    async with asyncio.TaskGroup() as group:
-        found = group.create_task(tools.search("tool 4321", 1), name="search")
-        while not found.done():
-            turns += 1
-            await turn_of_loop(0.005)
-    assert found.result()["tools"][0]["name"] == "kit__tool_4321"
-    assert turns > 3
+    for words, expected in (("tool 432", 500), ("it can tool kit", 3)):
+        turns = 0
+        async with asyncio.TaskGroup() as group:
+            found = group.create_task(tools.search(words, 1), name="search")
+            while not found.done():
+                turns += 1
+                await turn_of_loop(0)
+        assert found.result()["count"] == 1
+        assert turns >= expected
 
 
 async def test_a_search_that_is_given_up_while_the_list_changes_leaves_the_next_one_whole() -> None:
