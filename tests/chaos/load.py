@@ -78,7 +78,7 @@ class Books:
 
     def figures(self, since_s: float) -> str:
         """For messages only: how long the calls took that were begun before `since_s`, and after it."""
-        return f"before: {_spread(self.ended, before_s=since_s)}; after: {_spread(self.ended, since_s=since_s)}"
+        return f"before: {spread(self.ended, before_s=since_s)}; after: {spread(self.ended, since_s=since_s)}"
 
     def compare(self, *servers: JournalServer) -> list[str]:
         """What the calls got as answers that the journals do not bear out; empty when all of it was true."""
@@ -152,7 +152,8 @@ async def _call(session: aiohttp.ClientSession, url: str, tool: str, call_id: st
     return Ended(call_id, tool, "ok" if is_right else "another's answer", began_s, took_s)
 
 
-def _spread(calls: list[Ended], since_s: float = 0.0, before_s: float = float("inf")) -> str:
+def spread(calls: list[Ended], since_s: float = 0.0, before_s: float = float("inf")) -> str:
+    """For messages: how long calls took that began in this time."""
     took_ms = sorted(call.took_s * 1000 for call in calls if since_s <= call.began_s < before_s)
     if not took_ms:
         return "none"

@@ -21,7 +21,7 @@ from tests.ports import free_ports
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 PEERS = "/api/v1/mcp/peers"
-KILLS = 6
+KILLS = 4
 WORDS_MAX = 20
 # An order takes a few milliseconds, so the blow falls into any of its steps.
 BLOW_WITHIN_S = 0.01

@@ -51,17 +51,19 @@ async def test_a_peer_that_flaps_is_held_down_whatever_calls_it_and_lists_stay_a
             proxy.set(Weather())
         took_s = time.monotonic() - began_s
         held_s = (await front.peers())["peer"]["next_attempt_s"]
-        notices = await front.metric("mesh_list_changes_total", kind="tools")
-        assert notices is not None
         assert held_s > HOLD_DOWN.first_s - 1
+        notices: float | None = None
         called = 0
         while time.monotonic() < began_s + took_s + CALLED_FOR_S:
             answer = await modern_answer(front.url, "tools/call", {"name": "peer__d__roll", "arguments": {}})
             assert answer["error"]["data"]["outcome"] == "not_executed", answer
             called += 1
+            # The last notice comes a quarter of a second late; each of these calls waits longer for the peer.
+            notices = notices or await front.metric("mesh_list_changes_total", kind="tools")
         assert await is_down(front)
         assert (await front.peers())["peer"]["attempts"] == FLAPS_MIN
-        assert await front.metric("mesh_list_changes_total", kind="tools") == notices
+        assert called > 1
+        assert await front.metric("mesh_list_changes_total", kind="tools") == notices is not None
         assert await peer.sees("front")
     measured(f"{FLAPS_MIN} sessions in {took_s:.1f} s, then held down for {held_s:.1f} s in spite of {called} calls")
 

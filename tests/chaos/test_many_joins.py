@@ -1,4 +1,4 @@
-"""A thousand peers join one real node at once: how soon all are linked, and what that costs it.
+"""A thousand peers join one real node at once, and leave it: how soon all are linked, and what that costs it.
 
 The peers are hundreds of stub nodes in few processes; that at most 50 are dialled at a time is seen from inside
 (`tests/unit/links/test_supervisor.py`). The one rule: calls to a peer that was there before go on meanwhile.
@@ -26,7 +26,7 @@ READY_WITHIN_S = 60.0
 GROWTH_MB_MAX = 300.0
 
 
-async def test_a_thousand_peers_that_join_at_once_are_all_linked_within_a_minute_and_calls_go_on(
+async def test_a_thousand_peers_that_join_at_once_are_linked_within_a_minute_and_gone_as_soon_and_calls_go_on(
     tmp_path: Path,
 ) -> None:
     share = PEERS // PROCESSES
@@ -45,11 +45,14 @@ async def test_a_thousand_peers_that_join_at_once_are_all_linked_within_a_minute
             listed(peers, ports)
             await eventually(partial(has_ready, front, PEERS), READY_WITHIN_S)
             took_s = time.monotonic() - began_s
+            listed(peers, ports[:1])
+            await eventually(partial(has_ready, front, 1), READY_WITHIN_S)
+            gone_s = time.monotonic() - began_s - took_s
         grown_mb = (resident_bytes(front.process.pid) - held) / 2**20
         used_s = cpu_s(front.process.pid) - used_s
         measured(
             f"{PEERS:,} linked {took_s:.1f} s after they were listed, with {used_s:.1f} s of processor time and"
-            f" {grown_mb:.0f} MB"
+            f" {grown_mb:.0f} MB; gone {gone_s:.1f} s after they were no longer listed"
         )
         assert tally.failures == []
         assert grown_mb < GROWTH_MB_MAX

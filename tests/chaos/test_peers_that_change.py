@@ -24,6 +24,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 TOLD_WITHIN_S = 2.0
 TOOLS = {"clock": {"peer__kit__now", "peer__kit__convert"}, "dice": {"peer__kit__roll"}}
 
+ENDS: tuple[tuple[str, Callable[[RunningNode], None], str, str], ...] = (
+    ("killed", RunningNode.kill, "clock", "dice"),
+    ("stopped", lambda node: node.process.terminate(), "dice", "clock"),
+)
+
 
 @pytest.fixture
 async def start() -> AsyncIterator[StartNode]:
@@ -33,31 +38,32 @@ async def start() -> AsyncIterator[StartNode]:
         yield partial(start_one, **settings)
 
 
-@pytest.mark.parametrize("ends", [RunningNode.kill, lambda node: node.process.terminate()], ids=["killed", "stopped"])
 async def test_a_peer_that_returns_elsewhere_with_other_tools_is_the_same_node_and_clients_hear_of_it_soon(
-    ends: Callable[[RunningNode], None], start: StartNode, tmp_path: Path
+    start: StartNode, tmp_path: Path
 ) -> None:
     front = await start("front", tmp_path / "front")
     peer = await start("peer", tmp_path / "peer", servers={"kit": example("clock")})
     await eventually(partial(lists, front, "clock"))
     node_id = (await front.peers())["peer"]["node_id"]
     async with told_of_changes(front, "auto") as modern, told_of_changes(front, "legacy") as legacy:
-        ends(peer)
-        await peer.process.wait()
-        await eventually(partial(lists, front, None))
-        for told in (modern, legacy):
-            await within(told, TOLD_WITHIN_S)
-        began_s = time.monotonic()
-        peer = await start("peer", tmp_path / "peer", servers={"kit": example("dice")})
-        for told in (modern, legacy):
-            await within(told, TOLD_WITHIN_S)
-        took_s = time.monotonic() - began_s
-    assert await lists(front, "dice")
-    measured(f"clients heard of it {took_s:.1f} s after the peer's process was started")
-    now = (await front.peers())["peer"]
-    assert (now["url"], now["node_id"], now["connected"]) == (peer.url, node_id, True)
-    (change,) = front.events("MCP offer changed")
-    assert (set(change["added"]), set(change["gone"])) == (TOOLS["dice"], TOOLS["clock"])
+        for word, end, before, after in ENDS:
+            end(peer)
+            await peer.process.wait()
+            await eventually(partial(lists, front, None))
+            for told in (modern, legacy):
+                await within(told, TOLD_WITHIN_S)
+            began_s = time.monotonic()
+            peer = await start("peer", tmp_path / "peer", servers={"kit": example(after)})
+            for told in (modern, legacy):
+                await within(told, TOLD_WITHIN_S)
+            measured(
+                f"{word}: clients heard of it {time.monotonic() - began_s:.1f} s after its process was started anew"
+            )
+            now = (await front.peers())["peer"]
+            assert (now["url"], now["node_id"], now["connected"]) == (peer.url, node_id, True)
+            change = front.events("MCP offer changed")[-1]
+            assert (set(change["added"]), set(change["gone"])) == (TOOLS[after], TOOLS[before])
+    assert len(front.events("MCP offer changed")) == 2
 
 
 async def lists(node: RunningNode, example_name: str | None) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.journal_server import READ, WRITE, JournalServer, journal_server
-from tests.chaos.load import Books, steady_load
+from tests.chaos.load import Books, Ended, spread, steady_load
 from tests.e2e.running import MANAGEMENT_TOOLS, STOP_TIMEOUT_S, RunningNode, StartNode, running_nodes
 from tests.measured import measured
 from tests.ports import free_port
@@ -119,6 +119,10 @@ async def load_on(field: Field) -> AsyncGenerator[Books, None]:
     await eventually(field.is_quiet)
     lies = books.compare(field.hit, field.other)
     assert not lies, told(field, books, lies)
+
+
+def ids_of(calls: list[Ended]) -> set[str]:
+    return {call.call_id for call in calls}
 
 
 def told(field: Field, books: Books, what: object) -> str:
@@ -238,5 +242,8 @@ async def test_slowed_replica_gets_few_calls_and_fails_none(field: Field) -> Non
 
         await eventually(is_spared, SPARED_WITHIN_S)
         spared_s = time.monotonic() - field.fault_at_s
+        later = await books.grows(200)
+    measured(f"once it is spared: {len(ids_of(later) & field.hit.executed().keys())} of {len(later)} calls go there")
+    measured(f"they take: {spread(later)}; before: {spread(books.ended, before_s=field.fault_at_s)}")
     measured(f"slowed: {shares[-1]}% of the calls go there after {spared_s:.1f} s; {summary(field, books)}")
     assert not books.failed(), told(field, books, books.failed())

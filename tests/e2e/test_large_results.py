@@ -12,6 +12,7 @@ import pytest
 from tests.e2e.running import RunningNode, StartNode
 from tests.integration.servers.hosting import Script, Seen, rpc_error, rpc_result, scripted
 from tests.integration.test_large_results import calling
+from tests.measured import measured
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -104,6 +105,7 @@ async def test_slow_readers_of_large_results_cost_no_node_much_memory(
         assert all(reader.result() > (size_mib - 1) * MIB for reader in readers)
         after = [_kib(node, "VmHWM") for node in (back, front)]
         growth_mib = [(high - low) // 1024 for high, low in zip(after, before, strict=True)]
+        measured(f"{READERS} slow readers of {size_mib} MiB each: {growth_mib} MiB of memory")
         assert max(growth_mib) < GROWTH_MIB_MAX, growth_mib
 
 

@@ -38,21 +38,6 @@ async def post(node: RunningNode, name: str, url: str, **more: Any) -> tuple[int
     return await node.request("POST", PEERS, {"peer_name": name, "peer_url": url, **more})
 
 
-async def test_two_nodes_add_each_other_at_once_and_a_kill_right_after_the_answer_takes_nothing_back(
-    start: StartNode, tmp_path: Path
-) -> None:
-    one, two = await all_of(start(name, tmp_path / name, **OFF) for name in ("one", "two"))
-    answers = await all_of([post(one, "second", two.url), post(two, "first", one.url)])
-    one.kill()
-    assert [code for code, _ in answers] == [201, 201]
-    await one.process.wait()
-    again = await start(one)
-    await eventually(partial(again.sees, "second"))
-    await eventually(partial(two.sees, "first"))
-    peer = (await again.peers())["second"]
-    assert (peer["url"], peer["source"]) == (two.url, "override")
-
-
 async def test_removed_discovered_peer_stays_away_through_a_kill_until_it_is_added_again(
     catalog: CatalogKind, start: StartNode, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.e2e.processes import environment_of, spawn
 from tests.e2e.running import ONE_MESH, RunningNode, StartNode
 from tests.e2e.servers_files import example, write_servers
+from tests.measured import measured
 from tests.ports import free_port
 from tests.waiting import eventually
 
@@ -84,6 +85,7 @@ async def test_a_node_that_is_ended_at_any_moment_of_its_start_leaves_nothing_re
     assert set(codes) <= {0, -signal.SIGTERM}
     assert codes[-1] == 0
     await eventually(partial(knows_itself_alone, stays))
+    measured(f"{len(codes)} starts ended between {ENDED_AFTER_S[0]} s and readiness, nothing stays registered")
 
 
 async def is_ready(log: Path) -> bool:

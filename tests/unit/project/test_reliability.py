@@ -1,12 +1,14 @@
 """docs/reliability.md against the code: each constant that it names exists in that file with that value, and back.
 
-The one rule: a new time-out, pause or period in the rooms below gets a row there, with its reason.
+Its tables of what was shown name tests that exist. The one rule: a new time-out, pause or period in the rooms below
+gets a row there, with its reason.
 """
 
 import ast
 import importlib
 import math
 import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,35 @@ def test_every_time_constant_of_the_fault_rooms_is_on_the_reliability_page() -> 
 def test_no_row_of_the_reliability_page_is_written_so_that_it_is_not_read() -> None:
     lines = [line for line in (ROOT / "docs/reliability.md").read_text().splitlines() if line.startswith("| `")]
     assert len(lines) == len(ROWS) > 100
+
+
+TEST = re.compile(r"^(?:async )?def (test_\w+)", re.MULTILINE)
+SHOWN = [
+    [cell.strip() for cell in line.strip("|").split(" | ")]
+    for line in (ROOT / "docs/reliability.md").read_text().partition("## How it is shown")[2].splitlines()
+    if line.startswith("| ") and not line.startswith("| fault ")
+]
+
+
+@pytest.mark.parametrize("row", SHOWN, ids=lambda row: row[0][:40])
+def test_every_fault_has_a_figure_a_command_whose_tests_exist_and_a_date(row: list[str]) -> None:
+    assert len(row) == 5, "a fault, its cost, what was seen, the command, the date"
+    _, _, seen, command, date = row
+    assert re.search(r"\d|\b(no|nothing|both|twice|two|broke|ended)\b", seen), "what was seen"
+    assert re.fullmatch(r"2\d{3}-\d{2}-\d{2}", date)
+    words = shlex.split(command.strip("`"))
+    paths = [ROOT / word for word in words if word.startswith("tests/")]
+    assert all(path.is_file() for path in paths), command
+    if words[0] == "pytest":
+        chosen = words[words.index("-k") + 1] if "-k" in words else "test_"
+        names = [name for path in paths for name in TEST.findall(path.read_text())]
+        assert any(chosen in name for name in names), f"{command}: no test has this word"
+    else:
+        assert {"make", "python"} & set(words[:2])
+
+
+def test_the_page_has_a_row_for_many_faults() -> None:
+    assert len(SHOWN) > 40
 
 
 def _values_in(text: str) -> list[float]:
