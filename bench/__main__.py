@@ -17,6 +17,7 @@ from bench import (
     fleet,
     floor,
     hop,
+    idle,
     instructions,
     join,
     listing,
@@ -50,6 +51,7 @@ BENCHMARKS = {
     "churn": churn.measure,
     "workers": workers.measure,
     "before": before.measure,
+    "idle": idle.measure,
 }
 RESULTS = Path(".cache/bench.json")
 

@@ -311,7 +311,7 @@ class Link:
     def alive(self, latency_s: float, *, has_tasks: bool) -> None:
         """Take the answer to a probe."""
         self._record.advance(ProbeAnswered(), has_tasks=has_tasks)
-        self._record.show(latency_s=latency_s)
+        self._record.show_latency(latency_s)
 
     def missed(self, *, busy: bool) -> bool:
         """Take a probe that was not answered in time; False once the link counts as down."""

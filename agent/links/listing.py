@@ -9,16 +9,17 @@ read once more from its beginning.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
 from agent import clock
 from agent.client.capabilities import ASKED_FOR_ALL
-from agent.client.protocol import Request
+from agent.client.protocol import Quiet, Request
 from agent.client.server_info import ServerInfo
 from agent.errors import AnswerUnreadable, MeshError, RpcError, Unreachable
+from agent.links.beats import shared_beats
 from agent.lossless_json.raw import keep_schemas
 from agent.model import FOR_NODE_META_KEY, Era, Json, ListFault, Offer
 from agent.routing.digest import offer_digest
@@ -35,6 +36,9 @@ ENTRIES_MAX: Final = 20_000
 RETRY_PAUSES_S: Final = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)
 # Once the tools are there, other lists may hold them up for so long when a session begins.
 LATE_S: Final = 3.0
+
+# A look at a list is an ordinary request after this long.
+LOOK_TIMEOUT_S: Final = 5.0
 
 _TOOLS: Final = "tools/list"
 # method -> (capability that announces it, key of the result)
@@ -186,6 +190,16 @@ class OfferReader:
             raise unanswered
         return self.offer
 
+    def look(self, quiet: Quiet, looked: Callable[[bool], None]) -> bool:
+        """Ask whether all lists are as they are known, one after the other; `looked` says. False: that cannot be asked.
+
+        Only whole lists of one page can be; any other, or one that failed, has to be read.
+        """
+        asked = [one for one in self._lists.values() if one.asked]
+        if any(one.fault or not one.is_read for one in asked):
+            return False
+        return _look(quiet, asked, looked)
+
     async def _read_side_by_side(self, asked: Sequence[_Known], timeout_s: float) -> dict[str, _Outcome]:
         """Read each; in a session's first reading, what is not announced, or no tools, may not hold up the rest."""
         pages: dict[str, list[Any]] = {one.method: [] for one in asked}
@@ -215,6 +229,33 @@ class OfferReader:
             method: _failed(pages[method], late) if task.cancelled() else task.result()
             for method, task in tasks.items()
         }
+
+
+def _look(quiet: Quiet, lists: Sequence[_Known], looked: Callable[[bool], None]) -> bool:
+    first, *others = lists
+    drop: Callable[[], None] | None = None
+
+    def is_known(page: Json) -> bool:
+        return "nextCursor" not in page and keep_schemas(page, first.key) == list(first.entries)
+
+    def heard(is_as_known: bool) -> None:
+        nonlocal drop
+        drop = None
+        if not is_as_known or not others:
+            looked(is_as_known)
+        elif not _look(quiet, others, looked):
+            looked(False)
+
+    def end() -> None:
+        if drop is not None:
+            drop()
+            heard(False)
+
+    drop = quiet.list_quietly(first.method, is_known, heard)
+    if drop is None:
+        return False
+    shared_beats().after(clock.now_s() + LOOK_TIMEOUT_S, end)
+    return True
 
 
 def _awaited(asked: Iterable[_Known], *, begun: bool) -> list[str]:

@@ -48,6 +48,9 @@ class LinkHooks:
 # What peers and routes are made of. The rest is for the status, which reads views: a peer that stays dead fails again
 # and again, and is no news each time.
 _TOLD: Final = attrgetter("connected", "failure", "identity", "has_tasks", "spec", "about", "offer")
+# A probe takes a millisecond more or less each time, which says nothing.
+LATENCY_STEP_S: Final = 0.001
+LATENCY_STEP: Final = 0.25
 _UNSHOWN: Final = frozenset({"latency_s", "next_attempt_at_s"})
 
 
@@ -68,7 +71,8 @@ class LinkRecord:
         """Move on in the table, and change the view in the same step."""
         now_s = clock.now_s()
         before, self.standing = self.standing, advance(self.standing, event, now_s)
-        self._hooks.crowd.note(before, self.standing, now_s)
+        if before is not self.standing:
+            self._hooks.crowd.note(before, self.standing, now_s)
         self.show(state=self.standing.state, attempts=self.standing.attempts, **changes)
 
     def show(self, **changes: object) -> None:
@@ -80,6 +84,12 @@ class LinkRecord:
             self._hooks.shown()
             if _TOLD(before) != _TOLD(self.view):
                 self._hooks.changed()
+
+    def show_latency(self, latency_s: float) -> None:
+        """Show how long a probe took, where that is another time than is shown: a view is made anew for it."""
+        shown_s = self.view.latency_s
+        if shown_s is None or abs(latency_s - shown_s) > max(LATENCY_STEP_S, LATENCY_STEP * shown_s):
+            self.show(latency_s=latency_s)
 
     def ready(self, offer: Offer, server_info: ServerInfo, identity: NodeIdentity | None) -> None:
         """The first offer of a new client has been read."""

@@ -190,6 +190,8 @@ def _is_ready(standing: LinkStanding, _event: LinkEvent, now_s: float) -> LinkSt
 
 
 def _is_alive(standing: LinkStanding, _event: LinkEvent, now_s: float) -> LinkStanding:
+    if standing.state is LinkState.READY and not (standing.misses or standing.attempts):
+        return standing  # As nearly always; a failure in a row is an attempt.
     return replace(_row(standing, now_s), state=LinkState.READY, misses=0, excused=0)
 
 

@@ -385,18 +385,18 @@ async def test_recovery_clears_what_went_wrong() -> None:
 
 async def test_a_link_without_subscriptions_has_no_task_for_them_until_the_first() -> None:
     def tasks() -> set[str]:
-        return {task.get_name() for task in asyncio.all_tasks()} & {"probe", "follow resourceSubscriptions"}
+        return {task.get_name() for task in asyncio.all_tasks()} & {"follow", "follow resourceSubscriptions"}
 
     wishes = Wishes()
     async with running_link(OtherSide(), watch=wishes) as rig:
         await rig.ready()
         rig.link.look_at_subscriptions()
         await asyncio.sleep(1)
-        assert tasks() == {"probe"}
+        assert tasks() == {"follow"}
         wishes.uris = frozenset({"notes://home"})
         rig.link.look_at_subscriptions()
         await asyncio.sleep(1)
-        assert tasks() == {"probe", "follow resourceSubscriptions"}
+        assert tasks() == {"follow", "follow resourceSubscriptions"}
         assert wishes.told == ["notes://home"]
 
 

@@ -1,7 +1,6 @@
 """When an offer is read again: list changes always, the catalog's word only where it tells of another offer."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -9,7 +8,8 @@ from agent.links.offer_keeper import Relisting
 from agent.model import ORIGIN_META_KEY, Json, Offer
 from agent.routing.digest import exported_digest
 
-pytestmark = pytest.mark.looptime
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ORIGIN: Json = {"_meta": {ORIGIN_META_KEY: {"node": "a"}}}
 OLD = Offer(tools=({"name": "one", **ORIGIN},))
@@ -22,83 +22,67 @@ def said(offer: Offer) -> str:
     return SAID.format(exported_digest(offer))
 
 
-async def is_due(relisting: Relisting) -> bool:
-    try:
-        async with asyncio.timeout(60):
-            await relisting.due()
-    except TimeoutError:
-        return False
-    return True
-
-
 def known(offer: Offer) -> Relisting:
-    relisting = Relisting()
+    relisting = Relisting(lambda: None)
     relisting.taken(offer)
     return relisting
 
 
-async def test_without_a_change_nothing_is_due() -> None:
-    assert not await is_due(known(OLD))
+def test_without_a_change_nothing_is_due() -> None:
+    assert not known(OLD).is_due()
 
 
-async def test_a_list_change_is_due_once_whatever_is_known() -> None:
+def test_a_list_change_is_due_once_whatever_is_known() -> None:
     relisting = known(OLD)
     relisting.set()
-    assert await is_due(relisting)
-    assert not await is_due(relisting)
+    assert relisting.is_due()
+    assert not relisting.is_due()
 
 
-async def test_a_sighting_of_the_offer_that_is_known_is_not_due_and_one_of_another_is() -> None:
+def test_a_sighting_of_the_offer_that_is_known_is_not_due_and_one_of_another_is() -> None:
     relisting = known(OLD)
     relisting.sighted(said(OLD))
-    assert not await is_due(relisting)
+    assert not relisting.is_due()
     relisting.sighted(said(NEW))
-    assert await is_due(relisting)
+    assert relisting.is_due()
     relisting.sighted("http://192.0.2.9:8000/mcp")
-    assert await is_due(relisting), "who says nothing of its offer may have any"
+    assert relisting.is_due(), "who says nothing of its offer may have any"
 
 
-async def test_a_sighting_before_the_listing_that_it_announces_is_not_due_after_it() -> None:
+def test_a_sighting_before_the_listing_that_it_announces_is_not_due_after_it() -> None:
     relisting = known(OLD)
     relisting.set()
-    assert await is_due(relisting)
+    assert relisting.is_due()
     relisting.sighted(said(NEW))
     relisting.taken(NEW)
-    assert not await is_due(relisting)
+    assert not relisting.is_due()
 
 
 @pytest.mark.parametrize("order", [1, -1])
-async def test_a_list_change_counts_beside_a_sighting(order: int) -> None:
+def test_a_list_change_counts_beside_a_sighting(order: int) -> None:
     relisting = known(OLD)
     asks: list[Callable[[], None]] = [relisting.set, lambda: relisting.sighted(said(OLD))]
     for ask in asks[::order]:
         ask()
-    assert await is_due(relisting)
-    assert not await is_due(relisting), "one listing answers both"
+    assert relisting.is_due()
+    assert not relisting.is_due(), "one listing answers both"
 
 
-async def test_what_was_wanted_before_a_listing_began_is_answered_by_it() -> None:
+def test_what_was_wanted_before_a_listing_began_is_answered_by_it() -> None:
     relisting = known(OLD)
     relisting.set()
     relisting.clear()
     relisting.sighted(said(OLD))
-    assert not await is_due(relisting)
+    assert not relisting.is_due()
 
 
-async def test_a_waiter_through_a_needless_sighting_still_gets_the_next_change() -> None:
-    relisting = known(OLD)
-
-    async def waits(due: Awaitable[None]) -> float:
-        await due
-        return asyncio.get_running_loop().time()
-
-    async with asyncio.TaskGroup() as group:
-        waiting = group.create_task(waits(relisting.due()), name="waits")
-        await asyncio.sleep(1)
-        relisting.sighted(said(OLD))
-        await asyncio.sleep(1)
-        relisting.set()
-    assert waiting.result() == 2.0
+def test_each_wish_is_told_of_at_once() -> None:
+    told: list[bool] = []
+    relisting = Relisting(lambda: told.append(relisting.is_due()))
+    relisting.taken(OLD)
+    relisting.sighted(said(OLD))
+    relisting.set()
+    assert told == [False, True]
 
 
 def test_management_tools_do_not_count_in_the_digest_of_an_offer() -> None:
