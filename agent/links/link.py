@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never
 
@@ -226,36 +226,38 @@ class Link:
 
     async def run(self) -> None:
         """Keep the link up until cancelled or retired."""
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(MeshError), stop=stop_never, wait=self._wait_s, sleep=self._pause
-        )
+        lost: MeshError | None = None
         try:
             with suppress(Retired):
-                await retrying(self._live_once)
+                while True:
+                    lost = await self._served(await self._dialled_after(lost))
         finally:
             self._record.advance(Closed())
             self.first_attempt.set()
 
-    async def _live_once(self) -> None:
-        """One life of the client, from dial to loss; always ends with a `MeshError`, `Retired` or a cancellation."""
+    async def _dialled_after(self, lost: MeshError | None) -> AsyncExitStack:
+        """Dial until there is a client; returns what holds it. A loss is the first failure in that row.
+
+        Tenacity's part is over then: what it needs for each row of attempts is not held while the link is up.
+        """
+
+        async def dialled() -> AsyncExitStack:
+            nonlocal lost
+            if lost is not None:
+                failure, lost = lost, None
+                raise failure
+            return await self._dialled()
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(MeshError), stop=stop_never, wait=self._wait_s, sleep=self._pause
+        )
+        return await retrying(dialled)
+
+    async def _dialled(self) -> AsyncExitStack:
+        """Dial once. Raises `MeshError` or `Retired`."""
         self._cut_short.clear()  # A reload or a sighting until now is served by this dial.
         self._record.advance(DialStarted())
-        try:
-            async with AsyncExitStack() as stack:
-                await self._dial_and_serve(stack)
-        except Retired:
-            raise
-        except Exception as exc:
-            if self._retiring:  # Whatever ended it first, there is no other dial.
-                raise Retired from exc
-            if isinstance(exc, MeshError):
-                raise
-            # A client that cannot be closed cleanly must not end the node either.
-            log.exception("link broke unexpectedly", extra={"backend": self.spec.key})
-            raise ProtocolBroken(f"unexpected {type(exc).__name__}") from exc
-
-    async def _dial_and_serve(self, stack: AsyncExitStack) -> None:
-        """Record the failure before the client is closed, which may take seconds."""
+        stack = AsyncExitStack()
         try:
             async with turn(self._dials):
                 dialled = self.spec
@@ -266,22 +268,55 @@ class Link:
             self._session = LinkLifecycle(opened_client, self, self._rng, followers, known)
             if self.spec != dialled:  # It has changed meanwhile.
                 self._session.relabel(self.spec)
+        except BaseException as exc:  # noqa: BLE001 - a cancellation goes on from there
+            await self._over(stack, exc)
+        return stack
+
+    async def _served(self, stack: AsyncExitStack) -> MeshError:
+        """Serve until the client is lost; returns why. Raises `Retired`."""
+        assert self._session is not None, "it was dialled"
+        try:
             await self._session.run()
+        except BaseException as exc:  # noqa: BLE001 - as above
+            failure = exc
+        try:
+            await self._over(stack, failure)
+        except MeshError as exc:
+            return exc
+
+    async def _over(self, stack: AsyncExitStack, exc: BaseException) -> NoReturn:
+        """Close what a dial or a client that ended with `exc` holds. Raises `MeshError`, `Retired`, a cancellation."""
+        try:
+            async with stack:
+                await self._record_end(exc)
         except Retired:
             raise
-        except ReloadAsked:
-            self._record.begin_anew()
-            raise
-        except MeshError as exc:
-            self._failed(exc)
-            if self._session is not None:
-                await self._session.linger(exc, DRAIN_TIMEOUT_S)
-            raise
-        except Exception as exc:  # A bug of ours must not end the link; it is traced and waits like a protocol error.
+        except Exception as failure:
+            if self._retiring:  # Whatever ended it first, there is no other dial.
+                raise Retired from failure
+            if isinstance(failure, MeshError):
+                raise
+            # A client that cannot be closed cleanly must not end the node either.
             log.exception("link broke unexpectedly", extra={"backend": self.spec.key})
-            failure = ProtocolBroken(f"unexpected {type(exc).__name__}")
-            self._failed(failure)
-            raise failure from exc
+            raise ProtocolBroken(f"unexpected {type(failure).__name__}") from failure
+        raise AssertionError("an end has its reason")
+
+    async def _record_end(self, exc: BaseException) -> NoReturn:
+        """Record the failure before the client is closed, which may take seconds; raises it."""
+        try:
+            if isinstance(exc, ReloadAsked):
+                self._record.begin_anew()
+            elif isinstance(exc, MeshError):
+                self._failed(exc)
+                if self._session is not None:
+                    await self._session.linger(exc, DRAIN_TIMEOUT_S)
+            elif isinstance(exc, Exception) and not isinstance(exc, Retired):
+                # A bug of ours must not end the link; it is traced and waits like a protocol error.
+                log.error("link broke unexpectedly", extra={"backend": self.spec.key}, exc_info=exc)
+                broken = ProtocolBroken(f"unexpected {type(exc).__name__}")
+                self._failed(broken)
+                raise broken from exc
+            raise exc
         finally:
             self._session = None
             self._hooks.offers.forget_backend(self.view.key)
