@@ -6,6 +6,7 @@ made, so a snapshot may be kept and compared.
 
 import hashlib
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -257,8 +258,8 @@ class ServerSpec:
 
     @property
     def key(self) -> str:
-        """The backend key; one namespace with peers."""
-        return f"server:{self.name}"
+        """The backend key; one namespace with peers. Interned: a link's routes keep it many times."""
+        return sys.intern(f"server:{self.name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +289,8 @@ class PeerSpec:
 
     @property
     def key(self) -> str:
-        """The backend key; one namespace with servers."""
-        return f"peer:{self.name}"
+        """The backend key; one namespace with servers. Interned, as above."""
+        return sys.intern(f"peer:{self.name}")
 
 
 BackendSpec: TypeAlias = ServerSpec | PeerSpec

@@ -18,6 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from agent import clock
 from agent.client.event import Event
+from agent.client.exit_stack import SmallExitStack
 from agent.client.protocol import Request
 from agent.errors import CallNotSent, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import Dial, opened
@@ -257,7 +258,7 @@ class Link:
         """Dial once. Raises `MeshError` or `Retired`."""
         self._cut_short.clear()  # A reload or a sighting until now is served by this dial.
         self._record.advance(DialStarted())
-        stack = AsyncExitStack()
+        stack = SmallExitStack()
         try:
             async with turn(self._dials):
                 dialled = self.spec

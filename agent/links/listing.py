@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from agent import clock
@@ -124,6 +125,19 @@ class _Known:
         )
 
 
+@lru_cache(maxsize=len(_LISTS))
+def _unknown(method: str, key: str) -> _Known:
+    """One for all servers that do not have such a list."""
+    return _Known(method, key, announced=False, asked=False)
+
+
+def _known_before(method: str, key: str, announced: bool, entries: tuple[Any, ...]) -> _Known:
+    """What is known of a list before it is read for the first time."""
+    if not (announced or entries or method == _TOOLS):
+        return _unknown(method, key)
+    return _Known(method, key, announced, announced or method == _TOOLS, entries)
+
+
 class Listed(Protocol):
     """What is needed of a client."""
 
@@ -140,36 +154,36 @@ class Listed(Protocol):
 class OfferReader:
     """What each list of one open client said last. Sole writer: the task that calls `read`."""
 
+    __slots__ = ("_begun", "_client", "_lists")
+
     def __init__(self, client: Listed, known: Offer | None = None) -> None:
         """`known`: what the same backend listed before this client was opened."""
         self._client = client
         before = known or Offer()
         entries = (before.tools, before.prompts, before.resources, before.templates)
         capabilities = client.server_info.capabilities
-        self._lists = {
-            method: _Known(
-                method, key, capability in capabilities, capability in capabilities or method == _TOOLS, part
-            )
+        self._lists = tuple(
+            _known_before(method, key, capability in capabilities, part)
             for (method, (capability, key)), part in zip(_LISTS.items(), entries, strict=True)
-        }
+        )
         self._begun = False
 
     def __repr__(self) -> str:
         """How much is known, and what is wrong with it."""
-        return f"<OfferReader {[(one.method, len(one.entries), one.fault) for one in self._lists.values()]}>"
+        return f"<OfferReader {[(one.method, len(one.entries), one.fault) for one in self._lists]}>"
 
     @property
     def offer(self) -> Offer:
         """Everything that is known now."""
-        parts = [one.entries if one.announced or one.asked else () for one in self._lists.values()]
-        faults = tuple(ListFault(one.method, one.fault, one.said) for one in self._lists.values() if one.fault)
+        parts = [one.entries if one.announced or one.asked else () for one in self._lists]
+        faults = tuple(ListFault(one.method, one.fault, one.said) for one in self._lists if one.fault)
         tools, prompts, resources, templates = parts
         return Offer(tools, prompts, resources, templates, offer_digest(*parts), faults)
 
     @property
     def retry_at_s(self) -> float | None:
         """When the next failed list is due, by the event loop's clock; None while none failed."""
-        return min((one.retry_at_s for one in self._lists.values() if one.retry_at_s is not None), default=None)
+        return min((one.retry_at_s for one in self._lists if one.retry_at_s is not None), default=None)
 
     async def read(self, *, timeout_s: float, reading: Reading = Reading.ALL) -> Offer:
         """Read lists, each within `timeout_s`. Returns what is known then.
@@ -177,12 +191,9 @@ class OfferReader:
         Raises what the client raises (`CallFailed`, `LinkFailed`), where it was no answer and no list was answered;
         `offer` says so of each list then.
         """
-        asked = [one for one in self._lists.values() if one.is_wanted(reading, clock.now_s())]
+        asked = [one for one in self._lists if one.is_wanted(reading, clock.now_s())]
         outcomes = await self._read_side_by_side(asked, timeout_s)
-        for method, outcome in outcomes.items():
-            before = self._lists[method]
-            now = self._lists[method] = before.after(outcome, clock.now_s())
-            _log(self._client, before, now)
+        self._lists = tuple(self._after(one, outcomes.get(one.method)) for one in self._lists)
         self._begun = True
         failures = [outcome.failure for outcome in outcomes.values()]
         unanswered = next((one for one in failures if one is not None and not isinstance(one, _ListRefused)), None)
@@ -190,12 +201,19 @@ class OfferReader:
             raise unanswered
         return self.offer
 
+    def _after(self, before: _Known, outcome: _Outcome | None) -> _Known:
+        if outcome is None:
+            return before
+        now = before.after(outcome, clock.now_s())
+        _log(self._client, before, now)
+        return now
+
     def look(self, quiet: Quiet, looked: Callable[[bool], None]) -> bool:
         """Ask whether all lists are as they are known, one after the other; `looked` says. False: that cannot be asked.
 
         Only whole lists of one page can be; any other, or one that failed, has to be read.
         """
-        asked = [one for one in self._lists.values() if one.asked]
+        asked = [one for one in self._lists if one.asked]
         if any(one.fault or not one.is_read for one in asked):
             return False
         return _look(quiet, asked, looked)

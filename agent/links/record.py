@@ -48,9 +48,9 @@ class LinkHooks:
 # What peers and routes are made of. The rest is for the status, which reads views: a peer that stays dead fails again
 # and again, and is no news each time.
 _TOLD: Final = attrgetter("connected", "failure", "identity", "has_tasks", "spec", "about", "offer")
-# A probe takes a millisecond more or less each time, which says nothing.
-LATENCY_STEP_S: Final = 0.001
-LATENCY_STEP: Final = 0.25
+# A probe takes some milliseconds more or less each time, which says nothing.
+LATENCY_STEP_S: Final = 0.005
+LATENCY_STEP: Final = 0.5
 _UNSHOWN: Final = frozenset({"latency_s", "next_attempt_at_s"})
 
 

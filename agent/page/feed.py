@@ -76,7 +76,6 @@ class _Standing:
     """What the last look saw."""
 
     version: int = 0
-    rows: dict[str, Json] = field(default_factory=dict)
     row_versions: dict[str, int] = field(default_factory=dict)
     gone: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=GONE_MAX))
     node: Json = field(default_factory=dict)
@@ -200,20 +199,22 @@ class MeshFeed:
             if seen is not None and seen[0] is view and seen[1] == servers:
                 continue
             self._seen[key] = (view, servers)
-            before, row = standing.rows.get(key), link_row(view, servers, epoch_s)
+            before = None if seen is None else link_row(*seen, epoch_s)
+            row = link_row(view, servers, epoch_s)
             if row != before:
                 self._tell(link_events(before, row))
-                standing.rows[key], standing.row_versions[key], changed = row, version, True
-        for key in standing.rows.keys() - views.keys():
-            self._tell(link_events(standing.rows.pop(key), None))
-            del self._seen[key], standing.row_versions[key]
+                standing.row_versions[key], changed = version, True
+        for key in self._seen.keys() - views.keys():
+            self._tell(link_events(link_row(*self._seen.pop(key), epoch_s), None))
+            del standing.row_versions[key]
             standing.gone.append((version, key))
             changed = True
         return changed
 
     def _groups(self) -> list[Json]:
         epoch_s = self._now_s() - clock.now_s()
-        return [group_row(group, self._standing.rows, epoch_s) for group in self._sources.groups()]
+        rows = {key: link_row(*seen, epoch_s) for key, seen in self._seen.items()}
+        return [group_row(group, rows, epoch_s) for group in self._sources.groups()]
 
     def _tell(self, sentences: Iterable[str]) -> None:
         for sentence in sentences:
@@ -248,8 +249,9 @@ class MeshFeed:
         is_first = watcher.version < 0 or _has_missed(standing.gone, watcher.version)
         seen = -1 if is_first else watcher.version
         told: Json = {"rates": standing.rates}
-        if rows := [standing.rows[key] for key, version in standing.row_versions.items() if version > seen]:
-            told["links"] = rows
+        epoch_s = self._now_s() - clock.now_s()
+        if changed := [key for key, version in standing.row_versions.items() if version > seen]:
+            told["links"] = [link_row(*self._seen[key], epoch_s) for key in changed]
         if is_first:
             told["first"] = True
         elif gone := [key for version, key in standing.gone if version > seen]:

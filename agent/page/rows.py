@@ -26,7 +26,6 @@ def link_row(view: LinkView, servers: Sequence[str], epoch_s: float) -> Json:
         source, aliases = "file", list[str]()
         maintenance, weight, datacenter = "", 1, ""
     next_at = None if view.next_attempt_at_s is None else round(view.next_attempt_at_s + epoch_s, 1)
-    # One is kept for each link. Every member by itself: a dict that takes in another has room for four times as many.
     return {
         "key": view.key,
         "name": spec.name,

@@ -59,6 +59,7 @@ class HeldStream(asyncio.Protocol):
             return None
         held = cls(connection, body, stream.parser, listening, pool=pool, ended=ended)
         response._connection = connection._response = connection._body = None  # noqa: SLF001 - as above
+        connection._poll = None  # noqa: SLF001 - as above
         transport.set_protocol(held)
         connection.resume_reading()
         held._feed(unread)

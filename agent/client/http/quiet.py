@@ -30,7 +30,7 @@ class QuietQuestions:
 
     def __init__(self, pool: HttpPool, stamp: ModernStamp, takes: Callable[[Json], None], *, to_node: bool) -> None:
         self._pool, self._stamp, self._takes, self._to_node = pool, stamp, takes, to_node
-        self._asked: dict[str, Repeated] = {}
+        self._asked: tuple[tuple[str, Repeated], ...] = ()  # Two or three; a dict takes as much as one of them.
 
     def __repr__(self) -> str:
         return f"<QuietQuestions {self._asked!r}>"
@@ -52,10 +52,7 @@ class QuietQuestions:
     def _ask(
         self, method: str, judged: Callable[[Json], bool], heard: Callable[[bool], None]
     ) -> Callable[[], None] | None:
-        question = self._asked.get(method)
-        if question is None:
-            body, headers = _request(self._stamp, method, to_node=self._to_node)
-            question = self._asked[method] = Repeated(self._pool, headers, body)
+        question = self._question(method)
 
         def answered(body: bytes | None) -> None:
             is_well = body == SAME or (body is not None and _is_well(body, judged))
@@ -64,6 +61,15 @@ class QuietQuestions:
             heard(is_well)
 
         return question.drop if question.ask(answered) else None
+
+    def _question(self, method: str) -> Repeated:
+        for asked, question in self._asked:
+            if asked == method:
+                return question
+        body, headers = _request(self._stamp, method, to_node=self._to_node)
+        question = Repeated(self._pool, headers, body)
+        self._asked = (*self._asked, (method, question))
+        return question
 
 
 def _is_well(body: bytes, judged: Callable[[Json], bool]) -> bool:

@@ -194,7 +194,8 @@ def _ready(
 
 
 def _returned(connection: Connection) -> None:
-    """Let a connection read what comes next."""
+    """Let a connection read what comes next. It may rest for long, and looks anew whether it is dead after that."""
+    connection._poll = None  # noqa: SLF001 - as above
     if (transport := connection._transport) is not None:  # noqa: SLF001 - as above
         transport.set_protocol(connection)
 

@@ -210,7 +210,7 @@ class HttpStatelessClient:
     async def _open_stream(self, listening: Listening) -> Response:
         """A function of its own, so that the request's body is not held while the stream is read."""
         stamped = self._stamp.params(listening.params)
-        body = RequestBody(jsonrpc.encode_request(f"listen-{next(self._ids)}", LISTEN, stamped))
+        body = RequestBody(jsonrpc.encode_request(f"listen-{next(self._ids)}", LISTEN, stamped), harmless=True)
         return await self._pool.post(body, self._stamp.headers(LISTEN, stamped))
 
     async def _read_stream(
