@@ -7,8 +7,9 @@ what has changed, and a slow reader gets fewer and larger changes, never a queue
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any, Final, Protocol
 
 import orjson
@@ -35,7 +36,7 @@ WATCHERS_EACH_MAX: Final = 24
 class Sources:
     """Where the feed looks. `servers_behind` returns names by a peer's backend key; `whole` what is no link's."""
 
-    views: Callable[[], Iterable[LinkView]]
+    views: Callable[[], Sequence[LinkView]]
     servers_behind: Callable[[], dict[str, list[str]]]
     node: Callable[[], Json]
     notes: Callable[[], Json]
@@ -93,6 +94,8 @@ class MeshFeed:
     def __init__(self, sources: Sources, now_s: Callable[[], float] = time.time) -> None:
         self._sources, self._now_s = sources, now_s
         self._seen: dict[str, tuple[LinkView, list[str]]] = {}
+        self._behind: dict[str, list[str]] = {}
+        self._views: Sequence[LinkView] = ()
         self._standing = _Standing()
         self._events: deque[tuple[int, float, str]] = deque(maxlen=EVENTS_MAX)
         self._event_number = 0
@@ -190,9 +193,13 @@ class MeshFeed:
 
     def _look_at_links(self, version: int) -> bool:
         standing, changed = self._standing, False
-        behind = self._sources.servers_behind()
+        behind, seen_now = self._sources.servers_behind(), self._sources.views()
+        # As nearly always; a view is made anew when it changes. The rest of the look takes as long as all probes do.
+        if behind is self._behind and len(seen_now) == len(self._views) and all(map(is_, seen_now, self._views)):
+            return False
+        self._behind, self._views = behind, seen_now
         epoch_s = self._now_s() - clock.now_s()
-        views = {view.key: view for view in self._sources.views()}
+        views = {view.key: view for view in seen_now}
         for key, view in views.items():
             servers = behind.get(key, [])
             seen = self._seen.get(key)
