@@ -148,8 +148,8 @@ class Quiet(Protocol):
     is returned ends the wait; None: it cannot be asked so now, for there may be no connection at hand.
     """
 
-    def probe_quietly(self, heard: Callable[[bool], None]) -> Callable[[], None] | None:
-        """As `McpClient.probe`."""
+    def prober(self) -> Callable[[Callable[[bool], None]], Callable[[], None] | None]:
+        """What asks, as `McpClient.probe`, each time it is called with `heard`."""
         ...
 
     def list_quietly(

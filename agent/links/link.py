@@ -20,6 +20,7 @@ from agent import clock
 from agent.client.event import Event
 from agent.client.exit_stack import SmallExitStack
 from agent.client.protocol import Request
+from agent.client.server_info import ServerInfo
 from agent.errors import CallNotSent, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import Dial, opened
 from agent.links.follower import Followers
@@ -31,7 +32,6 @@ from agent.links.state import (
     NAMED_DIALS,
     Closed,
     DialStarted,
-    ProbeAnswered,
     ProbeMissed,
     Sighted,
     WaitOver,
@@ -344,10 +344,9 @@ class Link:
         with suppress(MeshError):  # The node is stopping.
             await self._hooks.settled()
 
-    def alive(self, latency_s: float, *, has_tasks: bool) -> None:
+    def alive(self, latency_s: float, server_info: ServerInfo) -> None:
         """Take the answer to a probe."""
-        self._record.advance(ProbeAnswered(), has_tasks=has_tasks)
-        self._record.show_latency(latency_s)
+        self._record.alive(latency_s, server_info)
 
     def missed(self, *, busy: bool) -> bool:
         """Take a probe that was not answered in time; False once the link counts as down."""

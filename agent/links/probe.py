@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from agent import clock
 from agent.client.event import Event, within
 from agent.client.protocol import McpClient, Request
+from agent.client.server_info import ServerInfo
 from agent.errors import LinkFailed, MeshError, RpcError, Unreachable
 from agent.links.beats import BEAT_S, shared_beats
 
@@ -54,8 +55,8 @@ class NoSignOfLife(Unreachable):
 class ProbeHooks(Protocol):
     """The receiver of probe outcomes: the client's link."""
 
-    def alive(self, latency_s: float, *, has_tasks: bool) -> None:
-        """A probe was answered. `has_tasks` as now known."""
+    def alive(self, latency_s: float, server_info: ServerInfo) -> None:
+        """A probe was answered. `server_info` as now known."""
         ...
 
     def missed(self, *, busy: bool) -> bool:
@@ -91,6 +92,7 @@ class Probe:
         "_answered",
         "_asked_at_s",
         "_at_work_until_s",
+        "_beats",
         "_begin_task",
         "_begun",
         "_calls_open",
@@ -104,6 +106,7 @@ class Probe:
         "_lists",
         "_patience_s",
         "_pings",
+        "_prober",
         "_rng",
         "doubt",
     )
@@ -129,6 +132,8 @@ class Probe:
         self._patience_s = PROBE_TIMEOUT_S
         self._answered = Event()
         self._begun = self._in_task = False
+        self._prober: Callable[[Callable[[bool], None]], Callable[[], None] | None] | None = None
+        self._beats = shared_beats()
         self._due_s = self._asked_at_s = 0.0
         self._drop: Callable[[], None] | None = None  # While it is asked without a task.
         self._late: asyncio.Future[LinkFailed | None] | None = None  # What a task waits for that was asked so.
@@ -160,6 +165,8 @@ class Probe:
     def begin(self) -> None:
         """Probe from now on."""
         self._begun = True
+        quiet = self._client.quiet
+        self._prober = None if quiet is None else quiet.prober()
         if self.doubt.is_set():
             self.ask_now()
         else:
@@ -182,27 +189,30 @@ class Probe:
             self._begin_task(self._until_answered(), "probe")
 
     def _rest(self) -> None:
-        self._due_s = clock.now_s() + PROBE_EVERY_S * self._rng.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER)
-        shared_beats().by(self._due_s, self._ask)
+        jitter = PROBE_JITTER * (2 * self._rng.random() - 1)
+        self._due_s = clock.now_s() + PROBE_EVERY_S * (1 + jitter)
+        self._beats.by(self._due_s, self._ask)
 
-    def _is_due(self, at_s: float) -> bool:
+    def _is_due(self, at_s: float, now_s: float) -> bool:
         """Whether that moment has come; a beat may be one of before."""
-        return self._begun and not self._in_task and clock.now_s() > at_s - 2 * BEAT_S
+        return self._begun and not self._in_task and now_s > at_s - 2 * BEAT_S
 
     def _ask(self) -> None:
-        if self._drop is None and self._is_due(self._due_s) and not self._asks_quietly():
+        now_s = clock.now_s()
+        if self._drop is None and self._is_due(self._due_s, now_s) and not self._asks_quietly(now_s):
             self.ask_now()
 
-    def _asks_quietly(self) -> bool:
-        quiet = self._client.quiet
-        if quiet is None or not self._pings or self._patience_s > PROBE_TIMEOUT_S or self._busy():
+    def _asks_quietly(self, now_s: float) -> bool:
+        if self._prober is None or not self._pings or self._patience_s > PROBE_TIMEOUT_S:
             return False
-        self._drop = quiet.probe_quietly(self._heard)
+        if self._calls_open() or now_s < self._at_work_until_s:
+            return False
+        self._drop = self._prober(self._heard)
         if self._drop is None:
             return False
-        self._asked_at_s = clock.now_s()
+        self._asked_at_s = now_s
         # This was the last beat before now.
-        shared_beats().after(self._asked_at_s + PROBE_TIMEOUT_S - BEAT_S, self._look_for_answer)
+        self._beats.after(now_s + PROBE_TIMEOUT_S - BEAT_S, self._look_for_answer)
         return True
 
     def _heard(self, is_well: bool) -> None:
@@ -212,13 +222,16 @@ class Probe:
                 self._late.set_result(None if is_well else Unreachable("no usual answer"))
             self._answered.set()
         elif is_well and self._begun:
-            self._hooks.alive(clock.now_s() - self._asked_at_s, has_tasks=self._client.server_info.has_tasks)
-            self._rest()
+            self._is_alive(self._asked_at_s)
         else:
             self.ask_now()
 
+    def _is_alive(self, asked_at_s: float) -> None:
+        self._hooks.alive(clock.now_s() - asked_at_s, self._client.server_info)
+        self._rest()
+
     def _look_for_answer(self) -> None:
-        if self._drop is not None and self._is_due(self._asked_at_s + PROBE_TIMEOUT_S):
+        if self._drop is not None and self._is_due(self._asked_at_s + PROBE_TIMEOUT_S, clock.now_s()):
             self.ask_now()
 
     # In a task
@@ -241,8 +254,7 @@ class Probe:
         self._in_task, self._late = False, None
         self._drop_quiet_one()
         self.doubt.clear()
-        self._hooks.alive(clock.now_s() - asked_at_s, has_tasks=self._client.server_info.has_tasks)
-        self._rest()
+        self._is_alive(asked_at_s)
 
     def _asked_before(self) -> tuple[tuple[_Asked, ...], LinkFailed | None]:
         """What was asked without a task and may still be answered, and whether that is missed by now."""

@@ -16,7 +16,17 @@ from agent.errors import IdentityRefused, MeshError
 from agent.links.crowd import Crowd
 from agent.links.follower import Watch
 from agent.links.session_offers import SessionOffers
-from agent.links.state import LinkEvent, LinkStanding, Lost, Opened, OpenFailed, Reloaded, advance
+from agent.links.state import (
+    LinkEvent,
+    LinkStanding,
+    Lost,
+    Opened,
+    OpenFailed,
+    ProbeAnswered,
+    Reloaded,
+    advance,
+    is_calm,
+)
 from agent.model import BackendSpec, LinkView, NodeIdentity, Offer, StdioTarget
 from agent.routing.about import about_of
 
@@ -48,21 +58,24 @@ class LinkHooks:
 # What peers and routes are made of. The rest is for the status, which reads views: a peer that stays dead fails again
 # and again, and is no news each time.
 _TOLD: Final = attrgetter("connected", "failure", "identity", "has_tasks", "spec", "about", "offer")
-# A probe takes some milliseconds more or less each time, which says nothing.
-LATENCY_STEP_S: Final = 0.005
-LATENCY_STEP: Final = 0.5
+# The latency that is shown is of a probe of this long ago at most, since a view is made anew for it ...
+LATENCY_EVERY_S: Final = 30.0
+# ... and of the last one where that differs so much.
+LATENCY_STEP_S: Final = 0.1
 _UNSHOWN: Final = frozenset({"latency_s", "next_attempt_at_s"})
 
 
 class LinkRecord:
     """See the module. `standing`: in the table of states; `view`: the frozen snapshot for all others."""
 
-    __slots__ = ("_hooks", "standing", "view")
+    __slots__ = ("_hooks", "_latency_due_s", "_server_info", "standing", "view")
 
     def __init__(self, spec: BackendSpec, hooks: LinkHooks) -> None:
         self.standing = LinkStanding(is_child=isinstance(spec.target, StdioTarget))
         self.view = LinkView(spec)
         self._hooks = hooks
+        self._latency_due_s = 0.0
+        self._server_info: ServerInfo | None = None  # That of the last answer to a probe.
 
     def __repr__(self) -> str:
         return f"<LinkRecord {self.view.key} {self.view.state} {self.view.last_error!r}>"
@@ -85,10 +98,14 @@ class LinkRecord:
             if _TOLD(before) != _TOLD(self.view):
                 self._hooks.changed()
 
-    def show_latency(self, latency_s: float) -> None:
-        """Show how long a probe took, where that is another time than is shown: a view is made anew for it."""
-        shown_s = self.view.latency_s
-        if shown_s is None or abs(latency_s - shown_s) > max(LATENCY_STEP_S, LATENCY_STEP * shown_s):
+    def alive(self, latency_s: float, server_info: ServerInfo) -> None:
+        """A probe was answered; as nearly always, that changes nothing but how long it took."""
+        if server_info is not self._server_info or not is_calm(self.standing):
+            self._server_info = server_info
+            self.advance(ProbeAnswered(), has_tasks=server_info.has_tasks)
+        shown_s, now_s = self.view.latency_s, clock.now_s()
+        if shown_s is None or abs(latency_s - shown_s) > LATENCY_STEP_S or now_s >= self._latency_due_s:
+            self._latency_due_s = now_s + LATENCY_EVERY_S
             self.show(latency_s=latency_s)
 
     def ready(self, offer: Offer, server_info: ServerInfo, identity: NodeIdentity | None) -> None:

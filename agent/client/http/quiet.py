@@ -11,7 +11,7 @@ from typing import Final
 from agent.client import jsonrpc
 from agent.client.capabilities import ASKED_FOR_ALL
 from agent.client.http.pool import HttpPool
-from agent.client.http.repeated import SAME, Repeated
+from agent.client.http.repeated import Repeated
 from agent.client.negotiation import DISCOVER, ModernStamp
 from agent.errors import MeshError
 from agent.model import PROBE_META_KEY, Json
@@ -36,31 +36,25 @@ class QuietQuestions:
         return f"<QuietQuestions {self._asked!r}>"
 
     def probe(self, heard: Callable[[bool], None]) -> Callable[[], None] | None:
-        """As `Quiet.probe_quietly`."""
-        return self._ask(DISCOVER, self._is_well, heard)
+        """As what `Quiet.prober` returns."""
+        question = self._question(DISCOVER)
+        return question.drop if question.ask(self._is_well, heard) else None
 
     def list_again(
         self, method: str, is_known: Callable[[Json], bool], heard: Callable[[bool], None]
     ) -> Callable[[], None] | None:
         """As `Quiet.list_quietly`. A node tells of its changes."""
-        return None if self._to_node else self._ask(method, is_known, heard)
+        if self._to_node:
+            return None
+        question = self._question(method)
+        return question.drop if question.ask(lambda body: _is_result(body, is_known), heard) else None
 
-    def _is_well(self, result: Json) -> bool:
+    def _is_well(self, body: bytes) -> bool:
+        return _is_result(body, self._taken)
+
+    def _taken(self, result: Json) -> bool:
         self._takes(result)
         return True
-
-    def _ask(
-        self, method: str, judged: Callable[[Json], bool], heard: Callable[[bool], None]
-    ) -> Callable[[], None] | None:
-        question = self._question(method)
-
-        def answered(body: bytes | None) -> None:
-            is_well = body == SAME or (body is not None and _is_well(body, judged))
-            if is_well and body:
-                question.learn(body)
-            heard(is_well)
-
-        return question.drop if question.ask(answered) else None
 
     def _question(self, method: str) -> Repeated:
         for asked, question in self._asked:
@@ -72,7 +66,7 @@ class QuietQuestions:
         return question
 
 
-def _is_well(body: bytes, judged: Callable[[Json], bool]) -> bool:
+def _is_result(body: bytes, judged: Callable[[Json], bool]) -> bool:
     try:
         message = jsonrpc.decode(body)
         return jsonrpc.answered(message) == _ID and judged(jsonrpc.result_of(message))

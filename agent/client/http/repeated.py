@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
+from agent import clock
 from agent.client.http.answer import BadAnswer, parsed_head
 from agent.client.http.connection import Connection, ConnectionBroken
 from agent.client.http.pool import LAST_KEEPALIVE_S, HttpPool
@@ -21,9 +22,10 @@ ANSWER_BYTES_MAX: Final = 256 * 1024
 # So many answers in a row that were of no use here, and this way is not taken any more.
 STRIKES_MAX: Final = 3
 
-SAME: Final = b""
-# Gets `SAME` for the answer that `Repeated.learn` got last, the body of another one, None for what is not usual.
-Heard: TypeAlias = Callable[[bytes | None], None]
+# Gets whether the answer was the one of the last time, or was judged to say nothing else.
+Heard: TypeAlias = Callable[[bool], None]
+# Whether the body of another answer says nothing else than what is known.
+Judge: TypeAlias = Callable[[bytes], bool]
 
 _END: Final = b"\r\n\r\n"
 _DATE: Final = b"Date"
@@ -42,6 +44,7 @@ class Repeated(asyncio.Protocol):
         "_head",
         "_headers",
         "_heard",
+        "_judge",
         "_length",
         "_number",
         "_pool",
@@ -53,6 +56,7 @@ class Repeated(asyncio.Protocol):
         self._pool, self._headers, self._body = pool, headers, body
         self._connection: Connection | None = None
         self._heard: Heard | None = None
+        self._judge: Judge | None = None
         self._association: Association | None = None
         self._number = 0
         self._data = b""
@@ -65,12 +69,7 @@ class Repeated(asyncio.Protocol):
         """What it waits for, and how often in a row it did so in vain."""
         return f"<Repeated {'waits' if self._heard else 'rests'} strikes={self._strikes}>"
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether an answer has not come yet."""
-        return self._heard is not None
-
-    def ask(self, heard: Heard) -> bool:
+    def ask(self, judge: Judge, heard: Heard) -> bool:
         """Send it, and have `heard` called once when there is an answer; False where that cannot be done now."""
         if self._heard is not None or self._strikes >= STRIKES_MAX:
             return False
@@ -79,19 +78,15 @@ class Repeated(asyncio.Protocol):
             return False
         self._connection, transport, head, self._association = ready
         whole_head, self._number = proving(head, self._association)
-        self._heard = heard
+        self._judge, self._heard = judge, heard
         transport.set_protocol(self)
         transport.write(whole_head + self._body)
         return True
 
-    def learn(self, body: bytes) -> None:
-        """That body says nothing new: the same again is `SAME`."""
-        self._said, self._strikes = hash(body), 0
-
     def drop(self) -> None:
         """Wait no longer."""
         if self._heard is not None:
-            self._heard = None
+            self._heard = self._judge = None
             self._give_up("had its answer closed by us")
 
     # Callbacks of the event loop
@@ -104,25 +99,26 @@ class Repeated(asyncio.Protocol):
         is_whole, body = self._body_of(data)
         if not is_whole:
             return
-        heard, self._heard = self._heard, None
+        heard, judge, self._heard, self._judge = self._heard, self._judge, None, None
+        is_well = False
         if body is None:
             self._give_up("did not answer in the usual way")
         else:
             self._give_back()
-            same = hash(body) == self._said
-            self._strikes = 0 if same else self._strikes + 1
-            body = SAME if same else body
+            said = hash(body)
+            is_well = said == self._said or (judge is not None and judge(body))
+            self._said, self._strikes = (said, 0) if is_well else (self._said, self._strikes + 1)
         if heard is not None:
-            heard(body)
+            heard(is_well)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As `asyncio.Protocol`."""
         connection, self._connection, self._data = self._connection, None, b""
-        heard, self._heard = self._heard, None
+        heard, self._heard, self._judge = self._heard, None, None
         if connection is not None:
             connection.connection_lost(exc)
         if heard is not None:
-            heard(None)
+            heard(False)
 
     # The answer
 
@@ -161,8 +157,7 @@ class Repeated(asyncio.Protocol):
     def _give_back(self) -> None:
         connection, self._connection, self._data = self._connection, None, b""
         assert connection is not None, "it was asked over one"
-        _returned(connection)
-        connection.finish()
+        _rests(self._pool, connection)
 
     def _give_up(self, why: str) -> None:
         self._strikes += 1
@@ -172,7 +167,7 @@ class Repeated(asyncio.Protocol):
             connection.abort(ConnectionBroken(why))
 
 
-# The next two know a pool and its connections from within: what calls need of both is not to change for this.
+# The next three know a pool and its connections from within: what calls need of both is not to change for this.
 
 
 def _ready(
@@ -180,17 +175,33 @@ def _ready(
 ) -> tuple[Connection, asyncio.Transport, bytes, Association | None] | None:
     """A kept connection of a pool, the head of a request over it, and what is proven by; None where there is none.
 
-    Nor where a request would have to carry a token or a cookie.
+    Nor where a request would have to carry a token or a cookie. Whether the kernel knows of an end that the event loop
+    has not read yet is not asked: then there will be no answer, and the ordinary way is taken.
     """
     authorizer, route, prover = pool._authorizer, pool._route, pool._prover  # noqa: SLF001 - as above
-    if (authorizer is not None and authorizer.has_token) or len(route.cookies):
+    if not pool._idle or (authorizer is not None and authorizer.has_token) or len(route.cookies):  # noqa: SLF001 - as above
         return None
-    connection = pool._idle_one(LAST_KEEPALIVE_S)  # noqa: SLF001 - as above
-    transport = None if connection is None else connection._transport  # noqa: SLF001 - as above
-    if connection is None or transport is None:
+    connection, since_s = pool._idle.popitem()  # noqa: SLF001 - as above
+    transport = connection._transport  # noqa: SLF001 - as above
+    if since_s + LAST_KEEPALIVE_S <= clock.now_s() or transport is None or transport.is_closing():
+        connection.abort(ConnectionBroken("closed the connection"))
         return None
     head = pool._head("POST", headers, length, route)  # noqa: SLF001 - as above
     return connection, transport, head, None if prover is None else prover.association
+
+
+def _rests(pool: HttpPool, connection: Connection) -> None:
+    """Keep a connection for the next time, without a timer for its end: that comes before it, or the pool is closed."""
+    transport = connection._transport  # noqa: SLF001 - as above
+    is_named = pool._dialler.by_name  # noqa: SLF001 - as above
+    _returned(connection)
+    if is_named or transport is None or transport.is_closing() or transport.get_write_buffer_size():
+        connection.finish()
+        return
+    if not pool._idle and pool._expiry is not None:  # noqa: SLF001 - as above
+        pool._expiry.cancel()  # noqa: SLF001 - as above
+        pool._expiry = None  # noqa: SLF001 - as above
+    pool._idle[connection] = clock.now_s()  # noqa: SLF001 - as above
 
 
 def _returned(connection: Connection) -> None:

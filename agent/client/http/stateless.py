@@ -185,9 +185,9 @@ class HttpStatelessClient:
         """As `McpClient.quiet`."""
         return self
 
-    def probe_quietly(self, heard: Callable[[bool], None]) -> Callable[[], None] | None:
-        """As `Quiet.probe_quietly`."""
-        return self._questions.probe(heard)
+    def prober(self) -> Callable[[Callable[[bool], None]], Callable[[], None] | None]:
+        """As `Quiet.prober`."""
+        return self._questions.probe
 
     def list_quietly(
         self, method: str, is_known: Callable[[Json], bool], heard: Callable[[bool], None]

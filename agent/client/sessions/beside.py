@@ -208,9 +208,9 @@ class BesideSessions(AbstractAsyncContextManager["BesideSessions[Main]"], Generi
         """As `McpClient.quiet`."""
         return None if self._shared.quiet is None else self
 
-    def probe_quietly(self, heard: Callable[[bool], None]) -> Callable[[], None] | None:
-        """As `Quiet.probe_quietly`."""
-        return self._asked_quietly.probe_quietly(heard)
+    def prober(self) -> Callable[[Callable[[bool], None]], Callable[[], None] | None]:
+        """As `Quiet.prober`."""
+        return self._asked_quietly.prober()
 
     def list_quietly(
         self, method: str, is_known: Callable[[Json], bool], heard: Callable[[bool], None]

@@ -52,7 +52,10 @@ def side(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Qui
     side = QuietSide(identity=getattr(request, "param", None))
 
     class Quiet:
-        def probe_quietly(self, heard: Callable[[bool], None]) -> Callable[[], None] | None:
+        def prober(self) -> Callable[[Callable[[bool], None]], Callable[[], None] | None]:
+            return self.probe
+
+        def probe(self, heard: Callable[[bool], None]) -> Callable[[], None] | None:
             side.asked.append(now_s())
             side.stirred.set()
             return side.answer(heard)
