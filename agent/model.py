@@ -270,8 +270,7 @@ class PeerSpec:
     operator by `kind`, says that it is one of us, so `/local` is dialled directly. `sighting` changes whenever the
     catalog says something new about it (appeared, passing again, another epoch); a change cuts a back-off short.
     `weight`: how much it can take in comparison with other nodes, by the catalog's word. `maintenance`: the
-    operator's reason for no new calls, empty without one. `datacenter`: another one, for calls where those
-    at home are gone or far slower.
+    operator's reason for no new calls, empty without one. `datacenter`: another one, for calls where home fails.
     """
 
     name: str

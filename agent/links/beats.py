@@ -1,8 +1,8 @@
 """One timer for what all links of a node do every few seconds.
 
 A timer for each probe, and another for the end of its wait, cost more than the probe. Here time has beats, a quarter of
-a second apart, and what is due in the same one is done in one go. The one rule: what is asked for `by` a moment is done
-at that beat or before, what is asked for `after` one at that beat or later, so both bounds can be promised.
+a second apart, and what is due in the same one is done in one go. The one rule: a call `by` a moment is made at that
+beat or before, a call `after` one at that beat or later, so both bounds can be promised.
 """
 
 import asyncio

@@ -24,6 +24,7 @@ from agent.links.beats import shared_beats
 from agent.lossless_json.raw import keep_schemas
 from agent.model import FOR_NODE_META_KEY, Era, Json, ListFault, Offer
 from agent.routing.digest import offer_digest
+from agent.routing.once import once
 from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND
 
 log = logging.getLogger(__name__)
@@ -338,7 +339,7 @@ async def _read_pages(client: Listed, one: _Known, timeout_s: float, entries: li
             _names(listed) == _names(entries[: len(listed)]) if listed else not cursor
         )
         if not is_end:
-            entries.extend(listed)
+            entries.extend(once(entry) if isinstance(entry, dict) else entry for entry in listed)
         if len(entries) > ENTRIES_MAX:
             return _Outcome(tuple(entries[:ENTRIES_MAX]))
         # The specification's end is the member's absence; some servers write null instead, and before 2026-07-28, where

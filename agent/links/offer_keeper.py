@@ -20,12 +20,11 @@ from agent.client.server_info import OnNotification
 from agent.client.streaming import LargeResult
 from agent.client.streams import SESSIONS
 from agent.errors import AuthRefused, CallFailed, CallNotSent, MeshError, ProtocolBroken, Unreachable
-from agent.links.beats import shared_beats
+from agent.links.beats import BEAT_S, shared_beats
+from agent.links.due_listing import Relisting
 from agent.links.follower import STREAM_STEADY_S, STREAMS
 from agent.links.listing import OfferReader, Reading
-from agent.links.probe import TICK_S
 from agent.model import CHANGE_META_KEY, Json, Offer
-from agent.routing.digest import exported_digest
 
 log = logging.getLogger(__name__)
 
@@ -45,48 +44,6 @@ CHANGE_WAIT_S: Final = 2.0
 
 # So many looks in a row that said nothing, and lists are read the ordinary way: one of them may have two pages.
 LOOKS_IN_VAIN_MAX: Final = 3
-
-
-class Relisting(Event):
-    """Set while a listing is wanted; `on_wanted` is called when it becomes so."""
-
-    __slots__ = ("_certain", "_offer", "_on_wanted", "_sighting")
-
-    def __init__(self, on_wanted: Callable[[], None]) -> None:
-        super().__init__()
-        self._on_wanted = on_wanted
-        self._certain = False
-        self._offer = Offer()
-        self._sighting = ""
-
-    def set(self) -> None:
-        """Want a listing, whatever is known."""
-        self._certain = True
-        super().set()
-        self._on_wanted()
-
-    def clear(self) -> None:
-        """Forget that a listing was wanted."""
-        self._certain = False
-        super().clear()
-
-    def sighted(self, sighting: str) -> None:
-        """Want one unless `sighting`, the words of the catalog, has the digest of what is known by then."""
-        self._sighting = sighting
-        super().set()
-        self._on_wanted()
-
-    def taken(self, offer: Offer) -> None:
-        """The offer was read."""
-        self._offer = offer
-
-    def is_due(self) -> bool:
-        """Whether a listing is wanted, which is asked for anew from now on."""
-        if not self.is_set():
-            return False
-        certain = self._certain
-        self.clear()
-        return certain or exported_digest(self._offer) not in self._sighting.split()
 
 
 class Listener:
@@ -310,7 +267,7 @@ class OfferKeeper:
         while True:
             failure = failure or await self._listened()
             if failure is None:
-                return  # It is held, and told of when it ends.
+                return  # It is held, and `_stream_over` hears of its end.
             if isinstance(failure, ListenNotSupported | ProtocolBroken):
                 log.debug("MCP list changes are not announced", extra={"reason": str(failure)})
                 self._hears_changes = False
@@ -406,7 +363,7 @@ class OfferKeeper:
         self._read.clear()
 
     def _due_at_s(self) -> tuple[float, Reading] | None:
-        """When something has to be read though nobody said so, and what."""
+        """When something has to be read without a word of the server, and what."""
         due: list[tuple[float, Reading]] = []
         # Another node tells of each change, and so does the catalog.
         if not (self._hears_changes and self._is_node):
@@ -422,7 +379,7 @@ class OfferKeeper:
     def _read_what_is_due(self) -> None:
         """Read what is due by now; a beat may be one of before."""
         due = None if self._is_reading or self._ended else self._due_at_s()
-        if due is None or due[0] > clock.now_s() + TICK_S:
+        if due is None or due[0] > clock.now_s() + BEAT_S:
             return
         if due[1] is not Reading.POLL or not self._looks_quietly():
             self._begin_reading(due[1])

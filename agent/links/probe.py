@@ -257,7 +257,7 @@ class Probe:
         self._is_alive(asked_at_s)
 
     def _asked_before(self) -> tuple[tuple[_Asked, ...], LinkFailed | None]:
-        """What was asked without a task and may still be answered, and whether that is missed by now."""
+        """The probe that went out without a task and may still be answered, and whether it is missed by now."""
         if self._drop is None:
             return (), None
         self._late = asyncio.get_running_loop().create_future()
@@ -284,7 +284,7 @@ class Probe:
     def _asked_in_tasks(
         self, group: asyncio.TaskGroup, asked: tuple[_Asked, ...], *, makes_up: bool
     ) -> tuple[_Asked, ...]:
-        """What is asked with one more probe. `makes_up`: a list makes up for a ping that was lost with its connection.
+        """All that are open with one more. `makes_up`: a list makes up for a ping that was lost with its connection.
 
         A server that answers late, one after the other, would have ever more of them to answer otherwise.
         """

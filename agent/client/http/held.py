@@ -131,7 +131,8 @@ class HeldStream(asyncio.Protocol):
         connection, self._connection = self._connection, None
         if connection is None:
             return False
-        if (transport := connection._transport) is not None:  # noqa: SLF001 - as in `of`
+        # From within, as in `of`.
+        if (transport := connection._transport) is not None:  # noqa: SLF001 - as above
             transport.set_protocol(connection)
             connection.abort(ConnectionBroken("had its answer closed by us"))
         return True

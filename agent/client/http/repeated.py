@@ -2,8 +2,8 @@
 
 Made by `agent.client.http.stateless` for what a link does all the time: its probe, and lists that it reads every half a
 minute. Its bytes are ready but for the head, it takes the connection that was kept since the last one, and of an answer
-only what differs from the last is read. The one rule: what is not usual at a glance is not judged here; the caller is
-told to ask the ordinary way, and so is one whose server never answers in the usual way.
+only what differs from the last is read. The one rule: what is not usual at a glance is not judged here, and has to be
+asked the ordinary way; a server that never answers in the usual way is always asked so.
 """
 
 import asyncio

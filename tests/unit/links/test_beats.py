@@ -47,7 +47,7 @@ async def test_what_is_due_together_takes_one_timer_and_may_ask_for_more_of_them
     assert done == [1.0] * 4 + [2.0] * 4 + [3.0] * 4 + [4.0] * 3
 
 
-async def test_a_fault_of_one_link_is_told_and_does_not_keep_the_others_from_their_turn() -> None:
+async def test_a_fault_of_one_link_is_reported_and_does_not_keep_the_others_from_their_turn() -> None:
     told: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(repr(context["exception"])))
     done: list[float] = []

@@ -163,7 +163,7 @@ async def test_looks_that_say_nothing_give_way_to_listings(side: QuietSide) -> N
         assert len(side.looks) == LOOKS_IN_VAIN_MAX
 
 
-async def test_a_change_that_is_told_during_a_look_is_read(side: QuietSide) -> None:
+async def test_a_change_that_is_announced_during_a_look_is_read(side: QuietSide) -> None:
     told: list[Callable[[str], None]] = []
 
     async def remembers(

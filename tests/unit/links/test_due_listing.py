@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.links.offer_keeper import Relisting
+from agent.links.due_listing import Relisting
 from agent.model import ORIGIN_META_KEY, Json, Offer
 from agent.routing.digest import exported_digest
 
@@ -76,7 +76,7 @@ def test_what_was_wanted_before_a_listing_began_is_answered_by_it() -> None:
     assert not relisting.is_due()
 
 
-def test_each_wish_is_told_of_at_once() -> None:
+def test_what_is_wanted_is_reported_at_once() -> None:
     told: list[bool] = []
     relisting = Relisting(lambda: told.append(relisting.is_due()))
     relisting.taken(OLD)
