@@ -158,11 +158,14 @@ async def test_a_question_that_is_dropped_closes_its_connection_and_is_not_heard
         answers.append(lambda _: None)
         heard: list[bool] = []
         assert client.quiet is not None
-        drop = client.quiet.prober()(heard.append)
-        assert drop is not None
-        drop()
+        for _ in range(STRIKES_MAX + 1):
+            drop = client.quiet.prober()(heard.append)
+            assert drop is not None, "late answers say nothing about how they would look"
+            drop()
+            answers.append(discovered)
+            await client.probe(5)
+            answers.append(lambda _: None)
         answers.append(discovered)
-        await client.probe(5)
         assert await probe(client) is True
         assert heard == []
 

@@ -102,6 +102,7 @@ class Repeated(asyncio.Protocol):
         heard, judge, self._heard, self._judge = self._heard, self._judge, None, None
         is_well = False
         if body is None:
+            self._strikes += 1
             self._give_up("did not answer in the usual way")
         else:
             self._give_back()
@@ -160,7 +161,6 @@ class Repeated(asyncio.Protocol):
         _rests(self._pool, connection)
 
     def _give_up(self, why: str) -> None:
-        self._strikes += 1
         connection, self._connection, self._data = self._connection, None, b""
         if connection is not None:
             _returned(connection)
