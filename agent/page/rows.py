@@ -13,7 +13,8 @@ from agent.model import Json, LinkView, PeerScope, PeerSpec, StdioTarget
 def link_row(view: LinkView, servers: Sequence[str], epoch_s: float) -> Json:
     """One link. `servers`: of a peer, by their names in the mesh. `epoch_s`: what loop time 0 is since the epoch.
 
-    `next_at`: when it is tried again, seconds since the epoch, or None; `latency_ms`: of a probe of the last half minute, or None.
+    `next_at`: when it is tried again, seconds since the epoch, or None; `latency_ms`: of a probe of the last half
+    minute, or None.
     """
     spec = view.spec
     if isinstance(spec, PeerSpec):
