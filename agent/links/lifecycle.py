@@ -299,16 +299,14 @@ class LinkLifecycle:
 
     # For the parts of this life, which have a task only as long as there is something to do
 
-    def begin_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def begin_task(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         """Do something in a task of its own; what it raises ends this life. Nothing when it has ended."""
-        if self._group is None:
-            work.close()
-        else:
+        if self._group is not None:
             self._group.create_task(self._watched(work), name=name)
 
-    async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _watched(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await work
+            await work()
         except Exception as exc:  # noqa: BLE001 - the top of a task; `run` raises it, and its link records it
             if self._end.is_set():
                 self._idle.set()  # What is in flight there is not waited for any more.

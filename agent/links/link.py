@@ -246,13 +246,20 @@ class Link:
             nonlocal lost
             if lost is not None:
                 failure, lost = lost, None
-                raise failure
+                try:
+                    raise failure
+                finally:
+                    del failure  # Its traceback has this frame: a circle, as below.
             return await self._dialled()
 
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(MeshError), stop=stop_never, wait=self._wait_s, sleep=self._pause
         )
-        return await retrying(dialled)
+        try:
+            return await retrying(dialled)
+        finally:
+            # Its last steps refer to it: a circle, which nothing collects of what was there when the node was ready.
+            retrying.iter_state.reset()
 
     async def _dialled(self) -> AsyncExitStack:
         """Dial once. Raises `MeshError` or `Retired`."""
@@ -279,11 +286,11 @@ class Link:
         try:
             await self._session.run()
         except BaseException as exc:  # noqa: BLE001 - as above
-            failure = exc
-        try:
-            await self._over(stack, failure)
-        except MeshError as exc:
-            return exc
+            try:
+                await self._over(stack, exc)
+            except MeshError as failure:
+                return failure
+        raise AssertionError("a life ends with its reason")
 
     async def _over(self, stack: AsyncExitStack, exc: BaseException) -> NoReturn:
         """Close what a dial or a client that ended with `exc` holds. Raises `MeshError`, `Retired`, a cancellation."""
@@ -300,6 +307,8 @@ class Link:
             # A client that cannot be closed cleanly must not end the node either.
             log.exception("link broke unexpectedly", extra={"backend": self.spec.key})
             raise ProtocolBroken(f"unexpected {type(failure).__name__}") from failure
+        finally:
+            del exc
         raise AssertionError("an end has its reason")
 
     async def _record_end(self, exc: BaseException) -> NoReturn:
@@ -319,6 +328,7 @@ class Link:
                 raise broken from exc
             raise exc
         finally:
+            del exc
             self._session = None
             self._hooks.offers.forget_backend(self.view.key)
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final, Protocol
 
 from agent import clock
@@ -92,7 +93,7 @@ class OfferHooks(Protocol):
 class Life(Protocol):
     """The life of the client that the keeper is a part of."""
 
-    def begin_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def begin_task(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         """Do something in a task of its own; what it raises ends the life."""
         ...
 
@@ -259,8 +260,8 @@ class OfferKeeper:
     def begin(self) -> None:
         """List, and keep that current until `end`."""
         self._is_reading = True
-        self._life.begin_task(self._follow(), "follow")
-        self._life.begin_task(self._begin_listing(), "list")
+        self._life.begin_task(self._follow, "follow")
+        self._life.begin_task(self._begin_listing, "list")
 
     async def _follow(self, failure: MeshError | None = None) -> None:
         """Turn list changes into listings, as long as there is a change stream. `failure`: how the last one ended."""
@@ -299,7 +300,7 @@ class OfferKeeper:
 
     def _stream_over(self, failure: MeshError) -> None:
         if not self._ended:
-            self._life.begin_task(self._follow(failure), "follow")
+            self._life.begin_task(partial(self._follow, failure), "follow")
 
     # When lists are read
 
@@ -310,7 +311,7 @@ class OfferKeeper:
 
     def _begin_reading(self, reading: Reading) -> None:
         self._is_reading = True
-        self._life.begin_task(self._list(reading), "list")
+        self._life.begin_task(partial(self._list, reading), "list")
 
     async def _begin_listing(self) -> None:
         await within(self._relist, FIRST_LISTING_WAIT_S)

@@ -43,7 +43,7 @@ _LIST: Final = "list in place of a ping"
 
 
 # Begins a task of the client's life, by its name. What the task raises ends that life.
-BeginTask: TypeAlias = Callable[[Coroutine[Any, Any, None], str], None]
+BeginTask: TypeAlias = Callable[[Callable[[], Coroutine[Any, Any, None]], str], None]
 # A probe whose answer may still come, by what it asks; the result is why there is none.
 _Asked: TypeAlias = tuple[str, asyncio.Future[LinkFailed | None]]
 
@@ -186,7 +186,7 @@ class Probe:
         """There is reason not to wait for the next beat."""
         if self._begun and not self._in_task:
             self._in_task = True
-            self._begin_task(self._until_answered(), "probe")
+            self._begin_task(self._until_answered, "probe")
 
     def _rest(self) -> None:
         jitter = PROBE_JITTER * (2 * self._rng.random() - 1)
