@@ -17,6 +17,7 @@ from bench import (
     fleet,
     floor,
     hop,
+    idle,
     instructions,
     join,
     listing,
@@ -56,6 +57,7 @@ BENCHMARKS = {
     "workers": workers.measure,
     "before": before.measure,
     "others": others.measure,
+    "idle": idle.measure,
 }
 RESULTS = Path(".cache/bench.json")
 

@@ -46,7 +46,7 @@ class Side:
 
 async def measure() -> list[Figure]:
     """Compare both builds at 32 callers, with large answers and over two hops, and at one caller."""
-    _check_out()
+    check_out()
     async with AsyncExitStack() as stack:
         servers = {
             "bare": {"url": await stack.enter_async_context(bare_server())},
@@ -65,7 +65,8 @@ async def measure() -> list[Figure]:
     return _figures(before, now)
 
 
-def _check_out() -> None:
+def check_out() -> None:
+    """Have that build in a folder beside this one."""
     if not TREE.exists():
         subprocess.run(["git", "worktree", "prune"], check=True)
         subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(TREE), BUILD], check=True)

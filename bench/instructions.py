@@ -67,10 +67,10 @@ async def _counted(client: RawClient | RawLegacyClient, process_id: int, folder:
     """Thousands of instructions for each of `CALLS` calls."""
     await _until_offered(client)
     await _calls(client, WARM_CALLS)
-    await _control("-i", "on", process_id)
+    await control("-i", "on", process_id)
     await _calls(client, CALLS)
-    await _control("-i", "off", process_id)
-    await _control("-d", process_id)
+    await control("-i", "off", process_id)
+    await control("-d", process_id)
     outputs = list(folder.iterdir())
     found = [_TOTALS.search(path.read_text(errors="replace")) for path in outputs]
     for path in outputs:
@@ -102,7 +102,8 @@ async def _call(client: RawClient | RawLegacyClient) -> None:
     await client.call("canned__echo", {"text": "sixteen bytes ok"})
 
 
-async def _control(*what: object) -> None:
+async def control(*what: object) -> None:
+    """Have `callgrind_control` do something."""
     process = await asyncio.create_subprocess_exec(
         "callgrind_control", *map(str, what), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
     )

@@ -131,6 +131,7 @@ class ScriptedClient:
         self.lost_reason = self.lost_what = ""
 
     lists_by_session = False
+    quiet = None
 
     def hear_sessions(self, on_news: Callable[[str, str], None]) -> None:
         """There are none."""

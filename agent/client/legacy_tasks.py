@@ -77,6 +77,8 @@ class LegacyTaskClient:
         """As `McpClient.lost_what`."""
         return self._client.lost_what
 
+    quiet = None
+
     @property
     def lists_by_session(self) -> bool:
         """As `McpClient.lists_by_session`."""

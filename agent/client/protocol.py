@@ -15,7 +15,7 @@ from agent.client.event import Event
 from agent.client.server_info import OnNotification, ServerInfo
 from agent.client.streaming import LargeResult
 from agent.client.streams import Updates
-from agent.errors import Unreachable
+from agent.errors import MeshError, Unreachable
 from agent.model import Json
 
 
@@ -179,6 +179,33 @@ class StartsRequests(Protocol):
         ...
 
 
+class Quiet(Protocol):
+    """What a client at rest is asked without a task, so that an idle link costs next to nothing.
+
+    `heard` gets True when the answer says that all is as it was, False where it has to be asked the ordinary way. What
+    is returned ends the wait; None: it cannot be asked so now, for there may be no connection at hand.
+    """
+
+    def prober(self) -> Callable[[Callable[[bool], None]], Callable[[], None] | None]:
+        """What asks, as `McpClient.probe`, each time it is called with `heard`."""
+        ...
+
+    def list_quietly(
+        self, method: str, is_known: Callable[[Json], bool], heard: Callable[[bool], None]
+    ) -> Callable[[], None] | None:
+        """Whether a list is one page, and that the one of the last time or one that `is_known`."""
+        ...
+
+    async def listen_quietly(
+        self, on_change: Callable[[str], None], ended: Callable[[MeshError], None]
+    ) -> Callable[[], None]:
+        """As `McpClient.listen`, but it returns when the other side has acknowledged the stream; `ended` gets its end.
+
+        Where the stream can only be read by a task, it raises that as `listen` does.
+        """
+        ...
+
+
 class McpClient(Requester, Protocol):
     """An open client to one MCP server, as a link keeps it."""
 
@@ -215,4 +242,9 @@ class McpClient(Requester, Protocol):
 
     async def probe(self, timeout_s: float) -> None:
         """Ask for a sign of life: any JSON-RPC answer counts. Raises `LinkFailed` kinds, never `CallFailed`."""
+        ...
+
+    @property
+    def quiet(self) -> Quiet | None:
+        """The ways to ask without a task; None where the transport has none."""
         ...

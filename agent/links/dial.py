@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from agent import clock
 from agent.client.connect import McpClient, ServerInfo, enter_client
+from agent.client.exit_stack import SmallExitStack
 from agent.client.http.prover import Credentials, Prover
 from agent.client.opening import Opening
 from agent.client.outbound import DIRECT, AuthorizerLike, Outbound
@@ -116,7 +117,7 @@ async def opened(
     await _refuse_own_view(spec, own, dialling)
     if not (spec.is_mesh_node and (spec.scope is PeerScope.LOCAL or spec.kind is PeerKind.NODE)):
         deadline_s = clock.now_s() + START_TIMEOUT_S
-        async with AsyncExitStack() as attempt:
+        async with SmallExitStack() as attempt:
             async with _knowing_ourselves(spec, own, dialling):
                 plain = await _plain_client(spec, own, dialling, attempt)
             if not isinstance(plain, str):
@@ -143,7 +144,7 @@ async def _server_of_operator(
         raise DialledOurselves(f"{shown} is a view of this node itself")
     outbound = replace(dialling.outbound, believes_cards=False)
     opening = Opening(start_timeout_s=START_TIMEOUT_S, on_pending=dialling.on_pending, outbound=outbound)
-    async with AsyncExitStack() as attempt:
+    async with SmallExitStack() as attempt:
         try:
             client = await enter_client(attempt, spec.target, opening)
         except AuthRefused as refused:

@@ -7,9 +7,9 @@ Made by a link for every client that it opened, and run to its end in the link's
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from agent import clock
 from agent.client.affinity import is_of_session
@@ -142,6 +142,7 @@ class LinkLifecycle:
         "_ending",
         "_events",
         "_followers",
+        "_group",
         "_idle",
         "_in_flight",
         "_offer",
@@ -169,20 +170,21 @@ class LinkLifecycle:
         self._starts = opened.client if isinstance(opened.client, StartsRequests) else None
         self._client.hear_sessions(self._received_in_session)
         self._events = events
+        self._group: asyncio.TaskGroup | None = None  # While it runs.
         self._offer = OfferKeeper(
             opened.client,
             events,
             known,
             is_node=opened.identity is not None,
             start_deadline_s=opened.start_deadline_s,
-            stream_ended=self._ask_whether_dead,
+            life=self,
         )
         self._end = Event()
         self._ending: Exception | None = None
         self._drain_s = 0.0
         self._in_flight = 0
         is_node = opened.identity is not None
-        self._probes = Probe(opened.client, events, rng, self._may_be_busy, lists=not is_node)
+        self._probes = Probe(opened.client, events, rng, self._may_be_busy, self.begin_task, lists=not is_node)
         self._stall: StallDetector | None = None
         if is_node:
             self._stall = StallDetector(lambda: self._in_flight > 0 and not self.over, self._probes.doubt.set)
@@ -326,13 +328,17 @@ class LinkLifecycle:
         """
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._offer.follow(), name="follow")
-                group.create_task(self._offer.keep(), name="list")
-                group.create_task(self._probe(group), name="probe")
-                self.look_at_subscriptions()
-                # Awaited here: when a child fails while a group has nothing left to do but wait, Python before 3.13
-                # leaves `cancelling()` raised, and what comes later takes that for a cancellation of the task.
-                await self._watch_end(group)
+                self._group = group
+                try:
+                    self._offer.begin()
+                    self.look_at_subscriptions()
+                    # Awaited here: when a child fails while a group has nothing left to do but wait, Python before 3.13
+                    # leaves `cancelling()` raised, and what comes later takes that for a cancellation of the task.
+                    await self._watch_end(group)
+                finally:
+                    self._group = None
+                    self._offer.end()
+                    self._probes.end()
         except ExceptionGroup as group_failure:
             # A task group prefers its children's failures to a cancellation that came while it ended.
             task = asyncio.current_task()
@@ -344,7 +350,22 @@ class LinkLifecycle:
             self._offer.end()
         raise AssertionError("no child of a session returns")
 
-    async def _ask_whether_dead(self) -> None:
+    # For the parts of this life, which have a task only as long as there is something to do
+
+    def begin_task(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        """Do something in a task of its own; what it raises ends this life. Nothing when it has ended."""
+        if self._group is not None:
+            self._group.create_task(self._watched(work), name=name)
+
+    async def _watched(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await work()
+        except Exception as exc:  # noqa: BLE001 - the top of a task; `run` raises it, and its link records it
+            if self._end.is_set():
+                self._idle.set()  # What is in flight there is not waited for any more.
+            self.end(exc)
+
+    async def stream_ended(self) -> None:
         """Raises `LinkFailed` if nothing answers there any more; one that only takes its time is left to the probes."""
         try:
             await self._client.probe(PROBE_TIMEOUT_S)
@@ -353,10 +374,10 @@ class LinkLifecycle:
                 raise
             self._probes.doubt.set()
 
-    async def _probe(self, group: asyncio.TaskGroup) -> None:
-        await self._offer.first_read.wait()  # Before that, the listing has a deadline of its own.
-        self._probes.listed(self._offer.first_took_s)
-        await self._probes.run(group)
+    def listed_first(self, took_s: float) -> None:
+        """The first listing took so long; before that it had a deadline of its own, so it is probed from now on."""
+        self._probes.listed(took_s)
+        self._probes.begin()
 
     def _may_be_busy(self) -> bool:
         """Whether a call is open that may be all that a server does; a node does many things at once."""

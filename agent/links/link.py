@@ -12,13 +12,15 @@ import math
 import random
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never
 
 from agent import clock
 from agent.client.event import Event
+from agent.client.exit_stack import SmallExitStack
 from agent.client.protocol import Request, ResultTaker
+from agent.client.server_info import ServerInfo
 from agent.errors import CallNotSent, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import Dial, opened
 from agent.links.follower import Followers
@@ -29,7 +31,6 @@ from agent.links.state import (
     DIALS,
     NAMED_DIALS,
     DialStarted,
-    ProbeAnswered,
     ProbeMissed,
     Sighted,
     WaitOver,
@@ -230,36 +231,45 @@ class Link:
 
     async def run(self) -> None:
         """Keep the link up until cancelled or retired."""
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(MeshError), stop=stop_never, wait=self._wait_s, sleep=self._pause
-        )
+        lost: MeshError | None = None
         try:
             with suppress(Retired):
-                await retrying(self._live_once)
+                while True:
+                    lost = await self._served(await self._dialled_after(lost))
         finally:
             self._record.closed()
             self.first_attempt.set()
 
-    async def _live_once(self) -> None:
-        """One life of the client, from dial to loss; always ends with a `MeshError`, `Retired` or a cancellation."""
+    async def _dialled_after(self, lost: MeshError | None) -> AsyncExitStack:
+        """Dial until there is a client; returns what holds it. A loss is the first failure in that row.
+
+        Tenacity's part is over then: what it needs for each row of attempts is not held while the link is up.
+        """
+
+        async def dialled() -> AsyncExitStack:
+            nonlocal lost
+            if lost is not None:
+                failure, lost = lost, None
+                try:
+                    raise failure
+                finally:
+                    del failure  # Its traceback has this frame: a circle, as below.
+            return await self._dialled()
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(MeshError), stop=stop_never, wait=self._wait_s, sleep=self._pause
+        )
+        try:
+            return await retrying(dialled)
+        finally:
+            # Its last steps refer to it: a circle, which nothing collects of what was there when the node was ready.
+            retrying.iter_state.reset()
+
+    async def _dialled(self) -> AsyncExitStack:
+        """Dial once. Raises `MeshError` or `Retired`."""
         self._cut_short.clear()  # A reload or a sighting until now is served by this dial.
         self._record.advance(DialStarted())
-        try:
-            async with AsyncExitStack() as stack:
-                await self._dial_and_serve(stack)
-        except Retired:
-            raise
-        except Exception as exc:
-            if self._retiring:  # Whatever ended it first, there is no other dial.
-                raise Retired from exc
-            if isinstance(exc, MeshError):
-                raise
-            # A client that cannot be closed cleanly must not end the node either.
-            log.exception("link broke unexpectedly", extra={"backend": self.spec.key})
-            raise ProtocolBroken(f"unexpected {type(exc).__name__}") from exc
-
-    async def _dial_and_serve(self, stack: AsyncExitStack) -> None:
-        """Record the failure before the client is closed, which may take seconds."""
+        stack = SmallExitStack()
         try:
             async with turn(self._dials):
                 dialled = self.spec
@@ -270,23 +280,59 @@ class Link:
             self._session = LinkLifecycle(opened_client, self, self._rng, followers, known)
             if self.spec != dialled:  # It has changed meanwhile.
                 self._session.relabel(self.spec)
+        except BaseException as exc:  # noqa: BLE001 - a cancellation goes on from there
+            await self._over(stack, exc)
+        return stack
+
+    async def _served(self, stack: AsyncExitStack) -> MeshError:
+        """Serve until the client is lost; returns why. Raises `Retired`."""
+        assert self._session is not None, "it was dialled"
+        try:
             await self._session.run()
+        except BaseException as exc:  # noqa: BLE001 - as above
+            try:
+                await self._over(stack, exc)
+            except MeshError as failure:
+                return failure
+        raise AssertionError("a life ends with its reason")
+
+    async def _over(self, stack: AsyncExitStack, exc: BaseException) -> NoReturn:
+        """Close what a dial or a client that ended with `exc` holds. Raises `MeshError`, `Retired`, a cancellation."""
+        try:
+            async with stack:
+                await self._record_end(exc)
         except Retired:
             raise
-        except ReloadAsked:
-            self._record.begin_anew()
-            raise
-        except MeshError as exc:
-            self._failed(exc)
-            if self._session is not None:
-                await self._session.linger(exc, DRAIN_TIMEOUT_S)
-            raise
-        except Exception as exc:  # A bug of ours must not end the link; it is traced and waits like a protocol error.
+        except Exception as failure:
+            if self._retiring:  # Whatever ended it first, there is no other dial.
+                raise Retired from failure
+            if isinstance(failure, MeshError):
+                raise
+            # A client that cannot be closed cleanly must not end the node either.
             log.exception("link broke unexpectedly", extra={"backend": self.spec.key})
-            failure = ProtocolBroken(f"unexpected {type(exc).__name__}")
-            self._failed(failure)
-            raise failure from exc
+            raise ProtocolBroken(f"unexpected {type(failure).__name__}") from failure
         finally:
+            del exc
+        raise AssertionError("an end has its reason")
+
+    async def _record_end(self, exc: BaseException) -> NoReturn:
+        """Record the failure before the client is closed, which may take seconds; raises it."""
+        try:
+            if isinstance(exc, ReloadAsked):
+                self._record.begin_anew()
+            elif isinstance(exc, MeshError):
+                self._failed(exc)
+                if self._session is not None:
+                    await self._session.linger(exc, DRAIN_TIMEOUT_S)
+            elif isinstance(exc, Exception) and not isinstance(exc, Retired):
+                # A bug of ours must not end the link; it is traced and waits like a protocol error.
+                log.error("link broke unexpectedly", extra={"backend": self.spec.key}, exc_info=exc)
+                broken = ProtocolBroken(f"unexpected {type(exc).__name__}")
+                self._failed(broken)
+                raise broken from exc
+            raise exc
+        finally:
+            del exc
             self._session = None
             self._hooks.offers.forget_backend(self.view.key)
 
@@ -312,10 +358,9 @@ class Link:
         with suppress(MeshError):  # The node is stopping.
             await self._hooks.settled()
 
-    def alive(self, latency_s: float, *, has_tasks: bool) -> None:
+    def alive(self, latency_s: float, server_info: ServerInfo) -> None:
         """Take the answer to a probe."""
-        self._record.advance(ProbeAnswered(), has_tasks=has_tasks)
-        self._record.show(latency_s=latency_s)
+        self._record.alive(latency_s, server_info)
 
     def missed(self, *, busy: bool) -> bool:
         """Take a probe that was not answered in time; False once the link counts as down."""

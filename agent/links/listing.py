@@ -9,19 +9,22 @@ read once more from its beginning.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from agent import clock
 from agent.client.capabilities import ASKED_FOR_ALL
-from agent.client.protocol import Request
+from agent.client.protocol import Quiet, Request
 from agent.client.server_info import ServerInfo
 from agent.errors import AnswerUnreadable, MeshError, RpcError, Unreachable
+from agent.links.beats import shared_beats
 from agent.lossless_json.raw import keep_schemas
 from agent.model import FOR_NODE_META_KEY, Era, Json, ListFault, Offer
 from agent.routing.digest import offer_digest
+from agent.routing.once import once
 from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND
 
 log = logging.getLogger(__name__)
@@ -35,6 +38,9 @@ ENTRIES_MAX: Final = 20_000
 RETRY_PAUSES_S: Final = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)
 # Once the tools are there, other lists may hold them up for so long when a session begins.
 LATE_S: Final = 3.0
+
+# A look at a list is an ordinary request after this long.
+LOOK_TIMEOUT_S: Final = 5.0
 
 _TOOLS: Final = "tools/list"
 # method -> (capability that announces it, key of the result)
@@ -120,6 +126,19 @@ class _Known:
         )
 
 
+@lru_cache(maxsize=len(_LISTS))
+def _unknown(method: str, key: str) -> _Known:
+    """One for all servers that do not have such a list."""
+    return _Known(method, key, announced=False, asked=False)
+
+
+def _known_before(method: str, key: str, announced: bool, entries: tuple[Any, ...]) -> _Known:
+    """What is known of a list before it is read for the first time."""
+    if not (announced or entries or method == _TOOLS):
+        return _unknown(method, key)
+    return _Known(method, key, announced, announced or method == _TOOLS, entries)
+
+
 class Listed(Protocol):
     """What is needed of a client."""
 
@@ -136,36 +155,36 @@ class Listed(Protocol):
 class OfferReader:
     """What each list of one open client said last. Sole writer: the task that calls `read`."""
 
+    __slots__ = ("_begun", "_client", "_lists")
+
     def __init__(self, client: Listed, known: Offer | None = None) -> None:
         """`known`: what the same backend listed before this client was opened."""
         self._client = client
         before = known or Offer()
         entries = (before.tools, before.prompts, before.resources, before.templates)
         capabilities = client.server_info.capabilities
-        self._lists = {
-            method: _Known(
-                method, key, capability in capabilities, capability in capabilities or method == _TOOLS, part
-            )
+        self._lists = tuple(
+            _known_before(method, key, capability in capabilities, part)
             for (method, (capability, key)), part in zip(_LISTS.items(), entries, strict=True)
-        }
+        )
         self._begun = False
 
     def __repr__(self) -> str:
         """How much is known, and what is wrong with it."""
-        return f"<OfferReader {[(one.method, len(one.entries), one.fault) for one in self._lists.values()]}>"
+        return f"<OfferReader {[(one.method, len(one.entries), one.fault) for one in self._lists]}>"
 
     @property
     def offer(self) -> Offer:
         """Everything that is known now."""
-        parts = [one.entries if one.announced or one.asked else () for one in self._lists.values()]
-        faults = tuple(ListFault(one.method, one.fault, one.said) for one in self._lists.values() if one.fault)
+        parts = [one.entries if one.announced or one.asked else () for one in self._lists]
+        faults = tuple(ListFault(one.method, one.fault, one.said) for one in self._lists if one.fault)
         tools, prompts, resources, templates = parts
         return Offer(tools, prompts, resources, templates, offer_digest(*parts), faults)
 
     @property
     def retry_at_s(self) -> float | None:
         """When the next failed list is due, by the event loop's clock; None while none failed."""
-        return min((one.retry_at_s for one in self._lists.values() if one.retry_at_s is not None), default=None)
+        return min((one.retry_at_s for one in self._lists if one.retry_at_s is not None), default=None)
 
     async def read(self, *, timeout_s: float, reading: Reading = Reading.ALL) -> Offer:
         """Read lists, each within `timeout_s`. Returns what is known then.
@@ -173,18 +192,32 @@ class OfferReader:
         Raises what the client raises (`CallFailed`, `LinkFailed`), where it was no answer and no list was answered;
         `offer` says so of each list then.
         """
-        asked = [one for one in self._lists.values() if one.is_wanted(reading, clock.now_s())]
+        asked = [one for one in self._lists if one.is_wanted(reading, clock.now_s())]
         outcomes = await self._read_side_by_side(asked, timeout_s)
-        for method, outcome in outcomes.items():
-            before = self._lists[method]
-            now = self._lists[method] = before.after(outcome, clock.now_s())
-            _log(self._client, before, now)
+        self._lists = tuple(self._after(one, outcomes.get(one.method)) for one in self._lists)
         self._begun = True
         failures = [outcome.failure for outcome in outcomes.values()]
         unanswered = next((one for one in failures if one is not None and not isinstance(one, _ListRefused)), None)
         if unanswered is not None and all(failures) and reading is not Reading.DUE:
             raise unanswered
         return self.offer
+
+    def _after(self, before: _Known, outcome: _Outcome | None) -> _Known:
+        if outcome is None:
+            return before
+        now = before.after(outcome, clock.now_s())
+        _log(self._client, before, now)
+        return now
+
+    def look(self, quiet: Quiet, looked: Callable[[bool], None]) -> bool:
+        """Ask whether all lists are as they are known, one after the other; `looked` says. False: that cannot be asked.
+
+        Only whole lists of one page can be; any other, or one that failed, has to be read.
+        """
+        asked = [one for one in self._lists if one.asked]
+        if any(one.fault or not one.is_read for one in asked):
+            return False
+        return _look(quiet, asked, looked)
 
     async def _read_side_by_side(self, asked: Sequence[_Known], timeout_s: float) -> dict[str, _Outcome]:
         """Read each; in a session's first reading, what is not announced, or no tools, may not hold up the rest."""
@@ -215,6 +248,33 @@ class OfferReader:
             method: _failed(pages[method], late) if task.cancelled() else task.result()
             for method, task in tasks.items()
         }
+
+
+def _look(quiet: Quiet, lists: Sequence[_Known], looked: Callable[[bool], None]) -> bool:
+    first, *others = lists
+    drop: Callable[[], None] | None = None
+
+    def is_known(page: Json) -> bool:
+        return "nextCursor" not in page and keep_schemas(page, first.key) == list(first.entries)
+
+    def heard(is_as_known: bool) -> None:
+        nonlocal drop
+        drop = None
+        if not is_as_known or not others:
+            looked(is_as_known)
+        elif not _look(quiet, others, looked):
+            looked(False)
+
+    def end() -> None:
+        if drop is not None:
+            drop()
+            heard(False)
+
+    drop = quiet.list_quietly(first.method, is_known, heard)
+    if drop is None:
+        return False
+    shared_beats().after(clock.now_s() + LOOK_TIMEOUT_S, end)
+    return True
 
 
 def _awaited(asked: Iterable[_Known], *, begun: bool) -> list[str]:
@@ -279,7 +339,7 @@ async def _read_pages(client: Listed, one: _Known, timeout_s: float, entries: li
             _names(listed) == _names(entries[: len(listed)]) if listed else not cursor
         )
         if not is_end:
-            entries.extend(listed)
+            entries.extend(once(entry) if isinstance(entry, dict) else entry for entry in listed)
         if len(entries) > ENTRIES_MAX:
             return _Outcome(tuple(entries[:ENTRIES_MAX]))
         # The specification's end is the member's absence; some servers write null instead, and before 2026-07-28, where

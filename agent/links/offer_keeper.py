@@ -1,14 +1,17 @@
 """Keeps what a link knows of its server's lists current: when they are read, and what has to wait for that.
 
-Made by a session for its client, which runs `follow` and `keep` beside its probes. The one rule: a change that the
-server announced is read and shown to clients before anything that the server sent after it goes on, within bounds.
+Made by a session for its client, and begun with its life. Lists are read in a task that ends when they are read; one
+that is only looked at again, every half a minute, has none where the client can ask without. The one rule: a change
+that the server announced is read and shown to clients before anything that the server sent after it goes on, within
+bounds.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final, NoReturn, Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, Final, Protocol
 
 from agent import clock
 from agent.client.connect import ListenNotSupported, McpClient
@@ -18,10 +21,11 @@ from agent.client.server_info import OnNotification
 from agent.client.streaming import LargeResult
 from agent.client.streams import SESSIONS
 from agent.errors import AuthRefused, CallFailed, CallNotSent, MeshError, ProtocolBroken, Unreachable
+from agent.links.beats import BEAT_S, shared_beats
+from agent.links.due_listing import Relisting
 from agent.links.follower import STREAM_STEADY_S, STREAMS
 from agent.links.listing import OfferReader, Reading
 from agent.model import CHANGE_META_KEY, Json, Offer
-from agent.routing.digest import exported_digest
 
 log = logging.getLogger(__name__)
 
@@ -39,45 +43,8 @@ RELIST_PAUSE_S: Final = 0.1
 # longer than this: a server that does one thing at a time may have other things to do first.
 CHANGE_WAIT_S: Final = 2.0
 
-
-class Relisting(Event):
-    """Set while a listing is wanted."""
-
-    __slots__ = ("_certain", "_offer", "_sighting")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._certain = False
-        self._offer = Offer()
-        self._sighting = ""
-
-    def set(self) -> None:
-        """Want a listing, whatever is known."""
-        self._certain = True
-        super().set()
-
-    def clear(self) -> None:
-        """Forget that a listing was wanted."""
-        self._certain = False
-        super().clear()
-
-    def sighted(self, sighting: str) -> None:
-        """Want one unless `sighting`, the words of the catalog, has the digest of what is known by then."""
-        self._sighting = sighting
-        super().set()
-
-    def taken(self, offer: Offer) -> None:
-        """The offer was read."""
-        self._offer = offer
-
-    async def due(self) -> None:
-        """Return when a listing is wanted, which is asked for anew from now on."""
-        while True:
-            await self.wait()
-            certain = self._certain
-            self.clear()
-            if certain or exported_digest(self._offer) not in self._sighting.split():
-                return
+# So many looks in a row that said nothing, and lists are read the ordinary way: one of them may have two pages.
+LOOKS_IN_VAIN_MAX: Final = 3
 
 
 class Listener:
@@ -123,29 +90,51 @@ class OfferHooks(Protocol):
         ...
 
 
+class Life(Protocol):
+    """The life of the client that the keeper is a part of."""
+
+    def begin_task(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        """Do something in a task of its own; what it raises ends the life."""
+        ...
+
+    async def stream_ended(self) -> None:
+        """Raises `MeshError` where the end of the stream of changes is that of the client."""
+        ...
+
+    def listed_first(self, took_s: float) -> None:
+        """The first listing took so long."""
+        ...
+
+
 class OfferKeeper:
-    """See the module. Sole writer: the task that runs `keep`; all else may be called from others.
+    """See the module. Sole writer: the task that lists; all else may be called from others.
 
     Long because all reasons to read the lists again share one pace.
     """
 
     __slots__ = (
+        "_all_read_at_s",
         "_changes",
         "_changes_read",
         "_changes_shown_up_to",
         "_client",
+        "_drop_stream",
         "_ended",
+        "_first_read",
         "_hears_changes",
         "_hooks",
         "_is_node",
+        "_is_reading",
         "_last_change",
+        "_life",
+        "_looks_in_vain",
         "_read",
         "_reader",
         "_relist",
+        "_short_streams",
         "_start_deadline_s",
-        "_stream_ended",
-        "first_read",
-        "first_took_s",
+        "_stream_began_at_s",
+        "_timeout_s",
     )
 
     def __init__(
@@ -156,28 +145,30 @@ class OfferKeeper:
         *,
         is_node: bool,
         start_deadline_s: float | None,
-        stream_ended: Callable[[], Awaitable[None]],
+        life: Life,
     ) -> None:
         """`known`: what the backend listed before; `is_node`: it is one of ours, which notifies of each change.
 
         `start_deadline_s`: until when the first listing may take, by the event loop's clock; None for `LIST_TIMEOUT_S`.
-        `stream_ended`: awaited when the change stream ends; raises what ends the session.
         """
-        self._stream_ended = stream_ended
+        self._life = life
         self._client = client
         self._hooks = hooks
         self._is_node = is_node
         self._start_deadline_s = start_deadline_s
-        self._relist = Relisting()
+        self._relist = Relisting(self._wake)
         self._reader = OfferReader(client, known)
         self._read = Event()  # Set for a moment after each listing, whatever came of it.
         # How many changes the server announced, how many of them listings cover, and how many of them clients see.
         self._changes = self._changes_read = self._changes_shown_up_to = 0
         self._last_change = ""
         self._hears_changes = False
-        self._ended = False
-        self.first_read = Event()
-        self.first_took_s = 0.0  # As soon as `first_read` is set.
+        self._ended = self._first_read = False
+        self._drop_stream: Callable[[], None] | None = None
+        self._stream_began_at_s, self._short_streams = 0.0, 0
+        self._is_reading = False
+        self._looks_in_vain = 0
+        self._all_read_at_s, self._timeout_s = 0.0, LIST_TIMEOUT_S
 
     def __repr__(self) -> str:
         """What is known, and how many changes the server announced."""
@@ -191,6 +182,9 @@ class OfferKeeper:
         """The keeper reads nothing any more, so no call waits for it."""
         self._ended = True
         self._read.set()
+        drop, self._drop_stream = self._drop_stream, None
+        if drop is not None:
+            drop()
 
     @property
     def digest(self) -> str:
@@ -268,74 +262,152 @@ class OfferKeeper:
         # After a wait in vain, too: a caller that comes later need not wait for the same again.
         self._changes_shown_up_to = max(self._changes_shown_up_to, wanted)
 
-    async def follow(self) -> None:
-        """Turn list changes into listings, as long as there is a change stream."""
-        short_streams = 0
+    def begin(self) -> None:
+        """List, and keep that current until `end`."""
+        self._is_reading = True
+        self._life.begin_task(self._follow, "follow")
+        self._life.begin_task(self._begin_listing, "list")
+
+    async def _follow(self, failure: MeshError | None = None) -> None:
+        """Turn list changes into listings, as long as there is a change stream. `failure`: how the last one ended."""
         while True:
-            began_at_s = clock.now_s()
-            try:
-                await self._client.listen(self._changed)
-            except (ListenNotSupported, ProtocolBroken) as exc:
-                log.debug("MCP list changes are not announced", extra={"reason": str(exc)})
+            failure = failure or await self._listened()
+            if failure is None:
+                return  # It is held, and `_stream_over` hears of its end.
+            if isinstance(failure, ListenNotSupported | ProtocolBroken):
+                log.debug("MCP list changes are not announced", extra={"reason": str(failure)})
                 self._hears_changes = False
                 self._relist.set()
                 return
-            except Unreachable:
-                # The end of the stream is the first sign of a dead process; a live one is asked and listened to again.
-                await self._stream_ended()
-            short_streams = 0 if clock.now_s() - began_at_s >= STREAM_STEADY_S else short_streams + 1
-            await asyncio.sleep(STREAMS.step_s(short_streams - 1))
+            if not isinstance(failure, Unreachable):
+                raise failure
+            # The end of the stream is the first sign of a dead process; a live one is asked and listened to again.
+            await self._life.stream_ended()
+            lasted_s = clock.now_s() - self._stream_began_at_s
+            self._short_streams = 0 if lasted_s >= STREAM_STEADY_S else self._short_streams + 1
+            await asyncio.sleep(STREAMS.step_s(self._short_streams - 1))
             self._relist.set()
+            failure = None
 
-    async def keep(self) -> NoReturn:
-        """List now, and whenever that is due. Raises `MeshError` where that ends the session."""
+    async def _listened(self) -> MeshError | None:
+        """How the stream ended; None for one that is held without a task."""
+        self._stream_began_at_s, quiet = clock.now_s(), self._client.quiet
+        try:
+            if quiet is None:
+                await self._client.listen(self._changed)
+                raise AssertionError("a stream ends with its failure")
+            self._drop_stream = await quiet.listen_quietly(self._changed, self._stream_over)
+        except MeshError as exc:
+            return exc
+        if self._ended:
+            self._drop_stream()
+        return None
+
+    def _stream_over(self, failure: MeshError) -> None:
+        if not self._ended:
+            self._life.begin_task(partial(self._follow, failure), "follow")
+
+    # When lists are read
+
+    def _wake(self) -> None:
+        """A listing is wanted; while one is under way, that looks for it."""
+        if not self._is_reading and not self._ended and self._relist.is_due():
+            self._begin_reading(Reading.ALL)
+
+    def _begin_reading(self, reading: Reading) -> None:
+        self._is_reading = True
+        self._life.begin_task(partial(self._list, reading), "list")
+
+    async def _begin_listing(self) -> None:
         await within(self._relist, FIRST_LISTING_WAIT_S)
         self._relist.clear()
-        reading, all_read_at_s, began_at_s = Reading.ALL, 0.0, clock.now_s()
-        deadline_s, timeout_s = self._start_deadline_s, LIST_TIMEOUT_S
-        if deadline_s is not None:
-            timeout_s = max(0.0, deadline_s - began_at_s)
-        while True:
-            changes = self._changes
-            if reading is not Reading.DUE:
-                all_read_at_s = clock.now_s()
-            try:
-                await self._reader.read(timeout_s=timeout_s, reading=reading)
-            except (AuthRefused, CallNotSent):
-                raise
-            except MeshError as exc:
-                if not self.first_read.is_set():
-                    if isinstance(exc, CallFailed):
-                        raise Unreachable.of(exc, retry_after_s=getattr(exc, "retry_after_s", None)) from exc
-                    raise
-                # Whether it still lives is for probes and change stream to say; its old offer is better than none.
-                log.debug("MCP offer could not be listed again", extra={"reason": str(exc)})
-            offer = self._reader.offer
-            self._hooks.listed(offer)
-            self._relist.taken(offer)
-            if not self.first_read.is_set():
-                self.first_took_s = clock.now_s() - began_at_s
-                timeout_s = max(LIST_TIMEOUT_S, 2 * self.first_took_s)
-                self.first_read.set()
-            if reading is Reading.ALL:
-                self._changes_read = changes
-            self._read.set()
-            self._read.clear()
-            await asyncio.sleep(RELIST_PAUSE_S)
-            reading = await self._next_reading(all_read_at_s)
+        began_at_s = clock.now_s()
+        if self._start_deadline_s is not None:
+            self._timeout_s = max(0.0, self._start_deadline_s - began_at_s)
+        await self._read_once(Reading.ALL)
+        took_s = clock.now_s() - began_at_s
+        self._timeout_s = max(LIST_TIMEOUT_S, 2 * took_s)
+        self._first_read = True
+        self._life.listed_first(took_s)
+        await self._list_on()
 
-    async def _next_reading(self, all_read_at_s: float) -> Reading:
-        """Wait until something has to be listed."""
-        # Another node tells of each change, and so does the catalog.
-        is_told = self._hears_changes and self._is_node
-        retry_at_s = self._reader.retry_at_s
-        due_at_s = [
-            *([] if is_told else [all_read_at_s + RELIST_EVERY_S]),
-            *([] if retry_at_s is None else [retry_at_s]),
-        ]
+    async def _list(self, reading: Reading) -> None:
+        await self._read_once(reading)
+        await self._list_on()
+
+    async def _list_on(self) -> None:
+        """Read all again as long as that is wanted, then rest until it is."""
+        await asyncio.sleep(RELIST_PAUSE_S)
+        while self._relist.is_due():
+            await self._read_once(Reading.ALL)
+            await asyncio.sleep(RELIST_PAUSE_S)
+        self._is_reading = False
+        self._rest()
+
+    async def _read_once(self, reading: Reading) -> None:
+        """Raises `MeshError` where that ends the session."""
+        changes = self._changes
+        if reading is not Reading.DUE:
+            self._all_read_at_s = clock.now_s()
         try:
-            async with asyncio.timeout_at(min(due_at_s, default=None)):
-                await self._relist.due()
-        except TimeoutError:
-            return Reading.DUE if min(due_at_s) == retry_at_s else Reading.POLL
-        return Reading.ALL
+            await self._reader.read(timeout_s=self._timeout_s, reading=reading)
+        except (AuthRefused, CallNotSent):
+            raise
+        except MeshError as exc:
+            if not self._first_read:
+                if isinstance(exc, CallFailed):
+                    raise Unreachable.of(exc, retry_after_s=getattr(exc, "retry_after_s", None)) from exc
+                raise
+            # Whether it still lives is for probes and change stream to say; its old offer is better than none.
+            log.debug("MCP offer could not be listed again", extra={"reason": str(exc)})
+        offer = self._reader.offer
+        self._hooks.listed(offer)
+        self._relist.taken(offer)
+        if reading is Reading.ALL:
+            self._changes_read = changes
+        self._read.set()
+        self._read.clear()
+
+    def _due_at_s(self) -> tuple[float, Reading] | None:
+        """When something has to be read without a word of the server, and what."""
+        due: list[tuple[float, Reading]] = []
+        # Another node tells of each change, and so does the catalog.
+        if not (self._hears_changes and self._is_node):
+            due.append((self._all_read_at_s + RELIST_EVERY_S, Reading.POLL))
+        if (retry_at_s := self._reader.retry_at_s) is not None:
+            due.append((retry_at_s, Reading.DUE))
+        return min(due, default=None)
+
+    def _rest(self) -> None:
+        if (due := self._due_at_s()) is not None:
+            shared_beats().after(due[0], self._read_what_is_due)
+
+    def _read_what_is_due(self) -> None:
+        """Read what is due by now; a beat may be one of before."""
+        due = None if self._is_reading or self._ended else self._due_at_s()
+        if due is None or due[0] > clock.now_s() + BEAT_S:
+            return
+        if due[1] is not Reading.POLL or not self._looks_quietly():
+            self._begin_reading(due[1])
+
+    def _looks_quietly(self) -> bool:
+        """Whether the lists are looked at without a task."""
+        quiet = self._client.quiet
+        if quiet is None or self._looks_in_vain >= LOOKS_IN_VAIN_MAX:
+            return False
+        self._is_reading = self._reader.look(quiet, self._looked)
+        return self._is_reading
+
+    def _looked(self, is_as_known: bool) -> None:
+        """The lists were looked at, and are as they are known, or have to be read."""
+        self._is_reading = False
+        self._looks_in_vain = 0 if is_as_known else self._looks_in_vain + 1
+        if self._ended:
+            return
+        if self._relist.is_due():
+            self._begin_reading(Reading.ALL)
+        elif is_as_known:
+            self._all_read_at_s = clock.now_s()
+            self._rest()
+        else:
+            self._begin_reading(Reading.POLL)

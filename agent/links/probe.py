@@ -1,6 +1,7 @@
 """Whether the other side of an open client lives: it is probed every few seconds, and any answer counts.
 
-Run by `agent.links.lifecycle` for every client. An error counts, a late answer, one that is not MCP. A server that
+Begun by `agent.links.lifecycle` for every client. At rest it is asked without a task, where its transport can, and only
+what is unusual then has one, as long as it lasts. An error counts, a late answer, one that is not MCP. A server that
 never answers `ping` but lists is up, and is probed with its shortest list from then on. A request that was given up
 (cancelled, timed out) may still keep its server busy. The one rule: only missing answers end a client, and only while
 the server is at work on no other request.
@@ -10,12 +11,14 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Coroutine
-from typing import Final, NoReturn, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from agent import clock
 from agent.client.event import Event, within
 from agent.client.protocol import McpClient, Request
+from agent.client.server_info import ServerInfo
 from agent.errors import LinkFailed, MeshError, RpcError, Unreachable
+from agent.links.beats import BEAT_S, shared_beats
 
 # Every 5 s a link costs next to nothing, and +-20% keep those that began together apart; within one network an answer
 # takes milliseconds, so one that takes a second is missed.
@@ -39,6 +42,12 @@ _PING: Final = "ping"
 _LIST: Final = "list in place of a ping"
 
 
+# Begins a task of the client's life, by its name. What the task raises ends that life.
+BeginTask: TypeAlias = Callable[[Callable[[], Coroutine[Any, Any, None]], str], None]
+# A probe whose answer may still come, by what it asks; the result is why there is none.
+_Asked: TypeAlias = tuple[str, asyncio.Future[LinkFailed | None]]
+
+
 class NoSignOfLife(Unreachable):
     """Probe after probe went unanswered: what is in flight will not be answered either."""
 
@@ -46,8 +55,8 @@ class NoSignOfLife(Unreachable):
 class ProbeHooks(Protocol):
     """The receiver of probe outcomes: the client's link."""
 
-    def alive(self, latency_s: float, *, has_tasks: bool) -> None:
-        """A probe was answered. `has_tasks` as now known."""
+    def alive(self, latency_s: float, server_info: ServerInfo) -> None:
+        """A probe was answered. `server_info` as now known."""
         ...
 
     def missed(self, *, busy: bool) -> bool:
@@ -55,39 +64,84 @@ class ProbeHooks(Protocol):
         ...
 
 
+class Doubt(Event):
+    """Set by a call without an answer: reason to probe at once."""
+
+    __slots__ = ("_probe",)
+
+    def __init__(self, probe: "Probe") -> None:
+        super().__init__()
+        self._probe = probe
+
+    def set(self) -> None:
+        """Set it, and probe."""
+        super().set()
+        self._probe.ask_now()
+
+
 class Probe:
     """The probes of one client. `calls_open`: whether a call is, which may be all that the server does.
 
-    `lists`: whether to try a list where `ping` is not answered; a node always answers.
+    `lists`: whether to try a list where `ping` is not answered; a node always answers. `begin_task` may be called from
+    `begin` to `end`.
+
+    Long because a probe that goes on in a task is the one that was begun without.
     """
 
     __slots__ = (
         "_answered",
+        "_asked_at_s",
         "_at_work_until_s",
+        "_beats",
+        "_begin_task",
+        "_begun",
         "_calls_open",
         "_client",
+        "_drop",
+        "_due_s",
         "_given_up_since_s",
         "_hooks",
+        "_in_task",
+        "_late",
         "_lists",
         "_patience_s",
         "_pings",
+        "_prober",
         "_rng",
         "doubt",
     )
 
     def __init__(
-        self, client: McpClient, hooks: ProbeHooks, rng: random.Random, calls_open: Callable[[], bool], *, lists: bool
+        self,
+        client: McpClient,
+        hooks: ProbeHooks,
+        rng: random.Random,
+        calls_open: Callable[[], bool],
+        begin_task: BeginTask,
+        *,
+        lists: bool,
     ) -> None:
         self._lists = lists
         self._client = client
         self._hooks = hooks
         self._rng = rng
         self._calls_open = calls_open
+        self._begin_task = begin_task
         self._given_up_since_s = self._at_work_until_s = -math.inf
         self._pings = True
         self._patience_s = PROBE_TIMEOUT_S
         self._answered = Event()
-        self.doubt = Event()
+        self._begun = self._in_task = False
+        self._prober: Callable[[Callable[[bool], None]], Callable[[], None] | None] | None = None
+        self._beats = shared_beats()
+        self._due_s = self._asked_at_s = 0.0
+        self._drop: Callable[[], None] | None = None  # While it is asked without a task.
+        self._late: asyncio.Future[LinkFailed | None] | None = None  # What a task waits for that was asked so.
+        self.doubt = Doubt(self)
+
+    def __repr__(self) -> str:
+        state = "asks in a task" if self._in_task else "asks" if self._drop is not None else "rests"
+        return f"<Probe {state}, due {self._due_s:g}>"
 
     def listed(self, took_s: float) -> None:
         """Take how long a listing took: a gateway that starts a child for each request answers no probe sooner."""
@@ -106,59 +160,160 @@ class Probe:
     def _busy(self) -> bool:
         return self._calls_open() or clock.now_s() < self._at_work_until_s
 
-    async def run(self, group: asyncio.TaskGroup) -> NoReturn:
-        """Probe for ever, in tasks of `group`. Raises `NoSignOfLife`."""
-        asked: tuple[asyncio.Task[LinkFailed | None], ...] = ()  # No set: most of the time it is empty.
-        missed = False
-        while True:
-            usual_s = PROBE_EVERY_S * self._rng.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER)
-            await within(self.doubt, PROBE_AFTER_MISS_S - DOUBT_PAUSE_S if missed else usual_s)
-            asked_at_s = clock.now_s()
-            busy = self._busy()
-            if not (busy and asked):  # Else it has one to answer when it is free; more would only fill its pipe.
-                # A server that answers late, one after the other, would have ever more of them to answer. The list,
-                # which goes over another connection, makes up for a ping that was lost with its own.
-                open_ones = [task.get_name() for task in asked] if self._lists else []
-                if self._pings and _PING not in open_ones:
-                    asked = (*asked, group.create_task(self._ask(self._ping), name=_PING))
-                if (not self._pings or (missed and self._lists and not busy)) and _LIST not in open_ones:
-                    asked = (*asked, group.create_task(self._ask(self._list), name=_LIST))
-            failure, asked = await self._first_answer(asked, self._patience_s)
-            if failure is None:
-                missed = False
-                for late in asked:
-                    late.cancel()
-                asked = ()
-                self.doubt.clear()
-                self._hooks.alive(clock.now_s() - asked_at_s, has_tasks=self._client.server_info.has_tasks)
-                continue
-            busy = busy or self._busy()
-            if not self._hooks.missed(busy=busy):
-                raise NoSignOfLife(f"no sign of life: {failure}") from failure
-            if busy:
-                self.doubt.clear()  # There is a reason for its silence.
-            missed = True
-            await asyncio.sleep(DOUBT_PAUSE_S)
+    # At rest
+
+    def begin(self) -> None:
+        """Probe from now on."""
+        self._begun = True
+        quiet = self._client.quiet
+        self._prober = None if quiet is None else quiet.prober()
+        if self.doubt.is_set():
+            self.ask_now()
+        else:
+            self._rest()
+
+    def end(self) -> None:
+        """Probe no more."""
+        self._begun = False
+        self._drop_quiet_one()
+
+    def _drop_quiet_one(self) -> None:
+        drop, self._drop = self._drop, None
+        if drop is not None:
+            drop()
+
+    def ask_now(self) -> None:
+        """There is reason not to wait for the next beat."""
+        if self._begun and not self._in_task:
+            self._in_task = True
+            self._begin_task(self._until_answered, "probe")
+
+    def _rest(self) -> None:
+        jitter = PROBE_JITTER * (2 * self._rng.random() - 1)
+        self._due_s = clock.now_s() + PROBE_EVERY_S * (1 + jitter)
+        self._beats.by(self._due_s, self._ask)
+
+    def _is_due(self, at_s: float, now_s: float) -> bool:
+        """Whether that moment has come; a beat may be one of before."""
+        return self._begun and not self._in_task and now_s > at_s - 2 * BEAT_S
+
+    def _ask(self) -> None:
+        now_s = clock.now_s()
+        if self._drop is None and self._is_due(self._due_s, now_s) and not self._asks_quietly(now_s):
+            self.ask_now()
+
+    def _asks_quietly(self, now_s: float) -> bool:
+        if self._prober is None or not self._pings or self._patience_s > PROBE_TIMEOUT_S:
+            return False
+        if self._calls_open() or now_s < self._at_work_until_s:
+            return False
+        self._drop = self._prober(self._heard)
+        if self._drop is None:
+            return False
+        self._asked_at_s = now_s
+        # This was the last beat before now.
+        self._beats.after(now_s + PROBE_TIMEOUT_S - BEAT_S, self._look_for_answer)
+        return True
+
+    def _heard(self, is_well: bool) -> None:
+        self._drop = None
+        if self._late is not None:
+            if not self._late.done():
+                self._late.set_result(None if is_well else Unreachable("no usual answer"))
+            self._answered.set()
+        elif is_well and self._begun:
+            self._is_alive(self._asked_at_s)
+        else:
+            self.ask_now()
+
+    def _is_alive(self, asked_at_s: float) -> None:
+        self._hooks.alive(clock.now_s() - asked_at_s, self._client.server_info)
+        self._rest()
+
+    def _look_for_answer(self) -> None:
+        if self._drop is not None and self._is_due(self._asked_at_s + PROBE_TIMEOUT_S, clock.now_s()):
+            self.ask_now()
+
+    # In a task
+
+    async def _until_answered(self) -> None:
+        """Probe until there is an answer. Raises `NoSignOfLife`, in a group."""
+        async with asyncio.TaskGroup() as group:
+            (asked, failure), busy = self._asked_before(), False
+            while True:
+                if failure is not None:
+                    await self._confirm(failure, busy=busy or self._busy())
+                asked_at_s, busy = clock.now_s(), self._busy()
+                if not (busy and asked):  # Else it has one to answer when it is free; more would only fill its pipe.
+                    asked = self._asked_in_tasks(group, asked, makes_up=failure is not None and not busy)
+                failure, asked = await self._first_answer(asked, self._patience_s)
+                if failure is None:
+                    break
+            for _, late in asked:
+                late.cancel()
+        self._in_task, self._late = False, None
+        self._drop_quiet_one()
+        self.doubt.clear()
+        self._is_alive(asked_at_s)
+
+    def _asked_before(self) -> tuple[tuple[_Asked, ...], LinkFailed | None]:
+        """The probe that went out without a task and may still be answered, and whether it is missed by now."""
+        if self._drop is None:
+            return (), None
+        self._late = asyncio.get_running_loop().create_future()
+        left_s = self._asked_at_s + LATE_S - clock.now_s()
+        asyncio.get_running_loop().call_later(left_s, self._is_too_late, self._late)
+        is_missed = clock.now_s() > self._asked_at_s + PROBE_TIMEOUT_S - BEAT_S
+        failure = Unreachable(f"no answer within {PROBE_TIMEOUT_S:g} s") if is_missed else None
+        return ((_PING, self._late),), failure
+
+    def _is_too_late(self, late: asyncio.Future[LinkFailed | None]) -> None:
+        if self._late is late and not late.done():
+            self._drop_quiet_one()
+            self._heard(is_well=False)
+
+    async def _confirm(self, failure: LinkFailed, *, busy: bool) -> None:
+        """Take a miss, and wait until the next probe. Raises `NoSignOfLife`."""
+        if not self._hooks.missed(busy=busy):
+            raise NoSignOfLife(f"no sign of life: {failure}") from failure
+        if busy:
+            self.doubt.clear()  # There is a reason for its silence.
+        await asyncio.sleep(DOUBT_PAUSE_S)
+        await within(self.doubt, PROBE_AFTER_MISS_S - DOUBT_PAUSE_S)
+
+    def _asked_in_tasks(
+        self, group: asyncio.TaskGroup, asked: tuple[_Asked, ...], *, makes_up: bool
+    ) -> tuple[_Asked, ...]:
+        """All that are open with one more. `makes_up`: a list makes up for a ping that was lost with its connection.
+
+        A server that answers late, one after the other, would have ever more of them to answer otherwise.
+        """
+        open_ones = [name for name, _ in asked] if self._lists else []
+        if self._pings and _PING not in open_ones:
+            asked = (*asked, (_PING, group.create_task(self._asked(self._ping), name=_PING)))
+        if (not self._pings or (makes_up and self._lists)) and _LIST not in open_ones:
+            asked = (*asked, (_LIST, group.create_task(self._asked(self._list), name=_LIST)))
+        return asked
 
     async def _first_answer(
-        self, asked: tuple[asyncio.Task[LinkFailed | None], ...], timeout_s: float
-    ) -> tuple[LinkFailed | None, tuple[asyncio.Task[LinkFailed | None], ...]]:
+        self, asked: tuple[_Asked, ...], timeout_s: float
+    ) -> tuple[LinkFailed | None, tuple[_Asked, ...]]:
         """None for the first answer to any of them, else why there is none; and those that may still be answered."""
         until_s = clock.now_s() + timeout_s
         failure: LinkFailed | None = None
         while asked and (left_s := until_s - clock.now_s()) > TICK_S:
             self._answered.clear()
-            done = [task for task in asked if task.done()]
+            done = [one for _, one in asked if one.done()]
             if not done:
                 await within(self._answered, left_s)  # `asyncio.wait` costs as much as the rest of a probe's wait.
-            asked = tuple(task for task in asked if task not in done)
-            for task in done:
-                if task.result() is None:
+            asked = tuple(one for one in asked if one[1] not in done)
+            for one in done:
+                if one.result() is None:
                     return None, asked
-                failure = task.result()
+                failure = one.result()
         return failure or Unreachable(f"no answer within {timeout_s:g} s"), asked
 
-    async def _ask(self, probe: Callable[[], Coroutine[None, None, LinkFailed | None]]) -> LinkFailed | None:
+    async def _asked(self, probe: Callable[[], Coroutine[None, None, LinkFailed | None]]) -> LinkFailed | None:
         asked_at_s = clock.now_s()
         try:
             failure = await probe()

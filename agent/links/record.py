@@ -17,7 +17,18 @@ from agent.links.crowd import Crowd
 from agent.links.follower import Watch
 from agent.links.offer_changes import LastOffers, names_of, offer_changes
 from agent.links.session_offers import SessionOffers
-from agent.links.state import Closed, LinkEvent, LinkStanding, Lost, Opened, OpenFailed, Reloaded, advance
+from agent.links.state import (
+    Closed,
+    LinkEvent,
+    LinkStanding,
+    Lost,
+    Opened,
+    OpenFailed,
+    ProbeAnswered,
+    Reloaded,
+    advance,
+    is_calm,
+)
 from agent.model import BackendSpec, LinkView, NodeIdentity, Offer, StdioTarget
 from agent.routing.about import about_of
 
@@ -50,18 +61,24 @@ class LinkHooks:
 # What peers and routes are made of. The rest is for the status, which reads views: a peer that stays dead fails again
 # and again, and is no news each time.
 _TOLD: Final = attrgetter("connected", "failure", "identity", "has_tasks", "spec", "about", "offer")
+# The latency that is shown is of a probe of this long ago at most, since a view is made anew for it ...
+LATENCY_EVERY_S: Final = 30.0
+# ... and of the last one where that differs so much.
+LATENCY_STEP_S: Final = 0.1
 _UNSHOWN: Final = frozenset({"latency_s", "next_attempt_at_s"})
 
 
 class LinkRecord:
     """See the module. `standing`: in the table of states; `view`: the frozen snapshot for all others."""
 
-    __slots__ = ("_hooks", "standing", "view")
+    __slots__ = ("_hooks", "_latency_due_s", "_server_info", "standing", "view")
 
     def __init__(self, spec: BackendSpec, hooks: LinkHooks) -> None:
         self.standing = LinkStanding(is_child=isinstance(spec.target, StdioTarget))
         self.view = LinkView(spec)
         self._hooks = hooks
+        self._latency_due_s = 0.0
+        self._server_info: ServerInfo | None = None  # That of the last answer to a probe.
 
     def __repr__(self) -> str:
         return f"<LinkRecord {self.view.key} {self.view.state} {self.view.last_error!r}>"
@@ -70,7 +87,8 @@ class LinkRecord:
         """Move on in the table, and change the view in the same step."""
         now_s = clock.now_s()
         before, self.standing = self.standing, advance(self.standing, event, now_s)
-        self._hooks.crowd.note(before, self.standing, now_s)
+        if before is not self.standing:
+            self._hooks.crowd.note(before, self.standing, now_s)
         self.show(state=self.standing.state, attempts=self.standing.attempts, **changes)
 
     def show(self, **changes: object) -> None:
@@ -82,6 +100,16 @@ class LinkRecord:
             self._hooks.shown()
             if _TOLD(before) != _TOLD(self.view):
                 self._hooks.changed()
+
+    def alive(self, latency_s: float, server_info: ServerInfo) -> None:
+        """A probe was answered; as nearly always, that changes nothing but how long it took."""
+        if server_info is not self._server_info or not is_calm(self.standing):
+            self._server_info = server_info
+            self.advance(ProbeAnswered(), has_tasks=server_info.has_tasks)
+        shown_s, now_s = self.view.latency_s, clock.now_s()
+        if shown_s is None or abs(latency_s - shown_s) > LATENCY_STEP_S or now_s >= self._latency_due_s:
+            self._latency_due_s = now_s + LATENCY_EVERY_S
+            self.show(latency_s=latency_s)
 
     def ready(self, offer: Offer, server_info: ServerInfo, identity: NodeIdentity | None) -> None:
         """The first offer of a new client has been read."""

@@ -139,6 +139,11 @@ def advance(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStand
     return standing if step is None else step(standing, event, now_s)
 
 
+def is_calm(standing: LinkStanding) -> bool:
+    """Whether an answered probe changes nothing: it is up, and nothing is missed or counted in a row."""
+    return standing.state is LinkState.READY and not (standing.misses or standing.attempts)
+
+
 def wait_s(
     standing: LinkStanding,
     rng: "random.Random",
@@ -190,6 +195,8 @@ def _is_ready(standing: LinkStanding, _event: LinkEvent, now_s: float) -> LinkSt
 
 
 def _is_alive(standing: LinkStanding, _event: LinkEvent, now_s: float) -> LinkStanding:
+    if is_calm(standing):
+        return standing  # As nearly always.
     return replace(_row(standing, now_s), state=LinkState.READY, misses=0, excused=0)
 
 

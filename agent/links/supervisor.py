@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Final, Self, assert_never
 
 from agent.links.actions import Action, CloseLink, OpenLink, RelabelLink, RenewLink
@@ -85,9 +86,9 @@ class Supervisor(AbstractAsyncContextManager["Supervisor"]):
         after = [self._tasks[link] for link in before] if _is_child(spec) else []
         link = self._links[spec.key] = self._make_link(spec, self._dials)
         task = self._tasks[link] = self._group.create_task(_run(link, after), name=f"link {spec.key}")
-        task.add_done_callback(lambda _: self._ended(link))
+        task.add_done_callback(partial(self._ended, link))
 
-    def _ended(self, link: Link) -> None:
+    def _ended(self, link: Link, _task: asyncio.Task[None]) -> None:
         """Forget a link; one that ended unexpectedly is opened again by the next resync."""
         del self._tasks[link]
         link.first_attempt.set()  # A task that was cancelled before it ran could not.

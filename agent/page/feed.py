@@ -7,8 +7,9 @@ what has changed, and a slow reader gets fewer and larger changes, never a queue
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any, Final, Protocol
 
 import orjson
@@ -35,7 +36,7 @@ WATCHERS_EACH_MAX: Final = 24
 class Sources:
     """Where the feed looks. `servers_behind` returns names by a peer's backend key; `whole` what is no link's."""
 
-    views: Callable[[], Iterable[LinkView]]
+    views: Callable[[], Sequence[LinkView]]
     servers_behind: Callable[[], dict[str, list[str]]]
     node: Callable[[], Json]
     notes: Callable[[], Json]
@@ -76,7 +77,6 @@ class _Standing:
     """What the last look saw."""
 
     version: int = 0
-    rows: dict[str, Json] = field(default_factory=dict)
     row_versions: dict[str, int] = field(default_factory=dict)
     gone: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=GONE_MAX))
     node: Json = field(default_factory=dict)
@@ -94,6 +94,8 @@ class MeshFeed:
     def __init__(self, sources: Sources, now_s: Callable[[], float] = time.time) -> None:
         self._sources, self._now_s = sources, now_s
         self._seen: dict[str, tuple[LinkView, list[str]]] = {}
+        self._behind: dict[str, list[str]] = {}
+        self._views: Sequence[LinkView] = ()
         self._standing = _Standing()
         self._events: deque[tuple[int, float, str]] = deque(maxlen=EVENTS_MAX)
         self._event_number = 0
@@ -191,29 +193,35 @@ class MeshFeed:
 
     def _look_at_links(self, version: int) -> bool:
         standing, changed = self._standing, False
-        behind = self._sources.servers_behind()
+        behind, seen_now = self._sources.servers_behind(), self._sources.views()
+        # As nearly always; a view is made anew when it changes. The rest of the look takes as long as all probes do.
+        if behind is self._behind and len(seen_now) == len(self._views) and all(map(is_, seen_now, self._views)):
+            return False
+        self._behind, self._views = behind, seen_now
         epoch_s = self._now_s() - clock.now_s()
-        views = {view.key: view for view in self._sources.views()}
+        views = {view.key: view for view in seen_now}
         for key, view in views.items():
             servers = behind.get(key, [])
             seen = self._seen.get(key)
             if seen is not None and seen[0] is view and seen[1] == servers:
                 continue
             self._seen[key] = (view, servers)
-            before, row = standing.rows.get(key), link_row(view, servers, epoch_s)
+            before = None if seen is None else link_row(*seen, epoch_s)
+            row = link_row(view, servers, epoch_s)
             if row != before:
                 self._tell(link_events(before, row))
-                standing.rows[key], standing.row_versions[key], changed = row, version, True
-        for key in standing.rows.keys() - views.keys():
-            self._tell(link_events(standing.rows.pop(key), None))
-            del self._seen[key], standing.row_versions[key]
+                standing.row_versions[key], changed = version, True
+        for key in self._seen.keys() - views.keys():
+            self._tell(link_events(link_row(*self._seen.pop(key), epoch_s), None))
+            del standing.row_versions[key]
             standing.gone.append((version, key))
             changed = True
         return changed
 
     def _groups(self) -> list[Json]:
         epoch_s = self._now_s() - clock.now_s()
-        return [group_row(group, self._standing.rows, epoch_s) for group in self._sources.groups()]
+        rows = {key: link_row(*seen, epoch_s) for key, seen in self._seen.items()}
+        return [group_row(group, rows, epoch_s) for group in self._sources.groups()]
 
     def _tell(self, sentences: Iterable[str]) -> None:
         for sentence in sentences:
@@ -248,8 +256,9 @@ class MeshFeed:
         is_first = watcher.version < 0 or _has_missed(standing.gone, watcher.version)
         seen = -1 if is_first else watcher.version
         told: Json = {"rates": standing.rates}
-        if rows := [standing.rows[key] for key, version in standing.row_versions.items() if version > seen]:
-            told["links"] = rows
+        epoch_s = self._now_s() - clock.now_s()
+        if changed := [key for key, version in standing.row_versions.items() if version > seen]:
+            told["links"] = [link_row(*self._seen[key], epoch_s) for key in changed]
         if is_first:
             told["first"] = True
         elif gone := [key for version, key in standing.gone if version > seen]:

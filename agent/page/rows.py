@@ -13,7 +13,8 @@ from agent.model import Json, LinkView, PeerScope, PeerSpec, StdioTarget
 def link_row(view: LinkView, servers: Sequence[str], epoch_s: float) -> Json:
     """One link. `servers`: of a peer, by their names in the mesh. `epoch_s`: what loop time 0 is since the epoch.
 
-    `next_at`: when it is tried again, seconds since the epoch, or None; `latency_ms`: of the last probe, or None.
+    `next_at`: when it is tried again, seconds since the epoch, or None; `latency_ms`: of a probe of the last half
+    minute, or None.
     """
     spec = view.spec
     if isinstance(spec, PeerSpec):
@@ -26,7 +27,6 @@ def link_row(view: LinkView, servers: Sequence[str], epoch_s: float) -> Json:
         source, aliases = "file", list[str]()
         maintenance, weight, datacenter = "", 1, ""
     next_at = None if view.next_attempt_at_s is None else round(view.next_attempt_at_s + epoch_s, 1)
-    # One is kept for each link. Every member by itself: a dict that takes in another has room for four times as many.
     return {
         "key": view.key,
         "name": spec.name,

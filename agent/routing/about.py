@@ -12,6 +12,7 @@ import orjson
 
 from agent.lossless_json.exact import as_plain, is_deeper_than
 from agent.model import ORIGIN_META_KEY, Json
+from agent.routing.once import once
 
 # In the entry's `_meta`: the server's word, as `about_of` gives it.
 ABOUT_META_KEY: Final = "mesh-agent/about"
@@ -82,7 +83,7 @@ def read_about(told: object) -> Json:
     if isinstance(tags, list):
         tags = [tag for tag in tags if isinstance(tag, str) and 0 < len(tag) <= TAG_LEN_MAX][:TAGS_MAX]
         about |= {"tags": tags} if tags else {}
-    return about
+    return once(about)
 
 
 def about_entry(label: str, about: Json) -> Json:

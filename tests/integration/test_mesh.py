@@ -181,8 +181,8 @@ class _Tap:
         self._link.listed(offer)  # type: ignore[attr-defined]  # a link
         self._queue.put_nowait(offer)
 
-    def alive(self, latency_s: float, *, has_tasks: bool) -> None:
-        self._link.alive(latency_s, has_tasks=has_tasks)  # type: ignore[attr-defined]  # a link
+    def alive(self, latency_s: float, server_info: object) -> None:
+        self._link.alive(latency_s, server_info)  # type: ignore[attr-defined]  # a link
 
     def missed(self, *, busy: bool) -> bool:
         return bool(self._link.missed(busy=busy))  # type: ignore[attr-defined]  # a link

@@ -148,8 +148,9 @@ async def test_a_connection_that_is_lost_with_its_call_just_gone_on_ends_it_afte
 
 
 def _busy(now: HeldScene) -> list[Connection]:
-    from agent.server.fast_path.serving import FastServer  # noqa: PLC0415 - only to look
     import gc  # noqa: PLC0415 - as above
+
+    from agent.server.fast_path.serving import FastServer  # noqa: PLC0415 - only to look
 
     servers = [one for one in gc.get_objects() if isinstance(one, FastServer)]
     return [connection for server in servers for connection in server.connections if connection._unwaited is not None]

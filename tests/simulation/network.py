@@ -122,6 +122,7 @@ class SimulatedClient:
     """A `McpClient` over the simulated network."""
 
     lists_by_session = False
+    quiet = None
 
     def __init__(self, network: Network, source: Host, host: Host) -> None:
         self._network, self._source, self._host = network, source, host

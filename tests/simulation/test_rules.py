@@ -63,7 +63,7 @@ MISTAKES = {
         "decisions", "tests.simulation.decisions.wait_s", lambda *_, **__: math.inf, "not converged"
     ),
     "everything is sent again by a whole node": Mistake(
-        "mesh", "agent.dispatch.dispatcher.next_step", lambda *_, **__: Step.AGAIN, "a write was sent twice", [55, 87]
+        "mesh", "agent.dispatch.dispatcher.next_step", lambda *_, **__: Step.AGAIN, "a write was sent twice", [78, 115]
     ),
     "a lost link of a whole node waits for an hour": Mistake(
         "mesh", "agent.links.link.wait_s", lambda *_, **__: 3600.0, "not converged", [2, 4]

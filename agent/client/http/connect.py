@@ -208,7 +208,7 @@ async def _discover(
 ) -> ServerInfo | ProbeAgain | Handshake:
     stamp = stamp_of(version, client_name)
     params = stamp.params(ASKED_FOR_ALL)
-    body = RequestBody(jsonrpc.encode_request(0, DISCOVER, params))
+    body = RequestBody(jsonrpc.encode_request(0, DISCOVER, params), harmless=True)
     try:
         async with asyncio.timeout(timeout_s):
             message, _ = await exchange(pool, body, stamp.headers(DISCOVER, params), 0)

@@ -250,6 +250,11 @@ class MessageStream:
         """Where messages are to be posted, as the old HTTP+SSE transport says it; None before it has."""
         return None if self._parser.endpoint is None else self._parser.endpoint.decode(errors="replace").strip()
 
+    @property
+    def parser(self) -> SseParser:
+        """What reads the events."""
+        return self._parser
+
     def taken(self) -> Json | None:
         """The next message of those that are complete. Raises `ProtocolBroken`."""
         for data in self._ready:  # Continues where it stopped.

@@ -210,6 +210,8 @@ class HttpSessionClient:
             what, reason = "could not be sent the client's answer", str(exc) or "it took too long"
             raise CallOutcomeUnknown.about(self._pool.where, what, f": {reason}") from exc
 
+    quiet = None
+
     @property
     def lists_by_session(self) -> bool:
         """As `McpClient.lists_by_session`: this is one session."""

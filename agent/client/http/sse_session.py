@@ -191,6 +191,8 @@ class SseSessionClient:
             what = "could not be sent the client's answer"
             raise CallOutcomeUnknown.about(self._pool.where, what, f": {reason}") from exc
 
+    quiet = None
+
     @property
     def lists_by_session(self) -> bool:
         """As `McpClient.lists_by_session`: this is one session."""

@@ -8,7 +8,7 @@ the request, so a caller that stops waiting closes it.
 import asyncio
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, Self
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -16,7 +16,9 @@ from agent.client import jsonrpc
 from agent.client.capabilities import ASKED_FOR_ALL
 from agent.client.deadlines import Deadline
 from agent.client.event import Event
+from agent.client.http.held import HeldStream
 from agent.client.http.pool import HttpPool
+from agent.client.http.quiet import PROBES_NODE, QuietQuestions
 from agent.client.http.received import Response
 from agent.client.http.request import RequestBody
 from agent.client.http.response import (
@@ -41,8 +43,8 @@ from agent.client.server_info import (
 )
 from agent.client.sessions.beside import LISTS
 from agent.client.streams import LISTEN, ListChanges, Listening, Updates
-from agent.errors import CallFailed, CallNotSent, CallTimedOut, DialRefused, RpcError, Unreachable
-from agent.model import HEADER_BYTES_MAX, PROBE_META_KEY, Json
+from agent.errors import CallFailed, CallNotSent, CallTimedOut, DialRefused, MeshError, RpcError, Unreachable
+from agent.model import HEADER_BYTES_MAX, Json
 from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION
 
 # Errors that a server gives only when it no longer speaks our era: replaced by an older one behind the same URL.
@@ -51,7 +53,6 @@ _OTHER_ERA: Final = frozenset({METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION})
 # so that an idle link dials for neither.
 _SENT_TWICE: Final = frozenset({DISCOVER}) | LISTS
 _NO_HEADERS: Final = CIMultiDictProxy(CIMultiDict[str]())
-_PROBES_NODE: Final[Json] = {"_meta": {PROBE_META_KEY: True}}
 
 
 class HttpStatelessClient:
@@ -62,6 +63,7 @@ class HttpStatelessClient:
         "_ids",
         "_pool",
         "_probe_params",
+        "_quiet",
         "_stamp",
         "lost",
         "lost_reason",
@@ -77,7 +79,8 @@ class HttpStatelessClient:
         self._stamp = stamp
         self._ids = itertools.count(1)
         self._habit = Habit()
-        self._probe_params = ASKED_FOR_ALL if self.server_info.mesh is None else _PROBES_NODE
+        self._quiet: QuietQuestions | None = None
+        self._probe_params = ASKED_FOR_ALL if self.server_info.mesh is None else PROBES_NODE
 
     def __repr__(self) -> str:
         """Where it leads, and whether it is broken."""
@@ -146,15 +149,28 @@ class HttpStatelessClient:
         except RpcError as exc:
             raise listen_failure(exc) from exc
 
+    async def listen_quietly(
+        self, on_change: Callable[[str], None], ended: Callable[[MeshError], None]
+    ) -> Callable[[], None]:
+        """As `Quiet.listen_quietly`."""
+        try:
+            held = await self._listen(ListChanges(on_change), ended)
+        except RpcError as exc:
+            raise listen_failure(exc) from exc
+        assert held is not None, "else it ends with an exception"
+        return held.drop
+
     async def follow(self, updates: Updates) -> None:
         """As `McpClient.follow`."""
         await self._listen(updates)
 
-    async def _listen(self, listening: Listening) -> None:
-        """Hold one long `subscriptions/listen` request; always ends with an exception."""
+    async def _listen(
+        self, listening: Listening, ended: Callable[[MeshError], None] | None = None
+    ) -> HeldStream | None:
+        """Hold one long `subscriptions/listen` request; always ends with an exception, but where `ended` gets that."""
         try:
             async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S) as deadline:
-                await self._read_stream(deadline, listening)
+                return await self._read_stream(deadline, listening, ended)
         except TimeoutError as exc:
             raise Unreachable(f"{self._pool.where} did not acknowledge the subscription in time") from exc
         except HttpRefusal as exc:
@@ -175,6 +191,10 @@ class HttpStatelessClient:
             return
         except CallFailed as exc:
             raise Unreachable(str(exc)) from exc
+        self._take(result)
+
+    def _take(self, result: Json) -> None:
+        """Take another answer to a probe. Raises `Unreachable` for one of another node or era, or of one that ends."""
         verdict = judge_discovery(result, self._stamp.version)
         if isinstance(verdict, Handshake):
             raise self._lose(f"no longer speaks {self._stamp.version}")
@@ -186,6 +206,28 @@ class HttpStatelessClient:
             raise self._lose("is stopping")
         self.server_info = verdict  # Its capabilities may have changed, as a node's servers come and go.
 
+    @property
+    def quiet(self) -> Self:
+        """As `McpClient.quiet`."""
+        return self
+
+    def prober(self) -> Callable[[Callable[[bool], None]], Callable[[], None] | None]:
+        """As `Quiet.prober`."""
+        return self._questions.probe
+
+    def list_quietly(
+        self, method: str, is_known: Callable[[Json], bool], heard: Callable[[bool], None]
+    ) -> Callable[[], None] | None:
+        """As `Quiet.list_quietly`."""
+        return self._questions.list_again(method, is_known, heard)
+
+    @property
+    def _questions(self) -> QuietQuestions:
+        if self._quiet is None:
+            to_node = self.server_info.mesh is not None
+            self._quiet = QuietQuestions(self._pool, self._stamp, self._take, to_node=to_node)
+        return self._quiet
+
     def _lose(self, what: str) -> Unreachable:
         self.lost_reason, self.lost_what = f"{self._pool.where} {what}", what
         self.lost.set()
@@ -194,10 +236,12 @@ class HttpStatelessClient:
     async def _open_stream(self, listening: Listening) -> Response:
         """A function of its own, so that the request's body is not held while the stream is read."""
         stamped = self._stamp.params(listening.params)
-        body = RequestBody(jsonrpc.encode_request(f"listen-{next(self._ids)}", LISTEN, stamped))
+        body = RequestBody(jsonrpc.encode_request(f"listen-{next(self._ids)}", LISTEN, stamped), harmless=True)
         return await self._pool.post(body, self._stamp.headers(LISTEN, stamped))
 
-    async def _read_stream(self, deadline: asyncio.Timeout, listening: Listening) -> None:
+    async def _read_stream(
+        self, deadline: asyncio.Timeout, listening: Listening, ended: Callable[[MeshError], None] | None
+    ) -> HeldStream | None:
         response = await self._open_stream(listening)
         try:
             await check_status(response, self._pool)
@@ -215,6 +259,8 @@ class HttpStatelessClient:
                 del message  # It may be hours until the next one.
                 if listening.acknowledged:
                     deadline.reschedule(None)
+                    if ended is not None and (held := HeldStream.of(stream, listening, self._pool, ended)):
+                        return held
             raise Unreachable(f"{self._pool.where} ended the stream of changes")
         finally:
             response.close()

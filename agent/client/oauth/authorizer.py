@@ -102,6 +102,24 @@ class Authorizer:
     `is_asked_for`: the entry has an `oauth`, so that any 401 means a token; else a server that names its metadata.
     """
 
+    __slots__ = (
+        "_challenge",
+        "_client",
+        "_failure",
+        "_http",
+        "_is_asked_for",
+        "_made_at_s",
+        "_name",
+        "_own",
+        "_pending",
+        "_renewing",
+        "_start",
+        "_store",
+        "_where",
+        "scopes",
+        "target",
+    )
+
     def __init__(self, spec: ServerSpec, store: LoginStore, outbound: Outbound, start: Start) -> None:
         assert isinstance(spec.target, HttpTarget), "it is for servers by URL"
         self.target: Final = spec.target

@@ -53,6 +53,8 @@ class WantedScopes:
     help.
     """
 
+    __slots__ = ("_metadata", "_wider", "missing", "way_to_more")
+
     def __init__(self, server: str, *, limited: bool) -> None:
         self.missing: tuple[str, ...] = ()
         self.way_to_more: Final = (

@@ -15,14 +15,14 @@ from agent.client.affinity import is_of_session
 from agent.client.capabilities import declared_features
 from agent.client.event import Event
 from agent.client.legacy_notifications import SUBSCRIBE, SUBSCRIBE_TIMEOUT_S, UNSUBSCRIBE, UNSUBSCRIBE_TIMEOUT_S
-from agent.client.protocol import McpClient, Request, why_lost
+from agent.client.protocol import McpClient, Quiet, Request, why_lost
 from agent.client.server_info import ServerInfo
 from agent.client.sessions.calls import SessionCalls
 from agent.client.sessions.dedicated import SESSION_ENDED, OpenSession, SessionClient, SessionRefused
 from agent.client.sessions.pending_call import OnPending
 from agent.client.sessions.pool import SessionLimits, SessionPool
 from agent.client.streams import RESOURCES, SESSIONS, UPDATED, Updates
-from agent.errors import CallNotSent
+from agent.errors import CallNotSent, MeshError
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import AFFINITY_META_KEY, SUBSCRIBED_THERE, ClientEvent, Json
 
@@ -202,6 +202,35 @@ class BesideSessions(AbstractAsyncContextManager["BesideSessions[Main]"], Generi
     async def probe(self, timeout_s: float) -> None:
         """As `McpClient.probe`."""
         await self._shared.probe(timeout_s)
+
+    @property
+    def quiet(self) -> Quiet | None:
+        """As `McpClient.quiet`."""
+        return None if self._shared.quiet is None else self
+
+    def prober(self) -> Callable[[Callable[[bool], None]], Callable[[], None] | None]:
+        """As `Quiet.prober`."""
+        return self._asked_quietly.prober()
+
+    def list_quietly(
+        self, method: str, is_known: Callable[[Json], bool], heard: Callable[[bool], None]
+    ) -> Callable[[], None] | None:
+        """As `Quiet.list_quietly`."""
+        return self._asked_quietly.list_quietly(method, is_known, heard)
+
+    async def listen_quietly(
+        self, on_change: Callable[[str], None], ended: Callable[[MeshError], None]
+    ) -> Callable[[], None]:
+        """As `Quiet.listen_quietly`; changes that are announced in any session count, also after the stream's end."""
+        if on_change not in self._listeners:
+            self._listeners = (*self._listeners, on_change)
+        return await self._asked_quietly.listen_quietly(on_change, ended)
+
+    @property
+    def _asked_quietly(self) -> Quiet:
+        quiet = self._shared.quiet
+        assert quiet is not None, "this client has said so"
+        return quiet
 
     def end(self) -> None:
         """End all that is open; the group's owner waits for it."""

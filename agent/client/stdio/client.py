@@ -164,6 +164,8 @@ class StdioClient:
             what, reason = "could not be sent the client's answer", str(exc) or "it took too long"
             raise CallOutcomeUnknown.about(self.label, what, f": {reason}") from exc
 
+    quiet = None
+
     @property
     def lists_by_session(self) -> bool:
         """As `McpClient.lists_by_session`: one child has one session."""

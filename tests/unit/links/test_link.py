@@ -1,10 +1,12 @@
 """A link's life in loop time: dialling, listing, probing, backing off, and ending, whatever the other side does."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
+from tenacity import AsyncRetrying
 
 from agent.client.protocol import Request
 from agent.client.streams import RESOURCES
@@ -59,6 +61,18 @@ async def test_a_link_is_ready_when_the_first_whole_offer_is_there() -> None:
         assert rig.link.first_attempt.is_set()
         assert rig.told.dials == ["ok"]
         assert now_s() == 0.0
+
+
+async def test_a_link_that_is_up_holds_nothing_of_its_retrying() -> None:
+    gc.collect()
+    gc.disable()  # Nothing collects circles of what was there when a node was ready.
+    try:
+        async with running_link(OtherSide()) as rig:
+            await rig.ready()
+            await asyncio.sleep(1)
+            assert not [one for one in gc.get_objects() if isinstance(one, AsyncRetrying)]
+    finally:
+        gc.enable()
 
 
 async def test_no_view_shows_ready_without_its_offer() -> None:
@@ -385,18 +399,18 @@ async def test_recovery_clears_what_went_wrong() -> None:
 
 async def test_a_link_without_subscriptions_has_no_task_for_them_until_the_first() -> None:
     def tasks() -> set[str]:
-        return {task.get_name() for task in asyncio.all_tasks()} & {"probe", "follow resourceSubscriptions"}
+        return {task.get_name() for task in asyncio.all_tasks()} & {"follow", "follow resourceSubscriptions"}
 
     wishes = Wishes()
     async with running_link(OtherSide(), watch=wishes) as rig:
         await rig.ready()
         rig.link.look_at_subscriptions()
         await asyncio.sleep(1)
-        assert tasks() == {"probe"}
+        assert tasks() == {"follow"}
         wishes.uris = frozenset({"notes://home"})
         rig.link.look_at_subscriptions()
         await asyncio.sleep(1)
-        assert tasks() == {"probe", "follow resourceSubscriptions"}
+        assert tasks() == {"follow", "follow resourceSubscriptions"}
         assert wishes.told == ["notes://home"]
 
 

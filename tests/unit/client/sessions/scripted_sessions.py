@@ -120,6 +120,7 @@ class Session:
         self.on_heard()
 
     lists_by_session = False
+    quiet = None
 
     def hear_sessions(self, on_news: Callable[[str, str], None]) -> None:
         """There are none."""

@@ -56,6 +56,7 @@ class Stateless:
         """It lives."""
 
     lists_by_session = False
+    quiet = None
 
     def hear_sessions(self, on_news: Callable[[str, str], None]) -> None:
         """There are none."""
