@@ -56,7 +56,11 @@ _NO_HEADERS: Final = CIMultiDictProxy(CIMultiDict[str]())
 
 
 class HttpStatelessClient:
-    """Stateless requests over one pool. Nothing to close but the pool."""
+    """Stateless requests over one pool. Nothing to close but the pool.
+
+    Long because one pool has all that a stateless server is asked: calls, waited for or not, streams, and what a link
+    asks at rest.
+    """
 
     __slots__ = (
         "_habit",
