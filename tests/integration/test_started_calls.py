@@ -11,7 +11,6 @@ import orjson
 import pytest
 
 from agent.errors import OUTCOME_UNKNOWN
-from agent.model import Json
 from agent.server.fast_path import serving
 from tests.integration.servers.holding import (
     DONE,
@@ -32,7 +31,7 @@ from tests.waiting import eventually
 ERAS_AND_HOPS = [(STATELESS, 1), (SESSION, 1), (STATELESS, 2), (SESSION, 2)]
 of_all_ways = pytest.mark.parametrize(("era", "hops"), ERAS_AND_HOPS)
 of_both_eras = pytest.mark.parametrize("era", [STATELESS, SESSION])
-# What is in the head of each answer of a node, whoever writes it.
+# What is in the head of each answer of a node, by whichever way.
 HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "server": "mcp-mesh-agent"}
 
 
@@ -148,7 +147,7 @@ async def test_a_notification_that_comes_in_one_piece_with_the_answer_is_passed_
 ) -> None:
     async with held_scene(tmp_path, caplog, hops=hops) as now, now.caller(era) as caller:
         call = await gone_out(now, caller)
-        note: Json = {
+        note = {
             "jsonrpc": "2.0",
             "method": "notifications/progress",
             "params": {"progressToken": 1, "progress": 1},
@@ -198,7 +197,7 @@ BADLY: dict[str, tuple[Callable[[HeldCall], bytes] | None, int | None, set[str],
 
 @of_all_ways
 @pytest.mark.parametrize("how", BADLY)
-async def test_a_call_that_goes_badly_is_told_so_and_executed_once(
+async def test_a_call_that_goes_badly_says_so_and_is_executed_once(
     how: str, era: str, hops: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer, code, outcomes, said = BADLY[how]
@@ -264,7 +263,7 @@ async def test_lists_that_change_while_a_call_is_out_are_read_before_its_client_
         other.send(other.call(8))
         second = await now.server.next(2)
         read = now.server.lists
-        note: Json = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
+        note = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
         second.answer(events(note, {"jsonrpc": "2.0", "id": second.request.body["id"], "result": DONE}))
         assert text_of(await other.got()) == "done"
         assert now.server.lists > read
@@ -297,9 +296,6 @@ async def test_a_call_that_cannot_be_written_is_refused_as_any_and_its_connectio
     era: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with held_scene(tmp_path, caplog) as now, now.caller(era) as caller:
-        deep: Json = {}
-        for _ in range(240):
-            deep = {"a": deep}
         request = caller.call(arguments={"a": "DEEP"})
         body = request.partition(b"\r\n\r\n")[2]
         deeper = body.replace(b'"DEEP"', b'{"a":' * 300 + b"1" + b"}" * 300)
@@ -357,7 +353,7 @@ async def test_an_answer_between_nodes_is_believed_by_its_proof_alone(
         call = await gone_out(now, caller)
         (link,) = now.node.supervisor.links()
         assert link._session is not None
-        pool = link._session._client._pool  # type: ignore[attr-defined]
+        pool = link._session._client._pool  # type: ignore[attr-defined]  # of the client for nodes
         (connection,) = [one for one in pool._connections if one._taker is not None]
         # As from another process at the node's address: the head of its answers, and a proof that is another one's.
         connection._taker._number += 1
