@@ -6,6 +6,7 @@ the same replica, and when a replica leaves, only its own keys move (highest ran
 
 import hashlib
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import Final
 
 from agent.model import AFFINITY_META_KEY, Json
@@ -14,6 +15,8 @@ from agent.routing.table import Replica
 # Of an explicit key; it is stored with each dedicated session of its caller.
 KEY_LEN_MAX: Final = 256
 _DIGEST_BYTES: Final = 16
+# Callers that call at the same time are a few; each entry is a quarter of a kilobyte.
+_DIGESTS_REMEMBERED_MAX: Final = 512
 _OF_SESSION: Final = "session:"
 
 
@@ -43,6 +46,7 @@ def rendezvous_choice(replicas: Sequence[Replica], key: str, exclude: Collection
     return max(usable, key=lambda replica: (_weight(replica, key), -replica.hops, replica.backend_key), default=None)
 
 
+@lru_cache(maxsize=_DIGESTS_REMEMBERED_MAX)
 def _digest(key: str) -> str:
     # Keys may hold any text, even lone surrogates.
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()

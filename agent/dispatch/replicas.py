@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.client.affinity import rendezvous_choice
-from agent.dispatch.balance import UNKNOWN, Load, choose, give_up, observe, penalise
+from agent.dispatch.balance import UNKNOWN, Load, answered, choose, give_up, observe, penalise
 from agent.dispatch.outlier import HEALTHY, Cause, Health, Verdict, chance, ejected_of, judge, readmit, verdict_of
 from agent.dispatch.retry import BUDGET_RESERVE, WINDOW_S, Budget
 from agent.model import Json
@@ -261,6 +261,17 @@ class ReplicaStats:
         counts = verdict is not Verdict.ABSENT and (verdict is not Verdict.ANSWERED or key in group.healths)
         if len(attempt.route.replicas) > 1 and counts:
             self._judge(group, attempt, verdict, now_s)
+
+    def ended_well(self, attempt: Attempt, now_s: float) -> None:
+        """As `finish` with `ok`, of an attempt without a trace whose answer came at once: most calls end so."""
+        seconds, key = now_s - attempt.started_s, attempt.key
+        self._recorder.call_finished(key, attempt.route.public_name, "ok", seconds)
+        group = self._groups.get(attempt.route.owner)
+        if group is None or (load := group.loads.get(key)) is None:
+            return  # The backend went meanwhile; its statistics are gone too.
+        group.loads[key] = answered(load, seconds, now_s)
+        if key in group.healths and len(attempt.route.replicas) > 1:
+            self._judge(group, attempt, Verdict.ANSWERED, now_s)
 
     def budget(self, route: Route) -> Budget:
         """The group's retry budget."""

@@ -56,11 +56,11 @@ class StartedCall:
             return False
         if not self.taker.take(result, self.replica):
             return False
-        self.stats.finish(self.attempt, "ok", clock.now_s())
+        self.stats.ended_well(self.attempt, clock.now_s())
         return True
 
     def _is_complete(self, result: Json) -> bool:
-        """Whether it is an answer that says something of itself, all of which is believed."""
+        """Whether it is an answer and no more, and all that it says of itself is believed."""
         try:
             is_believed = self.believed(self.call, self.replica, result, self.link.view) is result
         except MeshError:  # Raised once more where it is an answer.

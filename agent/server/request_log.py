@@ -109,7 +109,7 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
         if self._caller.recorder.records_calls or isinstance(failure, MCPError):
             self._recorder(failure, self._served)
         served = self._served
-        fields = self._begun(served)
+        fields = _begun(self._method, self._params, self._request_id, self._caller, served)
         fields["backend"] = served.backend
         fields["outcome"] = "ok" if failure is None and not served.tool_error else _outcome(served, failure)
         if served.reason:
@@ -117,31 +117,6 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
         fields["ms"] = round((time.monotonic() - self._started_s) * 1000, 2)
         quiet = failure is None and self._is_quiet()
         request_line(logging.DEBUG if quiet else logging.INFO, fields)
-
-    def usual(self, backend: str) -> None:
-        """Write the line of a call that went as most do, in place of the block. For one that has begun already."""
-        assert self._started_s is not None, "it has begun"
-        fields = self._begun(None)
-        fields["backend"] = backend
-        fields["outcome"] = "ok"
-        fields["ms"] = round((time.monotonic() - self._started_s) * 1000, 2)
-        request_line(logging.INFO, fields)
-
-    def _begun(self, served: Served | None) -> dict[str, str | float | None]:
-        """How its line begins."""
-        name = self._params.get("name") or self._params.get("uri")
-        fields: dict[str, str | float | None] = {
-            "method": self._method,
-            "mcp_name": name[:NAME_LEN_LOGGED] if isinstance(name, str) else None,
-        }
-        if served is not None and served.public_name is not None:
-            fields["public_name"] = served.public_name[:NAME_LEN_LOGGED]
-        fields["caller"] = self._caller.grant.name
-        if self._request_id is not None:
-            fields["request_id"] = given if type(given := self._request_id) is int else _short(given)
-        if (trace := _trace_of(self._params) or (None if served is None else served.trace)) is not None:
-            fields["trace"] = trace
-        return fields
 
     def _is_quiet(self) -> bool:
         """Whether it says nothing about what clients do: another node looks, reads lists or follows them."""
@@ -161,14 +136,44 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
             recorder.call(who, self._method, shown, _outcome(served, failure))
 
 
+def write_usual(request: tuple[str, Json, str | float | None], who: Caller, backend: str, began_s: float) -> None:
+    """Write the line that `logged` would, of a call that has begun then and went as most do."""
+    method, params, request_id = request
+    fields = _begun(method, params, request_id, who, None)
+    fields["backend"] = backend
+    fields["outcome"] = "ok"
+    fields["ms"] = round((time.monotonic() - began_s) * 1000, 2)
+    request_line(logging.INFO, fields)
+
+
+def _begun(
+    method: str, params: Json, request_id: str | float | None, who: Caller, served: Served | None
+) -> dict[str, str | float | None]:
+    """How the line of a request begins."""
+    name = params.get("name") or params.get("uri")
+    fields: dict[str, str | float | None] = {
+        "method": method,
+        "mcp_name": name[:NAME_LEN_LOGGED] if isinstance(name, str) else None,
+    }
+    if served is not None and served.public_name is not None:
+        fields["public_name"] = served.public_name[:NAME_LEN_LOGGED]
+    fields["caller"] = who.grant.name
+    if request_id is not None:
+        fields["request_id"] = request_id if type(request_id) is int else _short(request_id)
+    meta = params.get("_meta")
+    trace = _trace_of(meta) if isinstance(meta, dict) and _TRACE_KEY in meta else None
+    if (trace := trace or (None if served is None else served.trace)) is not None:
+        fields["trace"] = trace
+    return fields
+
+
 def _short(request_id: str | float) -> str | float:
     return request_id[:REQUEST_ID_LEN_LOGGED] if isinstance(request_id, str) else request_id
 
 
-def _trace_of(params: Json) -> str | None:
+def _trace_of(meta: Json) -> str | None:
     """The trace that a request belongs to, if its client says so (W3C Trace Context, section 3.2, in `_meta`)."""
-    meta = params.get("_meta")
-    parent = meta.get(_TRACE_KEY) if isinstance(meta, dict) else None
+    parent = meta[_TRACE_KEY]
     found = _TRACE_PARENT.fullmatch(parent) if isinstance(parent, str) else None
     return None if found is None else found[1]
 

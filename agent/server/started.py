@@ -25,7 +25,7 @@ from agent.server.fast_path.heads import Beginning
 from agent.server.forward import is_as_clients_see_it
 from agent.server.lists import ListIndex
 from agent.server.preferences import Preferences
-from agent.server.request_log import logged
+from agent.server.request_log import logged, write_usual
 from agent.server.search import CALL_TOOL
 
 if TYPE_CHECKING:
@@ -37,30 +37,29 @@ METHOD: Final = "tools/call"
 
 
 class StartedCalls:
-    """Those of one endpoint and era that nothing waits for yet. One timer for all."""
+    """Those of one endpoint and era that nothing waits for yet. One timer for all.
+
+    `since_s`: when each has begun; who answers one, or has it waited for, takes it out.
+    """
 
     def __init__(self) -> None:
-        self._since_s: dict[StartedRequest, float] = {}  # The longest waiting comes first.
+        self.since_s: dict[StartedRequest, float] = {}  # The longest waiting comes first.
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<StartedCalls {len(self._since_s)}>"
+        return f"<StartedCalls {len(self.since_s)}>"
 
     def add(self, request: "StartedRequest") -> None:
         """It has gone out."""
         loop = asyncio.get_running_loop()
-        self._since_s[request] = loop.time()
+        self.since_s[request] = loop.time()
         if self._timer is None:
             self._timer = loop.call_later(WAITED_FOR_S, self._look)
-
-    def discard(self, request: "StartedRequest") -> None:
-        """It is answered, or waited for in a task."""
-        self._since_s.pop(request, None)
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         now_s, self._timer = loop.time(), None
-        for request, since_s in tuple(self._since_s.items()):
+        for request, since_s in tuple(self.since_s.items()):
             if since_s + WAITED_FOR_S > now_s:
                 self._timer = loop.call_at(since_s + WAITED_FOR_S, self._look)
                 return
@@ -140,13 +139,13 @@ class StartedRequest:
         head = b'{"jsonrpc":"2.0","id":' + orjson.dumps(self.request_id) + b',"result":'
         if not self._connection.answer(b"".join((head, *parts, b"}"))):
             return False
-        self._owner.started_calls.discard(self)
-        self.line().usual(replica.backend_key)
+        self._owner.started_calls.since_s.pop(self, None)
+        write_usual((METHOD, self.params, self.request_id), self.caller, replica.backend_key, self._started_s)
         return True
 
     def wait(self) -> None:
         """As `CallTaker`."""
-        self._owner.started_calls.discard(self)
+        self._owner.started_calls.since_s.pop(self, None)
         self._connection.go_on(self._beginning, self._body, self._handler_of)
 
     def leave(self) -> None:

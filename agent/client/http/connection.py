@@ -127,7 +127,10 @@ class Connection(asyncio.Protocol):
 
     def start(self, head: bytes, body: bytes, taker: Taker) -> None:
         """Write a request whose answer `taker` gets, if it is usual and comes whole. As for `exchange`."""
-        self._write(head, body)
+        assert self._transport is not None, "exchange on a connection that is over"
+        assert self._waiting is None, "exchange during another"
+        assert self._taker is None, "exchange during another"
+        self._transport.write(head + body)
         self._taker = taker
 
     def _write(self, head: bytes, body: bytes) -> None:

@@ -29,27 +29,22 @@ _TRIED_EVERY: Final = 64
 
 
 class Habit:
-    """Whether the answers of a server come whole, so that it is worth while to start requests."""
+    """Whether the answers of a server come whole, so that it is worth while to start requests.
 
-    __slots__ = ("_misses", "_skipped")
+    `misses`: how many in a row had to be waited for.
+    """
+
+    __slots__ = ("_skipped", "misses")
 
     def __init__(self) -> None:
-        self._misses = self._skipped = 0
+        self.misses = self._skipped = 0
 
     def is_worth_trying(self) -> bool:
         """Whether to start the next request."""
-        if self._misses < _MISSES_MAX:
+        if self.misses < _MISSES_MAX:
             return True
         self._skipped = (self._skipped + 1) % _TRIED_EVERY
         return self._skipped == 0
-
-    def took(self) -> None:
-        """An answer came whole."""
-        self._misses = 0
-
-    def missed(self) -> None:
-        """One had to be waited for."""
-        self._misses += 1
 
 
 class StartedExchange:
@@ -86,7 +81,7 @@ class StartedExchange:
     def goes_out(self, connection: Connection, association: Association | None, head: bytes) -> None:
         """Send it. `head`: but for its end."""
         self._connection, self._association = connection, association
-        whole_head, self._number = proving(head, association)
+        whole_head, self._number = (head + b"\r\n", 0) if association is None else proving(head, association)
         self.body.sent = True
         self.body.begun = self._answer
         connection.start(whole_head, self.body.data, self)
@@ -94,20 +89,19 @@ class StartedExchange:
     def take(self, answer: WholeAnswer) -> None:
         """As `agent.client.http.connection.Taker`."""
         self._connection, self._whole = None, answer
-        response = read_response(answer.body) if self._is_proven(answer) else None
+        is_proven = self._association is None or self._is_proven(self._association, answer)
+        response = read_response(answer.body) if is_proven else None
         if response is not None and response["id"] == self.request_id and self._taker.take(response["result"]):
-            self._habit.took()
+            self._habit.misses = 0
         else:  # It is read once more, by those who know what it means.
             self.wait()
 
-    def _is_proven(self, answer: WholeAnswer) -> bool:
-        if self._association is None:
-            return True
-        return answer.proof is not None and self._association.is_answer(self._number, answer.proof)
+    def _is_proven(self, association: Association, answer: WholeAnswer) -> bool:
+        return answer.proof is not None and association.is_answer(self._number, answer.proof)
 
     def wait(self) -> None:
         """As `agent.client.http.connection.Taker`, and as `agent.client.protocol.Started`."""
-        self._habit.missed()
+        self._habit.misses += 1
         if self._connection is not None:
             self._connection.wait()
         self._taker.wait()

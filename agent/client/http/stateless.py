@@ -116,7 +116,7 @@ class HttpStatelessClient:
 
     def start_request(self, request: Request, taker: ResultTaker) -> bool:
         """As `StartsRequests.start_request`."""
-        if request.headers or not self._habit.is_worth_trying():
+        if request.headers or (self._habit.misses and not self._habit.is_worth_trying()):
             return False
         stamped = self._stamp.params(request.params)
         request_id = next(self._ids)

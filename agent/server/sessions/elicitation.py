@@ -66,7 +66,7 @@ class _Answers:
 
     def in_retry(self, params: Json) -> Json:
         """The retry that carries them."""
-        params = with_meta(params, REFUSED_META_KEY, self.refused) if self.refused else params
+        params = _with_meta(params, REFUSED_META_KEY, self.refused) if self.refused else params
         return {**params, "inputResponses": self.given}
 
 
@@ -78,7 +78,7 @@ async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
     Raises:
         MCPError: `send`'s; or the client refused, or did not answer in time, or there were too many rounds.
     """
-    params = with_meta(params, CLIENT_CAPABILITIES_META_KEY, client.capabilities)
+    params = _with_meta(params, CLIENT_CAPABILITIES_META_KEY, client.capabilities)
     received_s = received_deadline_s(params)
     ends_s = asyncio.get_running_loop().time() + (PATIENCE_S if received_s is None else min(PATIENCE_S, received_s))
     forwarded = await send(params)
@@ -110,7 +110,7 @@ async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:
                 raise _unfinished(forwarded, "the client did not answer in time", timed_out=True) from exc
             raise
         if received_s is not None:
-            again = with_meta(again, DEADLINE_META_KEY, max(0, int((ends_s - clock.now_s()) * 1000)))
+            again = _with_meta(again, DEADLINE_META_KEY, max(0, int((ends_s - clock.now_s()) * 1000)))
         forwarded = await _sent_again(send, again, forwarded)
     return forwarded
 
@@ -160,7 +160,7 @@ def _of_round(exc: MCPError, forwarded: Forwarded) -> MCPError:
 
 def _polling(again: Json) -> Json:
     """The retry that only polls whether the server requests are still open."""
-    return with_meta(again, POLL_META_KEY, value=True)
+    return _with_meta(again, POLL_META_KEY, value=True)
 
 
 async def _ask_all(
@@ -254,7 +254,7 @@ async def _give_up(send: Send, again: Json) -> None:
     """Give up the pending call at the server; bounded in time, the outcome is ignored."""
     with contextlib.suppress(MCPError, TimeoutError):
         async with asyncio.timeout(GIVE_UP_TIMEOUT_S):
-            await send(with_meta(again, REFUSED_META_KEY, {}))
+            await send(_with_meta(again, REFUSED_META_KEY, {}))
 
 
 def _unfinished(forwarded: Forwarded, why: str, *, timed_out: bool = False) -> MCPError:
@@ -264,6 +264,5 @@ def _unfinished(forwarded: Forwarded, why: str, *, timed_out: bool = False) -> M
     return MCPError(code=OUTCOME_UNKNOWN, message=f"The call was not completed: {why}", data=data)
 
 
-def with_meta(params: Json, name: str, value: object) -> Json:
-    """A copy of `params` with one more member of `_meta`."""
+def _with_meta(params: Json, name: str, value: object) -> Json:
     return {**params, "_meta": {**(params.get("_meta") or {}), name: value}}

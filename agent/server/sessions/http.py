@@ -126,11 +126,8 @@ class SessionServer:
             or by_name.get(_VERSION_KEY, session.version) != session.version
         ):
             return None
-        try:
-            message = _checked(_read(body))
-        except _Refused:
-            return None
-        if message.get("method") != METHOD or "id" not in message or session.is_taken(message["id"]):
+        message = _call_in(body)
+        if message is None or session.is_taken(message["id"]):
             return None
         return self._starts.start(
             session, self, connection, beginning, body, caller=caller, message=message, preferences=preferences
@@ -140,7 +137,7 @@ class SessionServer:
         """As `StartsCalls.go_on`: the call has a task at once, so that it can be cancelled by its ID."""
         assert isinstance(started, StartedInSession), "it was started here"
         session, request_id, preferences = started.session, started.request_id, started.preferences
-        session.end_unwaited(request_id)
+        session.unwaited.pop(request_id, None)
         answer = Answer(request, request_id, beginning=partial(begins_with, session.version, request_id, METHOD))
         stream = CallStream(answer)
         channel = ReplyChannel(session, stream.tell, outliving(stream.sink()), request_id)
@@ -156,7 +153,7 @@ class SessionServer:
     def written(self, started: StartedRequest, forwarded: Forwarded) -> tuple[Bytes, ...]:
         """As `StartsCalls.written`."""
         assert isinstance(started, StartedInSession), "it was started here"
-        started.session.end_unwaited(started.request_id)
+        started.session.unwaited.pop(started.request_id, None)
         return self._starts.ended(started, forwarded)
 
     async def _listen(self, request: web.Request, preferences: Preferences) -> web.StreamResponse:
@@ -391,6 +388,18 @@ def _check_media(request: web.Request) -> None:
     if request.content_type != "application/json":
         raise _Refused(415, "Content-Type: application/json is needed")
     raise _Refused(406, "Accept: application/json, text/event-stream is needed")
+
+
+def _call_in(body: bytes) -> Json | None:
+    """The message of a call with an ID; None for any other, and for what has to be refused."""
+    try:
+        message = read_json(body)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(message, dict) or message.get("jsonrpc") != "2.0" or message.get("method") != METHOD:
+        return None
+    is_call = type(message.get("id")) in (str, int) and isinstance(message.get("params"), _OBJECT_IF_ANY)
+    return message if is_call else None
 
 
 def _nothing(status: int) -> web.Response:

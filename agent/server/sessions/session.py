@@ -79,7 +79,8 @@ class ServerSession:
     `stream`: the open GET stream. `deaf`: no answer of the client can arrive any more.
     `called_backends`: those of the client's calls, the last one last. `chore`: the task that notifies servers of
     changed roots; `roots_unreported`: they have changed since it last did. `adopted`: until other nodes were asked what
-    the client of a session from elsewhere has gained there; held meanwhile.
+    the client of a session from elsewhere has gained there; held meanwhile. `unwaited`: the calls without a task, kept
+    by those who start and end them.
 
     Long because the calls of a client, the requests to it and its stream end together.
     """
@@ -110,7 +111,7 @@ class ServerSession:
     _notes_lost: bool = False
     # By the ID as it came: 1 and "1" are two.
     _calls: dict[RequestId, RunningCall] = field(default_factory=dict)
-    _unwaited: dict[RequestId, Unwaited] = field(default_factory=dict)  # Calls without a task.
+    unwaited: dict[RequestId, Unwaited] = field(default_factory=dict)
     _server_requests: dict[str, asyncio.Future[Json | MCPError]] = field(default_factory=dict)
     _server_request_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -155,20 +156,20 @@ class ServerSession:
     @property
     def busy(self) -> bool:
         """Whether something is under way, so that the session is not idle however long ago its last request was."""
-        return bool(self._calls or self._unwaited) or self.stream is not None
+        return bool(self._calls or self.unwaited) or self.stream is not None
 
     # Calls
 
     def is_taken(self, request_id: RequestId) -> bool:
         """Whether no call of this ID may begin now: `check_call` says why."""
-        calls, unwaited = self._calls, self._unwaited
+        calls, unwaited = self._calls, self.unwaited
         return request_id in calls or request_id in unwaited or len(calls) + len(unwaited) >= CALLS_MAX
 
     def check_call(self, request_id: RequestId) -> None:
         """Raise `MCPError` when no call of this ID may begin now."""
-        if request_id in self._calls or request_id in self._unwaited:
+        if request_id in self._calls or request_id in self.unwaited:
             raise MCPError(code=INVALID_REQUEST, message=f"A request of the ID {request_id!r} is still being served")
-        if len(self._calls) + len(self._unwaited) >= CALLS_MAX:
+        if len(self._calls) + len(self.unwaited) >= CALLS_MAX:
             data = {"outcome": "not_executed", "replica": None, "bytes_sent": False}
             raise MCPError(
                 code=NOT_EXECUTED,
@@ -189,17 +190,9 @@ class ServerSession:
         task.add_done_callback(end)
         return call
 
-    def begin_unwaited(self, request_id: RequestId, call: Unwaited) -> None:
-        """A call is under way without a task."""
-        self._unwaited[request_id] = call
-
-    def end_unwaited(self, request_id: RequestId) -> None:
-        """It is answered, or goes on in a task."""
-        self._unwaited.pop(request_id, None)
-
     def open_call(self, request_id: RequestId) -> RunningCall | None:
         """The call of this ID, while it is under way; it has a task from now on."""
-        if (unwaited := self._unwaited.get(request_id)) is not None:
+        if (unwaited := self.unwaited.get(request_id)) is not None:
             unwaited.leave()
         return self._calls.get(request_id)
 
@@ -208,14 +201,14 @@ class ServerSession:
         # By exact type: true equals 1 as a key.
         if isinstance(request_id, bool) or not isinstance(request_id, str | int):
             return
-        if request_id in self._calls or request_id in self._unwaited:
+        if request_id in self._calls or request_id in self.unwaited:
             self._cancel(request_id)
         elif self.elsewhere is not None:
             self.elsewhere(request_id)
 
     def cut_off(self) -> None:
         """End every call with an answer: its outcome will not be known."""
-        for request_id in (*self._calls, *self._unwaited):
+        for request_id in (*self._calls, *self.unwaited):
             call = self._calls.get(request_id)
             if call is None or call.stream is not None:
                 self._cancel(request_id, is_lost=True)
@@ -315,7 +308,7 @@ class ServerSession:
                 followed.close()
         self.upstream = self.tasks = None
         self._notes.clear()
-        for request_id in (*self._calls, *self._unwaited):
+        for request_id in (*self._calls, *self.unwaited):
             self._cancel(request_id)
         if self.chore is not None:
             self.chore.cancel()

@@ -8,14 +8,13 @@ from agent.authority.caller import Caller
 from agent.dispatch.call import Forwarded
 from agent.dispatch.dispatcher import Dispatch
 from agent.lossless_json.raw import Bytes
-from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
+from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY
 from agent.model import AFFINITY_META_KEY, Json
 from agent.server.caller_views import CallerViews
 from agent.server.fast_path.connection import Connection
 from agent.server.fast_path.heads import Beginning
 from agent.server.preferences import Preferences
-from agent.server.sessions.elicitation import with_meta
-from agent.server.sessions.requests import with_log_level
+from agent.server.sessions.requests import UNSET_LOG_LEVEL
 from agent.server.sessions.session import ServerSession
 from agent.server.sessions.upstream import UpstreamSessions
 from agent.server.started import METHOD, StartedRequest, StartsCalls, startable
@@ -71,15 +70,18 @@ class SessionStarts:
             preferences=preferences,
         )
         started.session = session
-        leveled = with_log_level(params, session.log_level)
-        asked = with_meta(leveled, CLIENT_CAPABILITIES_META_KEY, session.declared_to_servers)
-        if started.start(self._dispatch, asked, session.id) is None:
+        # As `in_rounds` and `with_log_level` have it.
+        level, declared = session.log_level or UNSET_LOG_LEVEL, session.declared_to_servers
+        meta = {LOG_LEVEL_META_KEY: level, **(params.get("_meta") or {}), CLIENT_CAPABILITIES_META_KEY: declared}
+        if started.start(self._dispatch, {**params, "_meta": meta}, session.id) is None:
             return None
-        session.begin_unwaited(started.request_id, started)
+        session.unwaited[started.request_id] = started
         return started
 
     def ended(self, started: StartedInSession, forwarded: Forwarded) -> tuple[Bytes, ...]:
         """The result of one, for its client."""
         session, route = started.session, started.route
-        self._upstream.follow(session, session.called(forwarded.replica.backend_key, route.owner))
+        called = session.called(forwarded.replica.backend_key, route.owner)
+        if self._views.offers:
+            self._upstream.follow(session, called)
         return written(METHOD, route, forwarded, modern=False)

@@ -188,10 +188,10 @@ class Sessions:
     def present(self, session_id: str, binding: str, *, notices: bool) -> ServerSession | None:
         """As `find`, of a session that is in the table. `binding`: of the caller."""
         session = self._sessions.get(session_id)
-        if session is None or session.binding != binding:
+        if session is None or session.grant.binding != binding:
             return None
-        session.notices = notices
-        self._touch(session)
+        session.notices, session.used_at_s = notices, clock.now_s()
+        self._sessions.move_to_end(session_id)
         return session
 
     def _add(self, session_id: str, agreed: Agreed) -> ServerSession:

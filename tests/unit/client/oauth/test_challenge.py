@@ -36,13 +36,13 @@ def test_a_refusal_says_what_is_missing_and_where_the_metadata_are(header: str, 
 
 
 def test_a_refusal_beyond_all_measure_is_read_in_no_time_up_to_a_bound() -> None:
-    began_s = time.perf_counter()
+    began_s = time.process_time()
     for header in ('a="' * 100_000, "a=" * 100_000, " " * 100_000, 'scope="' + "x" * 100_000):
         assert read_challenge(header).scopes == ()
     many = " ".join(f"s{number}" for number in range(500))
     assert len(read_challenge(f'Bearer scope="{many}"').scopes) == SCOPES_MAX
     assert len(many) < HEADER_LEN_MAX
-    assert time.perf_counter() - began_s < 1
+    assert time.process_time() - began_s < 1
 
 
 def test_what_is_written_is_read_again_with_each_scope_once() -> None:
