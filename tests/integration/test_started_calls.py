@@ -4,6 +4,7 @@ Each thing happens when the call has gone out and nothing waits for it. The one 
 and the figures see what they see of any call, and nothing of it is left.
 """
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +71,25 @@ async def test_a_usual_call_needs_no_task_at_any_node(
         backend = now.node.mesh.views()[0].key
         line = {"method": "tools/call", "mcp_name": "kit__write", "caller": "anonymous", "backend": backend}
         assert now.lines() == [line | {"outcome": "ok", "request_id": one} for one in (7, "seven")]
+
+
+@of_all_ways
+async def test_a_usual_call_leaves_nothing_for_the_garbage_collector(
+    era: str, hops: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with held_scene(tmp_path, caplog, hops=hops) as now, now.caller(era) as caller:
+        now.server.holds = False
+        await caller.asked(caller.call())
+        gc.collect()
+        gc.disable()
+        try:
+            with tasks_of_calls() as tasks:
+                for _ in range(50):
+                    await caller.asked(caller.call())
+            # Else large answers would stay until it runs. What else a node does meanwhile may leave a little.
+            assert (tasks, gc.collect() < 50) == ([], True)
+        finally:
+            gc.enable()
 
 
 def _in_two_pieces(call: HeldCall) -> list[bytes]:

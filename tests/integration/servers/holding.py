@@ -263,9 +263,9 @@ class HeldScene:
         await eventually(over, PATIENCE_S)
         for node in self.nodes:
             for endpoint in node.endpoints:
-                assert not endpoint.stateless.started_calls._since_s
-                assert not endpoint.legacy.started_calls._since_s
-                assert not any(session._unwaited for session in endpoint.sessions._sessions.values())
+                assert not endpoint.stateless.started_calls.since_s
+                assert not endpoint.legacy.started_calls.since_s
+                assert not any(session.unwaited for session in endpoint.sessions._sessions.values())
 
 
 @contextlib.contextmanager
