@@ -57,6 +57,7 @@ class StartedCall:
         if not self.taker.take(result, self.replica):
             return False
         self.stats.ended_well(self.attempt, clock.now_s())
+        self.request.started = None  # They refer to each other; else only the garbage collector would free them.
         return True
 
     def _is_complete(self, result: Json) -> bool:

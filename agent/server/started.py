@@ -140,6 +140,7 @@ class StartedRequest:
         if not self._connection.answer(b"".join((head, *parts, b"}"))):
             return False
         self._owner.started_calls.since_s.pop(self, None)
+        self.call = None  # It refers to this; else only the garbage collector would free them.
         write_usual((METHOD, self.params, self.request_id), self.caller, replica.backend_key, self._started_s)
         return True
 

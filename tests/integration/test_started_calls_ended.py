@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.app.drain import serving_of
 from agent.errors import OUTCOME_UNKNOWN
-from agent.model import Json
 from agent.server.fast_path.connection import Connection
 from tests.integration.servers.holding import (
     DONE,
@@ -40,7 +40,7 @@ async def gone_out(now: HeldScene, caller: RawCaller, request: bytes | None = No
 
 
 async def server_is_told(call: HeldCall) -> None:
-    """Wait until the connection of a call is closed, which says that nobody waits for it."""
+    """Wait until the connection of a call is closed, which says that its answer is not wanted."""
 
     async def told() -> bool:
         return call.writer.transport.is_closing() or _has_ended(call.writer)
@@ -90,7 +90,7 @@ async def test_a_call_of_a_session_outlives_its_connection(
         before = now.figures()
         call = await gone_out(now, caller)
         caller.close()
-        await eventually(lambda: _is(now.waits() or bool(_sessions_calls(now))))
+        await eventually(lambda: _is(now.waits() > 0 or bool(_sessions_calls(now))))
         call.answer()
         await now.is_over()
         assert now.outcomes(before) == {"ok": 1}
@@ -140,7 +140,7 @@ async def test_a_connection_that_is_lost_with_its_call_just_gone_on_ends_it_afte
     async with held_scene(tmp_path, caplog) as now, now.caller(STATELESS) as caller:
         call = await gone_out(now, caller)
         (connection,) = _busy(now)
-        connection.leave()
+        connection.leave()  # Its task has not had its first step when the connection is lost.
         connection.abort()
         await server_is_told(call)
         await now.is_over()
@@ -148,12 +148,7 @@ async def test_a_connection_that_is_lost_with_its_call_just_gone_on_ends_it_afte
 
 
 def _busy(now: HeldScene) -> list[Connection]:
-    import gc  # noqa: PLC0415 - as above
-
-    from agent.server.fast_path.serving import FastServer  # noqa: PLC0415 - only to look
-
-    servers = [one for one in gc.get_objects() if isinstance(one, FastServer)]
-    return [connection for server in servers for connection in server.connections if connection._unwaited is not None]
+    return [one for one in serving_of(now.node.runner).connections if one._unwaited is not None]
 
 
 @pytest.mark.parametrize("hops", [1, 2])
@@ -164,7 +159,7 @@ async def test_a_session_cancels_its_call_by_a_notification(
         before = now.figures()
         call = await gone_out(now, caller)
         async with raw_caller(now.node, STATELESS) as other:
-            note: Json = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}}
+            note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}}
             assert (await other.asked(other.post(note, **caller.headers))).status == 202
         await server_is_told(call)
         got = await caller.got()
@@ -239,7 +234,7 @@ async def test_a_call_that_takes_longer_goes_on_in_a_task(
     async with held_scene(tmp_path, caplog, hops=hops) as now, now.caller(era) as caller:
         before = now.figures()
         call = await gone_out(now, caller)
-        await eventually(lambda: _is(now.waits()))
+        await eventually(lambda: _is(now.waits() > 0))
         call.answer()
         assert (await caller.got()).messages[0]["result"]
         await now.is_over()
@@ -283,8 +278,8 @@ async def test_a_node_that_stops_answers_what_is_out(
 ) -> None:
     async with held_scene(tmp_path, caplog, hops=hops) as now, now.caller(era) as caller:
         call = await gone_out(now, caller)
-        stopping = asyncio.create_task(now.node.stop_serving())
-        await eventually(lambda: _is(now.waits()))
+        stopping = asyncio.create_task(now.node.runner.cleanup())
+        await eventually(lambda: _is(now.waits() > 0))
         call.answer()
         assert (await caller.got()).messages[0]["result"]
         assert await caller.ended()
@@ -360,13 +355,13 @@ async def test_a_client_that_reads_nothing_gets_its_answers_when_it_reads(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with held_scene(tmp_path, caplog) as now, now.caller(STATELESS) as caller:
-        caller.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        caller.writer.transport.pause_reading()  # type: ignore[attr-defined]  # sockets can
         text = "x" * 3_000_000
         call = await gone_out(now, caller)
         caller.send(caller.call(8))
         call.answer(call.done({"content": [{"type": "text", "text": text}]}))
         second = asyncio.ensure_future(now.server.next(2))
-        caller.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        caller.writer.transport.resume_reading()  # type: ignore[attr-defined]  # sockets can
         assert (await caller.got()).messages[0]["result"]["content"][0]["text"] == text
         (await second).answer()
         assert (await caller.got()).messages[0]["result"]["content"] == DONE["content"]

@@ -147,8 +147,9 @@ def _without_own(head: bytes, length: re.Match[bytes]) -> tuple[bytes, str | Non
     start = at + len(_PROOF_LINE)
     end = key.find(b"\r", start)
     shown = key[start:end]
-    # Anything else stays in the head, and is read with it: a line feed would hide another field.
-    return (key[:start] + key[end:], shown.decode()) if shown.isalnum() else (key, None)
+    if not shown.isalnum():  # A head of its own, as a line feed would hide another field.
+        return b"\0" + key, None
+    return key[:start] + key[end:], shown.decode()
 
 
 def end_of_head(data: bytes) -> int | None:

@@ -93,6 +93,7 @@ class StartedExchange:
         response = read_response(answer.body) if is_proven else None
         if response is not None and response["id"] == self.request_id and self._taker.take(response["result"]):
             self._habit.misses = 0
+            self.body.begun = None  # It refers to this; else only the garbage collector would free the answer.
         else:  # It is read once more, by those who know what it means.
             self.wait()
 

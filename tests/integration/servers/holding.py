@@ -65,6 +65,7 @@ class Holding:
 
     script: Script | None = None
     holds: bool = False
+    lists_held: asyncio.Event | None = None
     lists: int = 0
     calls: list[HeldCall] = field(default_factory=list)
     came: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -81,6 +82,8 @@ class Holding:
         return self.calls[count - 1]
 
     def let_all_go(self) -> None:
+        if self.lists_held is not None:
+            self.lists_held.set()
         for call in self.calls:
             if not call.let_go.done():
                 call.reset()
@@ -91,6 +94,8 @@ class Holding:
                 return discovered(request), True
             case "tools/list":
                 self.lists += 1
+                if self.lists_held is not None:
+                    await self.lists_held.wait()
                 return rpc_result(request, {"tools": TOOLS}), True
             case "tools/call" if self.holds:
                 writer = self.of_server.writers[request.connection - 1]
@@ -212,9 +217,9 @@ class HeldScene:
     server: Holding
     caplog: pytest.LogCaptureFixture
 
-    def waits(self) -> bool:
-        """Whether a node serves a call in a task."""
-        return any(map(_is_of_call, asyncio.all_tasks()))
+    def waits(self) -> int:
+        """How many calls nodes serve in tasks."""
+        return sum(map(_is_of_call, asyncio.all_tasks()))
 
     @asynccontextmanager
     async def caller(self, era: str, token: str | None = None) -> AsyncIterator[RawCaller]:
@@ -263,9 +268,9 @@ class HeldScene:
         await eventually(over, PATIENCE_S)
         for node in self.nodes:
             for endpoint in node.endpoints:
-                assert not endpoint.stateless.started_calls._since_s
-                assert not endpoint.legacy.started_calls._since_s
-                assert not any(session._unwaited for session in endpoint.sessions._sessions.values())
+                assert not endpoint.stateless.started_calls.since_s
+                assert not endpoint.legacy.started_calls.since_s
+                assert not any(session.unwaited for session in endpoint.sessions._sessions.values())
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -102,7 +102,7 @@ class RunningNode:
     updates: ClientUpdates
     named_views: dict[str, ViewSpec]
     views: Views
-    stop_serving: Callable[[], Awaitable[None]]
+    runner: web.AppRunner
 
     @property
     def url(self) -> str:
@@ -285,7 +285,7 @@ class _Wiring:
                     updates,
                     self.named_views,
                     self.views[0],
-                    runner.cleanup,
+                    runner,
                 )
             finally:
                 await runner.cleanup()

@@ -1,5 +1,7 @@
 """Heads and chunks by themselves: what servers send in other forms than most, and where an answer is said to end."""
 
+from uuid import uuid4
+
 import pytest
 
 from agent.client.http.answer import (
@@ -10,6 +12,7 @@ from agent.client.http.answer import (
     Head,
     end_of_head,
     parsed_head,
+    whole_answer,
 )
 
 
@@ -77,3 +80,93 @@ def test_what_follows_the_last_chunk_is_handed_back() -> None:
     assert chunks.fed(b"2\r\nab\r\n0\r\n\r\nmore") == ([b"ab"], b"more")
     assert chunks.done
     assert repr(chunks) == "<Chunks done>"
+
+
+def answer_of(body: bytes, *lines: str, length: int | None = None) -> bytes:
+    declared = f"Content-Length: {len(body) if length is None else length}"
+    head = "\r\n".join(("HTTP/1.1 200 OK", "Content-Type: application/json", declared, *lines, "", ""))
+    return head.encode() + body
+
+
+def known(*lines: str) -> None:
+    """Have a head of these lines come once, of another length and with another proof."""
+    parsed_head(answer_of(b"", *lines, length=987))
+
+
+def test_an_answer_is_whole_once_its_head_has_come_before_whatever_its_length() -> None:
+    once = f"X-Once: {uuid4()}"
+    assert whole_answer(answer_of(b"{}", once)) is None
+    known(once)
+    for body in (b"", b"{}", b"x" * 100_000):
+        found = whole_answer(answer_of(body, once))
+        assert found is not None
+        assert (found.body, found.proof, found.head.status) == (body, None, 200)
+
+
+def test_each_answer_has_its_own_proof() -> None:
+    once = f"X-Once: {uuid4()}"
+    known("Mesh-Proof: 0a1b", once)
+    for proof in ("ff00", "0a1b", "unknown"):
+        found = whole_answer(answer_of(b"{}", f"Mesh-Proof: {proof}", once))
+        assert found is not None
+        assert found.proof == proof
+    assert whole_answer(answer_of(b"{}", once)) is None, "one without a proof has another head"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Mesh-Proof: 0a\nTransfer-Encoding: chunked",),
+        ("Mesh-Proof: 0a\nConnection: close",),
+        ("Mesh-Proof: 0a\x00",),
+        ("Mesh-Proof: ",),
+        ("Mesh-Proof: \x00",),
+        ("Mesh-Proof: \u00e9",),
+        ("Mesh-Proof: 0a", "Mesh-Proof: 0b"),
+        ("Mesh-Proof: 0a", "Content-Length: 2"),
+        ("Mesh-Proof: 0a", "Transfer-Encoding: chunked"),
+        ("mesh-proof: 0a",),
+    ],
+)
+def test_a_proof_hides_nothing_else_of_its_head(lines: tuple[str, ...]) -> None:
+    once = f"X-Once: {uuid4()}"
+    known("Mesh-Proof: 0a1b", once)
+    known(once)
+    assert whole_answer(answer_of(b"{}", *lines, once)) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        answer_of(b"{}")[:-1],
+        answer_of(b"{}") + b"\n",
+        answer_of(b"{}") * 2,
+        answer_of(b"{}", length=1),
+        answer_of(b"{}", length=3),
+        answer_of(b"{}").replace(b"\r\n\r\n", b"\r\n"),
+        answer_of(b"{}").replace(b": 2", b": -2"),
+        answer_of(b"{}").replace(b": 2", b": 0000000000000002"),
+        b"HTTP/1.1 100 Continue\r\n\r\n" + answer_of(b"{}"),
+        b"",
+        b"\r\n\r\n",
+    ],
+)
+def test_what_is_not_one_answer_from_beginning_to_end_is_not_taken_at_a_glance(data: bytes) -> None:
+    parsed_head(answer_of(b"", length=987))
+    assert whole_answer(answer_of(b"{}")) is not None
+    assert whole_answer(data) is None
+
+
+@pytest.mark.parametrize(
+    "line", ["Content-Encoding: gzip", "Set-Cookie: a=b", "Connection: close", "X-Long: " + "x" * 1_024]
+)
+def test_a_head_that_says_more_is_looked_at_each_time(line: str) -> None:
+    parsed_head(answer_of(b"", line, length=2))
+    assert whole_answer(answer_of(b"{}", line)) is None
+
+
+def test_no_more_heads_are_remembered_than_a_few() -> None:
+    for number in range(500):
+        parsed_head(answer_of(b"", f"X-Each: {number}", length=2))
+        assert whole_answer(answer_of(b"{}", f"X-Each: {number}")) is not None
+    assert whole_answer(answer_of(b"{}", "X-Each: 1")) is None

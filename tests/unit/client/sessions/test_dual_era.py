@@ -183,6 +183,25 @@ async def test_a_call_that_may_be_repeated_is_made_again_in_a_session_when_it_fa
         assert (await it.call(_meta={}, repeatable=True))["by"] == 0
 
 
+async def test_so_is_one_that_had_gone_out_without_a_task() -> None:
+    async with scene() as it:
+        it.stateless.result = NO_SESSION
+        request = Request.within("tools/call", {"name": "quick"}, timeout_s=60.0, affinity="session:a", in_session=True)
+        gone_out = replace(request, repeatable=True, started=GoneOut())
+        assert (await it.client.request(gone_out))["by"] == 0
+        assert [one.started for one in it.stateless.asked] == [gone_out.started]
+
+
+class GoneOut:
+    """A request that is only waited for."""
+
+    changes = 0
+    go_on = None
+
+    def wait(self) -> None:
+        """It is waited for."""
+
+
 async def test_a_call_that_may_be_repeated_ends_where_no_session_can_be_had() -> None:
     async with scene() as it:
         it.stateless.result, it.sessions.fails = NO_SESSION, SessionRefused("unknown method")
