@@ -132,13 +132,15 @@ class RegistrarStatus:
 
     `registered` is the catalog's last answer: an outage leaves it, a lost or refused registration clears it.
     `presence_expected`: a watch must not trust an answer without us; true from the first registration on, until we
-    leave or are refused.
+    leave or are refused. `holder`: the Consul node that we are registered under, empty where that is not known; an
+    entry of ours under another one is left over.
     """
 
     registered: bool = False
     presence_expected: bool = False
     last_error: str = ""
     registrations_total: int = 0
+    holder: str = ""
 
 
 class CatalogSource(Protocol):

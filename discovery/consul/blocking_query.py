@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from discovery.backoff import Backoff
-from discovery.model import Catalog, Health, InstanceKey
+from discovery.model import Catalog, Health, Instance, InstanceKey
 
 # A quarter of a second hides a lost packet; an outage of hours costs Consul one question of each node in 30 s.
 ASK_AGAIN = Backoff(first_s=0.25, last_s=30.0)
@@ -114,6 +114,7 @@ def weigh(
     confirming: bool,
     restored: bool = False,
     answering: AbstractSet[InstanceKey] = frozenset(),
+    holder: str = "",
 ) -> Verdict:
     """Compare one answer with the shown catalog.
 
@@ -128,8 +129,9 @@ def weigh(
             that answer stay, and those that left do not.
         answering: instances whose links are up, where this answer does not prove that what it lacks is gone
             (`proves_absence`); else empty.
+        holder: the Consul node that our entry is under, where that is known.
     """
-    if canary is not None and all(instance.key.service_id != canary for instance in answer.instances):
+    if canary is not None and not any(is_canary(instance, canary, holder) for instance in answer.instances):
         return Verdict(Trust.DISTRUSTED, shown, frozenset(suspects))
     if shown is None:
         return Verdict(Trust.BELIEVED, answer)
@@ -148,6 +150,11 @@ def weigh(
     if in_doubt and not (confirming and vanished <= suspects):
         return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
     return Verdict(Trust.BELIEVED, answer)
+
+
+def is_canary(instance: Instance, service_id: str, holder: str) -> bool:
+    """Whether it is our own entry, and none that an agent left behind which was renamed."""
+    return instance.key.service_id == service_id and holder in ("", instance.key.node)
 
 
 def proves_absence(answer: Catalog, *, canary: str | None, filtered: bool, tells: bool, waited: bool) -> bool:

@@ -68,6 +68,7 @@ class ConsulRegistrar:
         self._presence_expected = False
         self._last_error = ""
         self._registrations_total = 0
+        self._holder = ""
 
     def __repr__(self) -> str:
         return f"<ConsulRegistrar {self.service_id} registered={self._registered} error={self._last_error!r}>"
@@ -85,6 +86,7 @@ class ConsulRegistrar:
             presence_expected=self._presence_expected,
             last_error=self._last_error,
             registrations_total=self._registrations_total,
+            holder=self._holder,
         )
 
     def change(self, registration: Registration) -> None:
@@ -200,6 +202,9 @@ class ConsulRegistrar:
             # The agent ignores `Status` for a check that it holds already: one that had run out stays critical.
             with suppress(RegistrationLost):  # The next heartbeat finds the same, and registers again.
                 await self._pass_check()
+        if changed_notes or not self._holder:
+            with suppress(CatalogUnavailable):  # Then any entry with our ID counts as ours.
+                self._holder = str((await self._client.held_check(check_id(wanted)) or {}).get("Node") or "")
 
     async def _heartbeat(self) -> None:
         try:
@@ -243,7 +248,7 @@ class ConsulRegistrar:
 
     async def _register_again(self, reason: str) -> None:
         log.warning("registration lost, registering again", extra={"reason": reason})
-        self._sent, self._registered = None, False
+        self._sent, self._registered, self._holder = None, False, ""
         await self._register()
 
     def _until_next_turn_s(self) -> float:

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from discovery import clock
@@ -22,6 +21,7 @@ from discovery.consul.blocking_query import (
     SETTLE_S,
     Trust,
     Verdict,
+    is_canary,
     next_index,
     pause_s,
     proves_absence,
@@ -97,7 +97,6 @@ class ConsulWatch:
         self._last_index = 0  # The last answer's, over outages too.
         self._restored_until_s = 0.0
         self._own_created: int | None = None
-        self._own_keys: AbstractSet[InstanceKey] = frozenset()
         self._confirm = False
         self._idle_returns = 0
         self._settle_until_s: float | None = None
@@ -187,6 +186,7 @@ class ConsulWatch:
             self._shown,
             catalog,
             canary=canary,
+            holder=self._own.status.holder if self._own is not None else "",
             settling=self._settle_until_s is not None and now_s < self._settle_until_s,
             suspects=self._suspects,
             confirming=query.consistent,
@@ -221,8 +221,14 @@ class ConsulWatch:
 
     @property
     def _shows_us(self) -> bool:
-        own_id = self._own.service_id if self._own is not None else None
-        return self._shown is not None and any(one.key.service_id == own_id for one in self._shown.instances)
+        return self._shown is not None and self._ours(self._shown) is not None
+
+    def _ours(self, catalog: Catalog) -> Instance | None:
+        """Our own entry."""
+        if self._own is None:
+            return None
+        service_id, holder = self._own.service_id, self._own.status.holder
+        return next((one for one in catalog.instances if is_canary(one, service_id, holder)), None)
 
     def _next_query(self, now_s: float) -> _Query:
         if self._confirm:
@@ -264,14 +270,8 @@ class ConsulWatch:
 
         Their registrations make the index rise again, so that it need not have gone back for us.
         """
-        if self._own is None:
-            return
-        entries = {one.key: one.created_index for one in answer.instances if one.key.service_id == self._own.service_id}
-        if entries and self._own_keys - entries.keys():
-            # What is left may be that of an agent which is no more; an answer with it looks as if it had us.
-            self._own.repair()
-        self._own_keys = entries.keys() if entries else self._own_keys
-        created = next(iter(entries.values()), None)
+        ours = self._ours(answer)
+        created = None if ours is None else ours.created_index
         if self._own_created not in (None, created):
             self._restored_until_s = now_s + RESTORED_S
         self._own_created = created if created is not None else self._own_created

@@ -157,6 +157,16 @@ def test_an_answer_without_our_own_registration_counts_for_nothing() -> None:
     assert judged(None, catalog("a"), "own") == Verdict(Trust.DISTRUSTED, None)
 
 
+def test_an_entry_of_ours_that_another_consul_node_left_behind_proves_nothing() -> None:
+    def trust(holder: str) -> Trust:
+        return weigh(
+            catalog("own", "a"), catalog("own", "a"), canary="own", settling=False, suspects=frozenset(),
+            confirming=False, holder=holder,
+        ).trust  # fmt: skip
+
+    assert [trust("n1"), trust(""), trust("renamed")] == [Trust.BELIEVED, Trust.BELIEVED, Trust.DISTRUSTED]
+
+
 def test_a_change_of_a_node_that_stays_is_shown_while_others_are_held() -> None:
     verdict = judged(catalog("a", "b", "c"), catalog("a", port=9000))
     assert verdict.catalog is not None
