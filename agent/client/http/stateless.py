@@ -53,7 +53,10 @@ _NO_HEADERS: Final = CIMultiDictProxy(CIMultiDict[str]())
 
 
 class HttpStatelessClient:
-    """Stateless requests over one pool. Nothing to close but the pool."""
+    """Stateless requests over one pool. Nothing to close but the pool.
+
+    Long because requests, streams and questions at rest share one pool and one stamp.
+    """
 
     __slots__ = (
         "_ids",
