@@ -11,7 +11,7 @@ def tool(name: str, **more: object) -> Json:
     return {"name": name, "inputSchema": {"type": "object"}, **more}
 
 
-def test_the_same_bytes_are_one_object_whoever_lists_them() -> None:
+def test_the_same_bytes_are_one_object_in_every_list() -> None:
     first = once(tool("one"))
     assert once(tool("one")) is first
     assert once(tool("two")) is not first
