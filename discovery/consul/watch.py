@@ -51,6 +51,7 @@ _DISTRUST_WAIT_S = 0.5
 _DISTRUSTS_OF_LOSS = 2
 # Reading takes 3 ms for each thousand rows, most of them known: from so many on a thread does it.
 _LONG_ANSWER = 500
+_FILTERED = "rows were left out that our ACL token may not see, it lacks node:read or service:read"
 _REPEAT_LEVELS = {1: logging.DEBUG, 2: logging.WARNING}
 
 
@@ -312,17 +313,18 @@ class ConsulWatch:
             # A confirming read takes milliseconds; settling may last.
             level = logging.DEBUG if verdict.trust is Trust.CONFIRM else logging.WARNING
             log.log(level, "holding removals until they are confirmed", extra={"instances": len(verdict.suspects)})
-        if not self._up:
+        is_filtered = self._filtered and bool(verdict.suspects)
+        if not self._up and not is_filtered:
             log.info("the catalog is followed", extra={"service": self._service_name})
         self._distrusts = self._repairs = 0
         self._repair_at_s = 0.0
-        self._up, self._last_error, self._answered_at_s = True, "", now_s
+        self._up, self._last_error, self._answered_at_s = not is_filtered, _FILTERED if is_filtered else "", now_s
 
     def _note_hidden(self, verdict: Verdict, now_s: float) -> None:
         """Instances that answer are missing, and may only be hidden from us: their links stay, and we say why."""
         self._up = False
         self._last_error = "the answer lacks instances that still answer, so they stay: " + (
-            "rows were left out that our ACL token may not see, it lacks node:read or service:read"
+            _FILTERED
             if self._filtered
             else "does the ACL token lack node:read or service:read, or were they deregistered while they run?"
         )
