@@ -12,7 +12,7 @@ import yaml
 from tests.conformance.runs import REVISIONS, TARGETS
 from tests.conformance.verdicts import Report, failing_alone, failing_behind, no_longer_failing, unexpected
 
-# The first test waits for everything: an installation of 240 s at most, and 8 runs of 3 to 20 s.
+# The first test waits for everything: an installation of 240 s at most, and runs that take 20 s all together.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
