@@ -424,6 +424,7 @@ class Dispatch:
             if outcome == "cancelled" and sink is not None and sink.ended_with_error is not None:
                 outcome = "tool_error" if sink.ended_with_error else "ok"
                 call.on_delivered(sink.ended_with_error)
+            request.started = None  # It refers to the request; else only the garbage collector would free them.
             self._stats.finish(attempt, outcome, clock.now_s())
 
     def _believed(self, call: Call, replica: Replica, result: Json, view: LinkView) -> Json:

@@ -45,7 +45,7 @@ class StartedCall:
     request: Request
     attempt: Attempt
     stats: ReplicaStats
-    taker: CallTaker
+    taker: CallTaker | None  # None once it waits.
     believed: Believed
 
     def take(self, result: Json) -> bool:
@@ -54,7 +54,7 @@ class StartedCall:
             return False
         if not says_no_more(self.call.method, result) and not self._is_complete(result):
             return False
-        if not self.taker.take(result, self.replica):
+        if self.taker is None or not self.taker.take(result, self.replica):
             return False
         self.stats.ended_well(self.attempt, clock.now_s())
         self.request.started = None  # They refer to each other; else only the garbage collector would free them.
@@ -70,7 +70,9 @@ class StartedCall:
 
     def wait(self) -> None:
         """As `ResultTaker`."""
-        self.taker.wait()
+        taker, self.taker = self.taker, None  # It refers to this; else only the garbage collector would free them.
+        assert taker is not None, "it waits once"
+        taker.wait()
 
     def answered(self) -> Coroutine[Any, Any, Json]:
         """Wait for the result of the attempt that went out. Raises as `CallableLink.request`."""
