@@ -33,6 +33,9 @@ _OK: Final = 200
 _LENGTH: Final = re.compile(rb"\r\nContent-Length: *([0-9]{1,9})\r\n", re.IGNORECASE)
 # As nodes write it, in letters and digits; a head in which it is written otherwise, or twice, is another one each time.
 _PROOF_LINE: Final = b"\r\nMesh-Proof: "
+# Of one second, in the one form that servers write (RFC 9110, section 5.6.7), up to the line's end.
+_DATE_LINE: Final = b"\r\nDate: "
+_DATE_BYTES: Final = len(b"\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT")
 _BEGINNING: Final = b"HTTP/1."
 _END: Final = b"\r\n\r\n"
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - RFC 9110, section 5.6.2
@@ -109,7 +112,7 @@ class Taker(Protocol):
         ...
 
 
-# Heads that came before, and say nothing unusual, by their bytes but for length and proof.
+# Heads that came before, and say nothing unusual, by their bytes but for length, date and proof.
 _usual_heads: Final[dict[bytes, Head]] = {}
 
 
@@ -141,6 +144,9 @@ def _without_own(head: bytes, length: re.Match[bytes]) -> tuple[bytes, str | Non
     """A head without what each answer has of its own, and the proof in it."""
     start, end = length.span(1)
     key = head[:start] + head[end:]
+    at = key.find(_DATE_LINE)
+    if at >= 0 and key[at + len(_DATE_LINE) : at + _DATE_BYTES].translate(None, b" ,:").isalnum():
+        key = key[:at] + key[at + _DATE_BYTES :]  # Anything else is no date, or holds another field.
     at = key.find(_PROOF_LINE)
     if at < 0:
         return key, None

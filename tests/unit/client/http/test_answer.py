@@ -113,6 +113,30 @@ def test_each_answer_has_its_own_proof() -> None:
     assert whole_answer(answer_of(b"{}", once)) is None, "one without a proof has another head"
 
 
+def test_an_answer_of_another_second_is_known_as_well() -> None:
+    once = f"X-Once: {uuid4()}"
+    known("Date: Sun, 29 Nov 2026 22:00:00 GMT", once)
+    for second in range(1, 4):
+        assert whole_answer(answer_of(b"{}", f"Date: Sun, 29 Nov 2026 22:00:0{second} GMT", once)) is not None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Date: Sun, 29 Nov 2026 22:00:00\nX: y",  # As long as a date.
+        "Date: Sun, 29 Nov 2026 22:00:00\x00GMT",
+        "Date: Sun, 29 Nov 2026",
+        "Date: Sun, 29 Nov 2026 22:00:00 GMT, and more",
+        "X: Date: Sun, 29 Nov 2026 22:00:00 GMT",
+    ],
+)
+def test_a_date_hides_nothing_else_of_its_head(line: str) -> None:
+    once = f"X-Once: {uuid4()}"
+    known("Date: Sun, 29 Nov 2026 22:00:00 GMT", once)
+    known(once)
+    assert whole_answer(answer_of(b"{}", line, once)) is None
+
+
 @pytest.mark.parametrize(
     "lines",
     [
