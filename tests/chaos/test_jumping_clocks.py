@@ -75,7 +75,9 @@ async def test_clock_that_jumps_by_hours_ends_no_link_session_registration_or_ca
             peer = (await node.peers())[other]
             assert (peer["connected"], peer["reconnects"]) == (True, 0), peer
             assert (await node.discovery())["up"]
-        assert [await node.metric("mesh_registrations_total") for node in (jumps, stays)] == registered
+        # What a node offers may have been registered late, once; four jumps would be four more.
+        again = [await node.metric("mesh_registrations_total") for node in (jumps, stays)]
+        assert all(now <= before + 1 for now, before in zip(again, registered, strict=True)), (again, registered)
         # A day back, while a link waits for its next dial and a check for its heartbeat.
         stays.kill()
         await eventually(partial(is_down, jumps, "stays"))

@@ -28,12 +28,15 @@ from agent.model import Override, Suppression
 from agent.model import HttpTarget
 from agent.state.overrides import OverrideStore
 
+def say(*words):  # In one write, whole or absent; print writes twice where output is unbuffered.
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
 async def live(folder, seed):
     store, rng = OverrideStore.open(Path(folder)), random.Random(seed)
     while True:
         kind, name = rng.choice(["put", "put", "remove", "suppress"]), f"peer-{rng.randrange(6)}"
         token = rng.randbytes(rng.randrange(1, 1500)).hex()  # a line stays below PIPE_BUF, whole or absent
-        print("try", json.dumps([kind, name, token]), flush=True)
+        say("try", json.dumps([kind, name, token]))
         match kind:
             case "put":
                 await store.put(Override(name, HttpTarget("http://10.0.0.1:8000/mcp", token=token)))
@@ -41,14 +44,14 @@ async def live(folder, seed):
                 await store.remove(name)
             case "suppress":
                 await store.suppress(Suppression(name))
-        print("ack", flush=True)
+        say("ack")
 
 for line in sys.stdin:
     if not (pid := os.fork()):
-        print("pid", os.getpid(), flush=True)
+        say("pid", os.getpid())
         asyncio.run(live(*json.loads(line)))
     _, status = os.waitpid(pid, 0)
-    print("end", os.waitstatus_to_exitcode(status), flush=True)
+    say("end", os.waitstatus_to_exitcode(status))
 """
 
 State = tuple[dict[str, str], tuple[str, ...]]
