@@ -136,14 +136,6 @@ def observe(load: Load, latency_s: float, now_s: float) -> Load:
     return _new(Load, (latency_s, load.in_flight, now_s, now_s))
 
 
-def answered(load: Load, latency_s: float, now_s: float) -> Load:
-    """Record one answer's latency, as `observe`, and one call less in flight: all that most calls come to."""
-    if latency_s < (before_s := load.latency_ewma_s):
-        kept = math.exp(-max(0.0, now_s - load.observed_at_s) / DECAY_S)
-        latency_s = before_s * kept + latency_s * (1.0 - kept)
-    return _new(Load, (latency_s, load.in_flight - 1 if load.in_flight else 0, now_s, now_s))
-
-
 def penalise(load: Load, waited_s: float, now_s: float) -> Load:
     """Record a call that failed after `waited_s`: the replica costs more for a while."""
     usual_s = max(load.latency_ewma_s * _fade(load, now_s), HOP_S)

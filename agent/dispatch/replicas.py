@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.client.affinity import rendezvous_choice
-from agent.dispatch.balance import UNKNOWN, Load, answered, choose, give_up, observe, penalise
+from agent.dispatch.balance import UNKNOWN, Load, choose, give_up, observe, penalise
 from agent.dispatch.outlier import HEALTHY, Cause, Health, Verdict, chance, ejected_of, judge, readmit, verdict_of
 from agent.dispatch.retry import BUDGET_RESERVE, WINDOW_S, Budget
 from agent.model import Json
@@ -269,7 +269,7 @@ class ReplicaStats:
         group = self._groups.get(attempt.route.owner)
         if group is None or (load := group.loads.get(key)) is None:
             return  # The backend went meanwhile; its statistics are gone too.
-        group.loads[key] = answered(load, seconds, now_s)
+        group.loads[key] = observe(load.finished(), seconds, now_s)
         if key in group.healths and len(attempt.route.replicas) > 1:
             self._judge(group, attempt, Verdict.ANSWERED, now_s)
 
