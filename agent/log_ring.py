@@ -9,7 +9,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -43,10 +43,14 @@ class LogRing:
 
     def add(self, level: int, line: str) -> None:
         """Take a line, which is JSON; a thread may call it."""
+        self.add_all(((level, line),))
+
+    def add_all(self, lines: Sequence[tuple[int, str]]) -> None:
+        """Take some, with their levels; a thread may call it."""
         with self._lock:
-            self._lines.append((level, line))
-            self._added += 1
-            self._bytes += len(line)
+            self._lines.extend(lines)
+            self._added += len(lines)
+            self._bytes += sum([len(line) for _, line in lines])
             while len(self._lines) > LINES_MAX or (self._bytes > BYTES_MAX and len(self._lines) > 1):
                 self._bytes -= len(self._lines.popleft()[1])
         if self._readers:

@@ -49,7 +49,7 @@ def configure_logging(level: str, fmt: str, stream: TextIO | None = None, *, sec
         handler.setFormatter(TextFormatter(secrets))
     else:
         clean = handler.as_json.cleaner.value
-        handler.requests = traffic_log.RequestLines(clean, handler.write, handler.ring.add, threshold)
+        handler.requests = traffic_log.RequestLines(clean, handler.write, handler.ring.add_all, threshold)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     quiet_vendors()

@@ -8,7 +8,7 @@ rule: a line says what its record would say, cleaned by the same hand.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -27,20 +27,21 @@ _LINES_MAX: Final = 256
 class RequestLines:
     """See the module. `cleaned` makes a value harmless; `write` takes whole lines and never raises.
 
-    `keep` takes each line with its level; those below `threshold` go there alone.
+    `keep` takes the lines with their levels; those below `threshold` go there alone.
     """
 
     def __init__(
         self,
         cleaned: Callable[[Any], Any],
         write: Callable[[str], None],
-        keep: Callable[[int, str], None],
+        keep: Callable[[Sequence[tuple[int, str]]], None],
         threshold: int,
     ) -> None:
         self._cleaned = cleaned
         self._write, self._keep, self._threshold = write, keep, threshold
-        self._waiting: list[str] = []
+        self._waiting: list[tuple[int, str]] = []
         self._remembered: dict[str, str] = {}
+        self._usual: dict[tuple[str, str, str, str], tuple[str, str]] = {}
         self._second = -1
         self._began = ""
 
@@ -49,16 +50,8 @@ class RequestLines:
 
     def add(self, level: int, fields: Mapping[str, str | float | None]) -> None:
         """Write one line, at the end of this turn of the event loop at the latest."""
-        now_s = time.time()
-        second = int(now_s)
-        if second != self._second:
-            self._second = second
-            self._began = time.strftime('{"time":"%Y-%m-%dT%H:%M:%S', time.gmtime(second))
         name = "info" if level == logging.INFO else logging.getLevelName(level).lower()
-        line = (
-            f'{self._began}.{int((now_s - second) * 1000):03d}Z","level":"{name}","logger":"agent.mcp",'
-            f'"event":"{EVENT}"'
-        )
+        line = f'","level":"{name}","logger":"agent.mcp","event":"{EVENT}"'
         remembered = self._remembered
         for key, value in fields.items():
             if type(value) is not str:
@@ -66,23 +59,51 @@ class RequestLines:
                 continue
             known = remembered.get(value) if key not in _NEVER_AGAIN else None
             line += f',"{key}":{known or self._json(key, value)}'
-        line += "}\n"
-        self._keep(level, line)
-        if level < self._threshold:
-            return
-        self._waiting.append(line)
-        if len(self._waiting) == 1:
+        self._put(level, line + "}\n")
+
+    def usual(self, named: tuple[str, str, str, str], request_id: str | float, ms: float) -> None:
+        """Write the line of a call that was answered as most are, as `add` would.
+
+        `named`: its method, its name, its caller, and its backend.
+        """
+        before, after = self._usual.get(named) or self._around(named)
+        shown = request_id if type(request_id) is int else self._json("request_id", str(request_id))
+        self._put(logging.INFO, f"{before}{shown}{after}{ms!r}}}\n")
+
+    def _around(self, named: tuple[str, str, str, str]) -> tuple[str, str]:
+        """What stands before the ID of a request, and after it, in the line of each call of these."""
+        if len(self._usual) >= _REMEMBERED_MAX:
+            self._usual.clear()
+        method, name, caller, backend = (orjson.dumps(self._cleaned(value)).decode() for value in named)
+        before = f'","level":"info","logger":"agent.mcp","event":"{EVENT}","method":{method},"mcp_name":{name}'
+        around = f'{before},"caller":{caller},"request_id":', f',"backend":{backend},"outcome":"ok","ms":'
+        self._usual[named] = around
+        return around
+
+    def _put(self, level: int, rest: str) -> None:
+        """Add a line; `rest`: all of it but its time."""
+        now_s = time.time()
+        second = int(now_s)
+        if second != self._second:
+            self._second = second
+            self._began = time.strftime('{"time":"%Y-%m-%dT%H:%M:%S', time.gmtime(second))
+        waiting = self._waiting
+        waiting.append((level, f"{self._began}.{int((now_s - second) * 1000):03d}Z{rest}"))
+        if len(waiting) == 1:
             try:
                 asyncio.get_running_loop().call_soon(self.flush)
             except RuntimeError:  # There is no loop, so no turn that ends.
                 self.flush()
-        elif len(self._waiting) >= _LINES_MAX:
+        elif len(waiting) >= _LINES_MAX:
             self.flush()
 
     def flush(self) -> None:
         """Write what waits."""
-        if self._waiting:
-            lines, self._waiting = "".join(self._waiting), []
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        self._keep(waiting)
+        if lines := "".join([line for level, line in waiting if level >= self._threshold]):
             self._write(lines)
 
     def _json(self, key: str, value: str) -> str:
@@ -98,9 +119,27 @@ def request_line(level: int, fields: Mapping[str, str | float | None]) -> None:
     """Write the line of one request, if its level is wanted. Numbers have to be finite."""
     if not log.isEnabledFor(level):
         return
-    handlers = logging.root.handlers
-    lines: RequestLines | None = getattr(handlers[0], "requests", None) if len(handlers) == 1 else None
-    if lines is None or log.handlers or not log.propagate:
+    lines = _lines()
+    if lines is None:
         log.log(level, EVENT, extra=dict(fields))
     else:
         lines.add(level, fields)
+
+
+def usual_line(named: tuple[str, str, str, str], request_id: str | float, ms: float) -> None:
+    """As `request_line`, of a call that was answered as most are: see `RequestLines.usual`."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    lines = _lines()
+    if lines is None:
+        fields = dict(zip(("method", "mcp_name", "caller"), named, strict=False))
+        log.info(EVENT, extra={**fields, "request_id": request_id, "backend": named[3], "outcome": "ok", "ms": ms})
+    else:
+        lines.usual(named, request_id, ms)
+
+
+def _lines() -> RequestLines | None:
+    """What writes lines without records; None where they have to be records."""
+    handlers = logging.root.handlers
+    lines: RequestLines | None = getattr(handlers[0], "requests", None) if len(handlers) == 1 else None
+    return None if log.handlers or not log.propagate else lines

@@ -29,7 +29,13 @@ def affinity_key(params: Json, session_id: str | None) -> str | None:
     explicit = meta.get(AFFINITY_META_KEY) if isinstance(meta, dict) else None
     if isinstance(explicit, str) and explicit:
         return explicit if len(explicit) <= KEY_LEN_MAX else "key:" + _digest(explicit)
-    return None if session_id is None else _OF_SESSION + _digest(session_id)
+    return None if session_id is None else session_affinity(session_id)
+
+
+@lru_cache(maxsize=_DIGESTS_REMEMBERED_MAX)
+def session_affinity(session_id: str) -> str:
+    """The key of a caller's session."""
+    return _OF_SESSION + _digest(session_id)
 
 
 def is_of_session(affinity: str | None) -> bool:
@@ -46,7 +52,6 @@ def rendezvous_choice(replicas: Sequence[Replica], key: str, exclude: Collection
     return max(usable, key=lambda replica: (_weight(replica, key), -replica.hops, replica.backend_key), default=None)
 
 
-@lru_cache(maxsize=_DIGESTS_REMEMBERED_MAX)
 def _digest(key: str) -> str:
     # Keys may hold any text, even lone surrogates.
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()

@@ -136,6 +136,15 @@ def observe(load: Load, latency_s: float, now_s: float) -> Load:
     return _new(Load, (latency_s, load.in_flight, now_s, now_s))
 
 
+def answered(load: Load, latency_s: float, now_s: float) -> Load:
+    """One call less in flight, and its latency: as `finished` and `observe`, without three calls for each call."""
+    known_s = load.latency_ewma_s
+    if latency_s < known_s:
+        kept = math.exp(min(0.0, load.observed_at_s - now_s) / DECAY_S)
+        latency_s = known_s * kept + latency_s * (1.0 - kept)
+    return _new(Load, (latency_s, load.in_flight - 1 if load.in_flight else 0, now_s, now_s))
+
+
 def penalise(load: Load, waited_s: float, now_s: float) -> Load:
     """Record a call that failed after `waited_s`: the replica costs more for a while."""
     usual_s = max(load.latency_ewma_s * _fade(load, now_s), HOP_S)

@@ -6,7 +6,7 @@ Made and changed by `agent.dispatch.dispatcher` alone. The one rule: one deadlin
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from agent.client.affinity import affinity_key
+from agent.client.affinity import affinity_key, session_affinity
 from agent.client.server_info import OnNotification
 from agent.client.streaming import ResultStream
 from agent.dispatch.next_hop import CALL_META_KEYS, comes_in_session
@@ -95,7 +95,9 @@ def call_of(
     meta = params.get("_meta")
     says_more = isinstance(meta, dict) and not CALL_META_KEYS.isdisjoint(meta)
     received_s = received_deadline_s(params) if says_more else None
-    affinity = affinity_key(params, session_id) if says_more or session_id is not None else None
+    affinity = None if session_id is None else session_affinity(session_id)
+    if says_more:
+        affinity = affinity_key(params, session_id)
     return Call(
         method,
         route,

@@ -15,6 +15,7 @@ from agent.client.server_info import OnNotification
 from agent.client.streaming import ResultStream
 from agent.dispatch.call import Call, Failed, Forwarded, attempt_deadline_s, call_of, may_repeat
 from agent.dispatch.callable_link import CallableLink
+from agent.dispatch.known_routes import KnownRoutes
 from agent.dispatch.next_hop import (
     believed,
     ended,
@@ -24,7 +25,6 @@ from agent.dispatch.next_hop import (
     says_no_more,
 )
 from agent.dispatch.outlier import outcome_of
-from agent.dispatch.param_headers import ParamHeaders
 from agent.dispatch.renewals import UNDER_WAY, Present, RouteRenewals, failures, is_same
 from agent.dispatch.replicas import Attempt, BalanceView, GroupView, Recorder, ReplicaStats
 from agent.dispatch.request_state import RequestStates
@@ -40,7 +40,7 @@ from agent.errors import (
     RefusedElsewhere,
     RpcError,
 )
-from agent.model import ALTERNATIVES_META_KEY, BackendSpec, Json, LinkState, LinkView, PeerSpec, ServerSpec
+from agent.model import ALTERNATIVES_META_KEY, Json, LinkState, LinkView, PeerSpec
 from agent.routing.away import away_words
 from agent.routing.table import Replica, Route
 from agent.tasks.ids import shown_task
@@ -78,7 +78,7 @@ class Dispatch:
         self.call_timeout_s = self._call_timeout_s = call_timeout_s
         self._own_weight = own_weight
         self._stats = ReplicaStats(recorder, rng, self._up_since_s, self._weight_of, self._is_ready)
-        self._param_headers = ParamHeaders()
+        self._known = KnownRoutes(call_timeout_s)
         self._states = RequestStates() if states is None else states
         self.renewals = RouteRenewals()
 
@@ -189,8 +189,7 @@ class Dispatch:
         started = StartedCall(call, replica, link, request, attempt, self._stats, taker, self._believed)
         if attempt.timeout_s < START_TIMEOUT_MIN_S or not link.start(request, started):
             return None
-        self._stats.called(route, now_s)
-        self._stats.begin(attempt, method, params)
+        self._stats.started(attempt)
         return started
 
     def go_on(
@@ -343,7 +342,8 @@ class Dispatch:
             fate_of(failed.failure),
             repeatable=is_repeatable(call.method, call.route, failed.replica),
             attempts=attempts,
-            remaining_s=attempt_deadline_s(call, self._own_timeout_s(None if link is None else link.spec)) - now_s,
+            remaining_s=attempt_deadline_s(call, self._known.own_timeout_s(None if link is None else link.spec))
+            - now_s,
             budget=self._stats.budget(call.route),
             now_s=now_s,
         )
@@ -366,27 +366,30 @@ class Dispatch:
         self, call: Call, replica: Replica, view: LinkView, tried: Collection[str], now_s: float
     ) -> tuple[Request, Attempt]:
         """What one attempt sends, and its record. Raises `CallNotSent`, and `RpcError` where no server may get it."""
-        own_timeout_s = self._own_timeout_s(view.spec)
-        deadline_s = attempt_deadline_s(call, own_timeout_s)
+        route, method, spec = call.route, call.method, view.spec
+        known = self._known.of(method, route, replica, spec)
+        deadline_s = attempt_deadline_s(call, known.own_timeout_s)
         timeout_s = deadline_s - now_s
         if timeout_s <= 0:
             raise CallNotSent.for_clients("the deadline passed before it could be sent")
         params = outgoing(
-            call.method,
+            method,
             call.params,
             replica,
-            view.spec,
+            spec,
             node_id=self._node_id,
             timeout_s=timeout_s,
             key=call.affinity,
             in_session=call.in_session,
-            alternatives=len(call.route.replicas) > 1 and any(r.backend_key not in tried for r in call.route.replicas),
+            alternatives=len(route.replicas) > 1 and any(r.backend_key not in tried for r in route.replicas),
         )
-        params = with_task(call.method, call.route, params, view)
-        headers = self._param_headers.outgoing(call.method, call.route, params, call.param_headers)
-        attempt = Attempt(call.route, replica.backend_key, now_s, timeout_s, own_timeout_s)
-        sessions = call.in_session, call.in_session and is_repeatable(call.method, call.route, replica)
-        return Request(call.method, params, deadline_s, headers, call.affinity, None, None, *sessions), attempt
+        headers = call.param_headers or None
+        if known.asks_more or "task" in params:
+            params = with_task(method, route, params, view)
+            headers = self._known.param_headers.outgoing(method, route, params, headers)
+        attempt = Attempt(route, replica.backend_key, now_s, timeout_s, known.own_timeout_s)
+        sessions = call.in_session, call.in_session and known.is_repeatable
+        return Request(method, params, deadline_s, headers, call.affinity, None, None, *sessions), attempt
 
     async def _send(
         self, call: Call, replica: Replica, tried: Collection[str], now_s: float, started: StartedCall | None
@@ -432,10 +435,6 @@ class Dispatch:
         result = believed(result, view)
         result = shown_task(call.method, call.params, result, replica, view, own_node_id=self._node_id)
         return self._states.wrapped(call.method, call.route, replica, result, clock.now_s())
-
-    def _own_timeout_s(self, spec: BackendSpec | None) -> float:
-        own = spec.call_timeout_s if isinstance(spec, ServerSpec) else None
-        return self._call_timeout_s if own is None else own
 
     def _weight_of(self, backend_key: str) -> int:
         link = self._link(backend_key)

@@ -85,7 +85,9 @@ def outgoing(
     Raises:
         CallNotSent: the request has come round in a circle, or passed too many gateways.
     """
-    named = with_name(method, params, replica.remote_name)
+    # Most requests are calls.
+    is_call = method == "tools/call"
+    named = {**params, "name": replica.remote_name} if is_call else with_name(method, params, replica.remote_name)
     told = named.get("_meta") or {}
     meta = dict(told)
     for name in _OWN_KEYS:

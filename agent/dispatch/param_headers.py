@@ -72,6 +72,10 @@ class ParamHeaders:
         repeated = param_headers(asked_for, with_whole_numbers(arguments)) if isinstance(arguments, dict) else {}
         return {name: value for name, value in (told or {}).items() if name not in known} | repeated or None
 
+    def asks(self, route: Route) -> bool:
+        """Whether the tool of a route requires any."""
+        return bool(self._asked_for(route))
+
     def _asked_for(self, route: Route) -> HeaderMap:
         header_map = self._maps.get(route.digest)
         if header_map is None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.client.affinity import rendezvous_choice
-from agent.dispatch.balance import UNKNOWN, Load, choose, give_up, observe, penalise
+from agent.dispatch.balance import UNKNOWN, Load, answered, choose, give_up, observe, penalise
 from agent.dispatch.outlier import HEALTHY, Cause, Health, Verdict, chance, ejected_of, judge, readmit, verdict_of
 from agent.dispatch.retry import BUDGET_RESERVE, WINDOW_S, Budget
 from agent.model import Json
@@ -218,21 +218,30 @@ class ReplicaStats:
         """
         if (spans := self._recorder.spans) is not None:
             attempt.span = spans.begin(method, attempt.route.public_name, attempt.key, params, trace)
-        group, key = self._group(attempt.route), attempt.key
+        self._begun(self._group(attempt.route), attempt)
+        return "" if attempt.span is None else attempt.span.trace_id
+
+    def started(self, attempt: Attempt) -> None:
+        """As `called` and `begin`, of a first attempt without a trace."""
+        group = self._group(attempt.route)
+        group.budget = group.budget.called(attempt.started_s)
+        self._begun(group, attempt)
+
+    def _begun(self, group: _Group, attempt: Attempt) -> None:
+        key = attempt.key
         group.loads[key] = group.loads.get(key, UNKNOWN).started(attempt.started_s)
         if len(attempt.route.replicas) > 1:
             _turn(group, attempt.started_s)
             group.replicas = attempt.route.replicas
             group.asked[key] += 1
         self._recorder.call_started()
-        return "" if attempt.span is None else attempt.span.trace_id
 
     def answered(self, attempt: Attempt, now_s: float) -> None:
         """Note that its answer has begun: from now on the client sets the pace, not the replica."""
         attempt.answered_s = now_s
         group = self._groups.get(attempt.route.owner)
         if group is not None and (load := group.loads.get(attempt.key)) is not None:
-            group.loads[attempt.key] = observe(load.finished(), now_s - attempt.started_s, now_s)
+            group.loads[attempt.key] = answered(load, now_s - attempt.started_s, now_s)
 
     def finish(self, attempt: Attempt, outcome: str, now_s: float) -> None:
         """Note how it ended; `outcome` is the metric's label value."""
@@ -269,7 +278,7 @@ class ReplicaStats:
         group = self._groups.get(attempt.route.owner)
         if group is None or (load := group.loads.get(key)) is None:
             return  # The backend went meanwhile; its statistics are gone too.
-        group.loads[key] = observe(load.finished(), seconds, now_s)
+        group.loads[key] = answered(load, seconds, now_s)
         if key in group.healths and len(attempt.route.replicas) > 1:
             self._judge(group, attempt, Verdict.ANSWERED, now_s)
 

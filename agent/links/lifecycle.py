@@ -110,10 +110,7 @@ class _Counted:
 
     def take(self, result: Json) -> bool:
         """As `ResultTaker`."""
-        if self._life.has_changed(self._changes) or not self._taker.take(result):
-            return False
-        self._life.ended()
-        return True
+        return self._life.taken(result, self._changes, self._taker)
 
     def wait(self) -> None:
         """As `ResultTaker`."""
@@ -202,7 +199,9 @@ class LinkLifecycle:
         listener = self._listener(request)
         begun_at_s = asyncio.get_running_loop().time()
         if request.started is None:
-            self._begun()
+            self._in_flight += 1
+            if self._stall is not None:
+                self._stall.begun()
         else:
             listener.began = request.started.changes
         try:
@@ -235,23 +234,21 @@ class LinkLifecycle:
             return False
         assert request.started is not None, "it went out"
         request.started.changes, request.started.go_on = changes, self.request
-        self._begun()
-        return True
-
-    def has_changed(self, changes: int) -> bool:
-        """Whether the server has announced more list changes than that."""
-        return self._offer.changes != changes
-
-    def ended(self) -> None:
-        """A started request has its result."""
-        if self._stall is not None:
-            self._stall.answered()
-        self._done()
-
-    def _begun(self) -> None:
         self._in_flight += 1
         if self._stall is not None:
             self._stall.begun()
+        return True
+
+    def taken(self, result: Json, changes: int, taker: ResultTaker) -> bool:
+        """Give a started request's result to its taker, if the server has announced no list change since `changes`."""
+        if self._offer.changes != changes or not taker.take(result):
+            return False
+        if self._stall is not None:
+            self._stall.answered()
+        self._in_flight -= 1
+        if self._in_flight == 0:
+            self._idle.set()
+        return True
 
     def _done(self) -> None:
         self._in_flight -= 1

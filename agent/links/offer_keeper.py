@@ -114,7 +114,6 @@ class OfferKeeper:
 
     __slots__ = (
         "_all_read_at_s",
-        "_changes",
         "_changes_read",
         "_changes_shown_up_to",
         "_client",
@@ -135,6 +134,7 @@ class OfferKeeper:
         "_start_deadline_s",
         "_stream_began_at_s",
         "_timeout_s",
+        "changes",
     )
 
     def __init__(
@@ -160,7 +160,7 @@ class OfferKeeper:
         self._reader = OfferReader(client, known)
         self._read = Event()  # Set for a moment after each listing, whatever came of it.
         # How many changes the server announced, how many of them listings cover, and how many of them clients see.
-        self._changes = self._changes_read = self._changes_shown_up_to = 0
+        self.changes = self._changes_read = self._changes_shown_up_to = 0
         self._last_change = ""
         self._hears_changes = False
         self._ended = self._first_read = False
@@ -172,7 +172,7 @@ class OfferKeeper:
 
     def __repr__(self) -> str:
         """What is known, and how many changes the server announced."""
-        return f"<OfferKeeper {self._reader!r} changes={self._changes}>"
+        return f"<OfferKeeper {self._reader!r} changes={self.changes}>"
 
     def sighted(self, sighting: str) -> None:
         """Read the offer again soon if the catalog, which says `sighting`, knows of another one."""
@@ -199,16 +199,11 @@ class OfferKeeper:
         used: Callable[[], None] | None = None,
     ) -> Listener:
         """For one call that begins now. `look`, `opened`, `used`: see `Listener`."""
-        return Listener(self.notice, hand_on, self._changes, look=look, opened=opened, used=used)
-
-    @property
-    def changes(self) -> int:
-        """How many changes the server has announced."""
-        return self._changes
+        return Listener(self.notice, hand_on, self.changes, look=look, opened=opened, used=used)
 
     def has_changed(self, listener: Listener) -> bool:
         """Whether the server announced a change since that call began."""
-        return self._changes != listener.began
+        return self.changes != listener.began
 
     async def show_changes(self, listener: Listener, large: LargeResult | None) -> None:
         """Return when the result of that call may go on."""
@@ -222,7 +217,7 @@ class OfferKeeper:
             self._changed(kind)
             await self._changes_shown()
             await self._look(listener)
-            listener.heard = self._changes
+            listener.heard = self.changes
         elif method == SESSIONS.notification and listener.opened is not None:
             listener.opened()
         if listener.hand_on is not None:
@@ -230,13 +225,13 @@ class OfferKeeper:
 
     async def _look(self, listener: Listener) -> None:
         """Let a caller with a session of its own see what has changed there alone."""
-        if listener.look is not None and listener.looked != self._changes:
-            listener.looked = self._changes
+        if listener.look is not None and listener.looked != self.changes:
+            listener.looked = self.changes
             await listener.look()
 
     async def _tell_change(self, listener: Listener, large: LargeResult | None) -> None:
         """Let another node, whose clients may list at once too, hear before the result of what came by other ways."""
-        if listener.heard == self._changes or listener.hand_on is None or (large is not None and large.is_begun):
+        if listener.heard == self.changes or listener.hand_on is None or (large is not None and large.is_begun):
             return
         await listener.hand_on(self._last_change, {"_meta": {CHANGE_META_KEY: True}})
 
@@ -245,13 +240,13 @@ class OfferKeeper:
         if kind == "listening":
             self._hears_changes = True
         else:
-            self._changes += 1
+            self.changes += 1
             self._last_change = f"notifications/{kind}/list_changed"
         self._relist.set()
 
     async def _changes_shown(self) -> None:
         """Return when clients are shown what has changed up to now, or after `CHANGE_WAIT_S`."""
-        wanted = self._changes
+        wanted = self.changes
         if self._changes_shown_up_to >= wanted:
             return
         with contextlib.suppress(TimeoutError):
@@ -346,7 +341,7 @@ class OfferKeeper:
 
     async def _read_once(self, reading: Reading) -> None:
         """Raises `MeshError` where that ends the session."""
-        changes = self._changes
+        changes = self.changes
         if reading is not Reading.DUE:
             self._all_read_at_s = clock.now_s()
         try:

@@ -16,13 +16,14 @@ from agent.errors import FORBIDDEN, MCPError, TooManyCalls
 from agent.mcp_terms import CLIENT_INFO_META_KEY
 from agent.model import NODE_CLIENT_NAME, POLL_META_KEY, PROBE_META_KEY, Json
 from agent.tasks.ids import TASK_METHODS
-from agent.traffic_log import request_line
+from agent.traffic_log import request_line, usual_line
 
 # A client may send a name of any length; the log keeps its beginning.
 NAME_LEN_LOGGED: Final = 128
 REQUEST_ID_LEN_LOGGED: Final = 64
 _TRACE_KEY: Final = "traceparent"
 _TRACE_PARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.{0,64}")
+_OK: Final = {"outcome": "ok"}
 _DISCOVER: Final = "server/discover"
 # What counts towards the limits of a token, and what the record of calls has: all that servers have to work for.
 CALLS: Final = TASK_METHODS | {
@@ -136,14 +137,17 @@ class logged:  # noqa: N801 - read as the verb that it is: `with logged(method, 
             recorder.call(who, self._method, shown, _outcome(served, failure))
 
 
-def write_usual(request: tuple[str, Json, str | float | None], who: Caller, backend: str, began_s: float) -> None:
+def write_usual(request: tuple[str, Json, str | float], who: Caller, backend: str, began_s: float) -> None:
     """Write the line that `logged` would, of a call that has begun then and went as most do."""
     method, params, request_id = request
-    fields = _begun(method, params, request_id, who, None)
-    fields["backend"] = backend
-    fields["outcome"] = "ok"
-    fields["ms"] = round((time.monotonic() - began_s) * 1000, 2)
-    request_line(logging.INFO, fields)
+    ms = round((time.monotonic() - began_s) * 1000, 2)
+    if _TRACE_KEY in (params.get("_meta") or ()):
+        request_line(
+            logging.INFO, {**_begun(method, params, request_id, who, None), "backend": backend, **_OK, "ms": ms}
+        )
+        return
+    shown = request_id if type(request_id) is int else _short(request_id)
+    usual_line((method, params["name"][:NAME_LEN_LOGGED], who.grant.name, backend), shown, ms)
 
 
 def _begun(

@@ -49,12 +49,11 @@ class StartedCalls:
     def __repr__(self) -> str:
         return f"<StartedCalls {len(self.since_s)}>"
 
-    def add(self, request: "StartedRequest") -> None:
+    def add(self, request: "StartedRequest", now_s: float) -> None:
         """It has gone out."""
-        loop = asyncio.get_running_loop()
-        self.since_s[request] = loop.time()
+        self.since_s[request] = now_s
         if self._timer is None:
-            self._timer = loop.call_later(WAITED_FOR_S, self._look)
+            self._timer = asyncio.get_running_loop().call_at(now_s + WAITED_FOR_S, self._look)
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
@@ -120,7 +119,7 @@ class StartedRequest:
         self.call = dispatch.start(METHOD, self.route, params, self, present=present, session_id=session_id)
         if self.call is None:
             return None
-        self._owner.started_calls.add(self)
+        self._owner.started_calls.add(self, self.call.attempt.started_s)
         return self
 
     def line(self) -> logged:

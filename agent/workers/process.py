@@ -213,6 +213,11 @@ class _Lines:
         if turn is None or not turn.not_here:
             self._lines.add(level, fields)
 
+    def usual(self, named: Any, request_id: Any, ms: float) -> None:
+        turn = TURN.get()
+        if turn is None or not turn.not_here:
+            self._lines.usual(named, request_id, ms)
+
 
 def _silence_what_the_node_says() -> None:
     """The node logs how sessions begin and end; a request has one line, of the process that served it."""

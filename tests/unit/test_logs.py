@@ -4,13 +4,14 @@ import io
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from agent.logs import TRAFFIC_LOGGER, configure_logging, kept_lines
-from agent.traffic_log import request_line
+from agent.traffic_log import request_line, usual_line
 from tests.waiting import one_pass
 
 HOSTILE = "peer\x1b[31m-red\x1b]0;title\x07\r\n2026-01-01 ERROR forged\u202egnp\u2066\u200b\U000e0041\x9b2J\udc80"
@@ -174,6 +175,24 @@ def test_a_request_has_the_line_that_its_record_would_have() -> None:
     assert list(json.loads(stream.getvalue().splitlines()[0])) == list(json.loads(stream.getvalue().splitlines()[1]))
     assert "hunter2" not in stream.getvalue()
     assert quiet["level"] == "debug"
+
+
+@pytest.mark.parametrize("request_id", [7, HOSTILE, "7"])
+@pytest.mark.parametrize("fmt", ["json", "text"])
+def test_a_usual_call_has_the_line_of_any_other_request(fmt: str, request_id: int | str) -> None:
+    lines = []
+    for of_usual in (True, False):
+        stream = io.StringIO()
+        configure_logging("info", fmt, stream, secrets=["hunter2hunter2"])
+        for name in (HOSTILE, "it wants hunter2hunter2", HOSTILE):
+            if of_usual:
+                usual_line(("tools/call", name, "all", "server:a"), request_id, 1.25)
+                continue
+            fields = {"method": "tools/call", "mcp_name": name, "caller": "all", "request_id": request_id}
+            request_line(logging.INFO, {**fields, "backend": "server:a", "outcome": "ok", "ms": 1.25})
+        lines.append([re.sub(r"\d{4}-\S+Z", "", line) for line in stream.getvalue().splitlines()])
+    assert lines[0] == lines[1]
+    assert len(lines[0]) == 3
 
 
 async def test_lines_of_requests_come_before_what_is_logged_after_them_and_wait_for_one_turn_at_most() -> None:

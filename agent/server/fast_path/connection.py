@@ -347,11 +347,15 @@ class Connection(BaseProtocol):
         if not self.sent(None, body, None if self.judged is None else self.judged.proof, bytes_max=HELD_BYTES_MAX):
             return False
         self._unwaited = self.judged = None
-        if self.transport is not None and self.transport.get_write_buffer_size() > AT_ONCE_BYTES_MAX:
+        if len(body) > AT_ONCE_BYTES_MAX and self._is_behind():
             self._request = self._loop.create_task(self._taken_in_time(), name="MCP answer")
         else:
             self._go_on()
         return True
+
+    def _is_behind(self) -> bool:
+        """Whether the client has more to take than what goes out at once."""
+        return self.transport is not None and self.transport.get_write_buffer_size() > AT_ONCE_BYTES_MAX
 
     async def _taken_in_time(self) -> None:
         """Go on when the client has taken most of its answer; drop one that takes nothing of it."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.dispatch.balance import UNMEASURED_S, Load, choose, give_up, observe, penalise
+from agent.dispatch.balance import UNMEASURED_S, Load, answered, choose, give_up, observe, penalise
 from agent.routing.table import Replica
 
 OURS = Replica("server:a", "t", "me", ours=True, hops=0)
@@ -200,3 +200,12 @@ def test_a_replica_in_another_datacentre_is_for_when_those_at_home_are_three_tim
     alone = choose(NEAR[:2], loads, random.Random(1), now_s=0.0, far={"peer:1"}, exclude={"peer:0"})
     assert alone is NEAR[1]
     assert choose(NEAR[1:2], loads, random.Random(1), now_s=0.0, far={"peer:1"}) is NEAR[1]
+
+
+@given(
+    known=st.builds(Load, st.floats(0.0, 9.0), st.integers(0, 3), st.floats(0.0, 100.0), st.floats(0.0, 100.0)),
+    latency_s=st.floats(0.0, 9.0),
+    now_s=st.floats(50.0, 150.0),
+)
+def test_an_answer_is_one_call_less_and_its_latency(known: Load, latency_s: float, now_s: float) -> None:
+    assert answered(known, latency_s, now_s) == observe(known.finished(), latency_s, now_s)

@@ -40,7 +40,7 @@ class Left:
 
 
 def added(calls: StartedCalls, **more: bool) -> Left:
-    calls.add(cast("StartedRequest", one := Left(calls, **more)))
+    calls.add(cast("StartedRequest", one := Left(calls, **more)), asyncio.get_running_loop().time())
     return one
 
 
