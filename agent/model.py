@@ -411,7 +411,7 @@ class LinkView:
     @property
     def connected(self) -> bool:
         """Whether calls may be routed to it."""
-        return self.state in (LinkState.READY, LinkState.SUSPECT)
+        return self.state is LinkState.READY or self.state is LinkState.SUSPECT
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,12 +54,14 @@ HOPS_MAX: Final = 3
 # Added to the failure in the client's error.
 _WHY_NOT_AGAIN: Final = {Step.LATE: "; the deadline has passed", Step.SPENT: "; the retry budget is spent"}
 
-_OWN_KEYS: Final = (
-    PATH_META_KEY,
-    DEADLINE_META_KEY,
-    AFFINITY_META_KEY,
-    ALTERNATIVES_META_KEY,
-    IN_SESSION_META_KEY,
+_OWN_KEYS: Final = frozenset(
+    {
+        PATH_META_KEY,
+        DEADLINE_META_KEY,
+        AFFINITY_META_KEY,
+        ALTERNATIVES_META_KEY,
+        IN_SESSION_META_KEY,
+    }
 )
 # Of those, what a call says of itself to the node that gets it.
 CALL_META_KEYS: Final = frozenset({DEADLINE_META_KEY, AFFINITY_META_KEY, IN_SESSION_META_KEY})
@@ -90,8 +92,9 @@ def outgoing(
     named = {**params, "name": replica.remote_name} if is_call else with_name(method, params, replica.remote_name)
     told = named.get("_meta") or {}
     meta = dict(told)
-    for name in _OWN_KEYS:
-        meta.pop(name, None)
+    if not _OWN_KEYS.isdisjoint(told):
+        for name in _OWN_KEYS:
+            meta.pop(name, None)
     if isinstance(spec, PeerSpec) and replica.node_id is not None:
         meta[DEADLINE_META_KEY] = deadline_ms_to_tell(timeout_s)
         if key is not None:

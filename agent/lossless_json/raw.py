@@ -137,6 +137,8 @@ def _result_in(message: bytes) -> tuple[int, int, int] | None:
     """The request's ID, and where the result begins and ends, if the message has the envelope of a response."""
     tail = max(0, len(message) - END_BYTES_MAX)
     if head := _RESULT_LAST.match(message):
+        if message.endswith(b"}"):  # Most do; else white space follows.
+            return int(head[1]), head.end(), len(message) - 1
         end = _END.search(message, tail)
         return (int(head[1]), head.end(), end.start()) if end else None
     if head := _RESULT_FIRST.match(message):

@@ -31,6 +31,8 @@ _UNUSUAL: Final = ("Content-Encoding", "Set-Cookie")
 _OK: Final = 200
 
 _LENGTH: Final = re.compile(rb"\r\nContent-Length: *([0-9]{1,9})\r\n", re.IGNORECASE)
+# As most servers write it: looking for that from there on takes a tenth of the time. -1 is the beginning.
+_LENGTH_LINE: Final = b"\r\nContent-Length: "
 # As nodes write it, in letters and digits; a head in which it is written otherwise, or twice, is another one each time.
 _PROOF_LINE: Final = b"\r\nMesh-Proof: "
 # Of one second, in the one form that servers write (RFC 9110, section 5.6.7), up to the line's end.
@@ -122,7 +124,7 @@ def whole_answer(data: bytes) -> WholeAnswer | None:
     None where that is not certain at a glance: for a head that did not come before, too.
     """
     end = data.find(_END) + len(_END)
-    length = _LENGTH.search(data, 0, end)
+    length = _LENGTH.search(data, data.find(_LENGTH_LINE, 0, end), end)
     if length is None or int(length[1]) != len(data) - end:
         return None
     key, proof = _without_own(data[:end], length)
@@ -134,7 +136,7 @@ def whole_answer(data: bytes) -> WholeAnswer | None:
 def begins_usual(data: bytes) -> bool:
     """Whether these bytes are the beginning of a usual answer of a size that is waited for."""
     end = data.find(_END) + len(_END)
-    length = _LENGTH.search(data, 0, end)
+    length = _LENGTH.search(data, data.find(_LENGTH_LINE, 0, end), end)
     if length is None or not len(data) - end < int(length[1]) <= _WHOLE_BYTES_MAX:
         return False
     return _without_own(data[:end], length)[0] in _usual_heads
@@ -184,7 +186,8 @@ def parsed_head(data: bytes) -> Head:
     if len(data) > _USUAL_BYTES_MAX:
         return _parsed(data)
     head = _usual_head(data)
-    if head.is_usual and data.find(_END) + len(_END) == len(data) and (length := _LENGTH.search(data)) is not None:
+    length = _LENGTH.search(data, data.find(_LENGTH_LINE))
+    if head.is_usual and data.find(_END) + len(_END) == len(data) and length is not None:
         if len(_usual_heads) >= _HEADS_REMEMBERED_MAX:
             _usual_heads.clear()
         _usual_heads[_without_own(data, length)[0]] = head

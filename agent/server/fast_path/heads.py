@@ -24,7 +24,10 @@ HEADS_MAX: Final = 512
 HEAD_BYTES_MAX: Final = 4096
 _READ_BYTES: Final = 1 << 16  # Of the parser, which gets no body here.
 _LENGTH: Final = re.compile(rb"\r\nContent-Length: *([0-9]{1,9})\r\n", re.IGNORECASE)
+# As most clients write it: looking for that from there on takes a tenth of the time. -1 is the beginning.
+_LENGTH_LINE: Final = b"\r\nContent-Length: "
 # As nodes write it; what is written otherwise stays in the head that is remembered.
+_PROOF_LINE: Final = b"\r\nMesh-Proof: "
 _PROOF: Final = re.compile(rb"\r\nMesh-Proof: ([0-9A-Za-z._-]{1,256})\r\n")
 _KEEP_ALIVE: Final = "keep-alive"
 # What changes how a body is read, or what the connection is for. A repeated length is refused by the parser.
@@ -80,12 +83,12 @@ class Heads:
         if not data.startswith(self._starts):
             return None
         head_bytes = data.find(b"\r\n\r\n", 0, HEAD_BYTES_MAX) + 4
-        length = _LENGTH.search(data, 0, head_bytes)
+        length = _LENGTH.search(data, data.find(_LENGTH_LINE, 0, head_bytes), head_bytes)
         if length is None:  # Also where the head has not ended.
             return None
         start, end = length.span(1)
         key = data[:start] + data[end:head_bytes]
-        proof = _PROOF.search(key)
+        proof = _PROOF.search(key) if _PROOF_LINE in key else None
         if proof is not None:
             key = key[: proof.start(1)] + b"\0" + key[proof.end(1) :]  # No head that is served has a zero.
         try:
