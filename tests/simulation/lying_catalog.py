@@ -118,7 +118,11 @@ class Consul:
             passing = read["Checks"][0]["Status"] == "passing"
             payload = read["Service"] | {"Name": "mcp-node"}
             restored[service_id] = Entry(read["Node"]["Node"], payload, read["Service"]["CreateIndex"], passing, row)
-        self.entries = restored
+        lost, self.entries = self.entries.keys() - restored.keys(), restored
+        for service_id in sorted(lost):
+            self.news(service_id, "not in the snapshot")
+        for service_id, entry in restored.items():
+            self.news(service_id, "there" if entry.passing else "critical")
 
     def wake(self) -> None:
         """Let every wait look again."""
