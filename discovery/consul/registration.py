@@ -5,11 +5,12 @@ Opened by `discovery.consul.session`, run by one task of the wiring. Theory: `wa
 
     wanted differs from sent                 -> register (at most once per 250 ms)
     the ACL token is another than then       -> register: the agent acts with the token of the registration
-    the catalog lacks us, the agent does not -> register with changed Notes, unless the agent is leaving its cluster
+    the catalog lacks us, the agent does not -> register with changed Notes
     the comparison is due, or requested      -> read the agent's own list; register when it differs
     otherwise                                -> heartbeat; register at once when the agent lost us
 
-The one rule: a registration that the agent has lost is made again, and nothing is sent twice without need.
+None of these three is done while the agent is leaving its cluster: what it then passes on outlives it. The one rule: a
+registration that the agent has lost is made again, and nothing is sent twice without need.
 """
 
 import asyncio
@@ -150,9 +151,11 @@ class ConsulRegistrar:
         verify, self._verify = self._verify, False
         repair, self._repair = self._repair, False
         if self._sent is not None and self._held_token != self._client.token:
+            await self._refuse_while_leaving()
             log.info("the ACL token was replaced, registering with the new one")
             await self._register(changed_notes=True)
         elif self._sent != self._wanted:
+            await self._refuse_while_leaving()
             await self._register()
         elif repair:
             try:
@@ -164,6 +167,11 @@ class ConsulRegistrar:
             await self._compare()
         else:
             await self._heartbeat()
+
+    async def _refuse_while_leaving(self) -> None:
+        """Raises `CatalogUnavailable` where a registration would outlive its agent, passing for ever."""
+        if self._sent is not None and self._holder and await self._client.is_leaving(self._holder):
+            raise CatalogUnavailable("Consul's agent is leaving its cluster; what has changed waits until it is back")
 
     async def _send(self, wanted: Registration) -> None:
         if self._sent_at_s is not None and self._token != self._client.token:

@@ -256,6 +256,11 @@ class Agent:
         await self._operation("")
         return True
 
+    async def is_leaving(self, _node: str) -> bool:
+        """Whether the agent is leaving its cluster."""
+        await self._operation("")
+        return False
+
     async def holders(self, _service_name: str, service_id: str) -> tuple[str, ...]:
         """The Consul nodes under which the catalog lists the instance."""
         await self._operation("")
