@@ -39,13 +39,14 @@ class RuleBroken(AssertionError):
 class Rules:
     """See the module. `causes`: node ID -> when it last was a reason that its links end.
 
-    `doubts`: the same of what the catalog alone says of it: a reason for links that are down. `lost`: since when it
-    lacks a node.
+    `doubts`: the same of what the catalog alone says of it, a reason for links that are down, with its end; `doubted`
+    now. `lost`: since when it lacks a node.
     """
 
     world: "World"
     causes: dict[str, float] = field(default_factory=dict)
     doubts: dict[str, float] = field(default_factory=dict)
+    doubted: set[str] = field(default_factory=set)
     lost: dict[str, float] = field(default_factory=dict)
     words: dict[tuple[str, str], float] = field(default_factory=dict)
     outcomes: dict[str, str] = field(default_factory=dict)
@@ -68,7 +69,10 @@ class Rules:
             self.lost.setdefault(node_id, now_s)
         if what == "left":
             self.cause(node_id)
-        elif what != "there":
+        if what != "there":
+            self.doubted.add(node_id)
+        elif node_id in self.doubted:
+            self.doubted.remove(node_id)
             self.doubts[node_id] = now_s
 
     def word(self, node: "SimulatedNode", node_id: str) -> None:
@@ -87,7 +91,7 @@ class Rules:
         node_id, now_s = other.identity.node_id, self.world.now_s
         causes = [self.causes.get(node_id, 0.0), self.words.get((node.name, node_id), 0.0)]
         if not up:
-            causes.append(self.doubts.get(node_id, 0.0))
+            causes.append(now_s if node_id in self.doubted else self.doubts.get(node_id, 0.0))
         if now_s - self.lost.get(node_id, now_s) >= FORGOTTEN_S:
             causes.append(now_s)
         if now_s - max(causes) > CAUSE_LASTS_S:
