@@ -3,6 +3,8 @@
 Opened by `discovery.consul.session`; used by the watch and by the registration. One pooled aiohttp session serves every
 call; the library's own asyncio client opens a session per call and knows neither TLS files nor time-outs. The one rule:
 every failure of Consul or of the network leaves here as a `discovery.model` exception, never as a vendor's.
+
+Long because every call that we make is here.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -198,7 +200,7 @@ class ConsulClient:
         return bool(node) and await self._member_status(str(node)) == _SERF_ALIVE
 
     async def is_leaving(self, node: str) -> bool:
-        """Whether the agent, a Consul node of that name, is leaving its cluster; False where our token may not see."""
+        """Whether the agent, a Consul node of that name, is leaving its cluster, as far as our token may see."""
         return await self._member_status(node) in _SERF_GOING
 
     async def _member_status(self, node: str) -> int | None:

@@ -45,6 +45,7 @@ from discovery.model import (
 
 log = logging.getLogger(__name__)
 
+CACHE = "streaming"  # What an agent says of an answer of its own cache.
 QUICK_RETURN_S = 0.25  # A query that returns sooner and without news did not wait.
 _WAIT_MIN_S = 0.05
 # The wait after a first distrusted answer, an agent's time to reach its servers; at a second one we register again.
@@ -116,6 +117,7 @@ class ConsulWatch:
         self._backend = ""
         self._read_plain_at_s: float | None = None
         self._confirmed_at_s: float | None = None
+        self._lists_us: bool | None = None
         self._repairs = 0
         self._repair_at_s = 0.0
         self._hidden_until_s = 0.0
@@ -136,6 +138,7 @@ class ConsulWatch:
             filtered=self._filtered,
             backend=self._backend,
             confirmed_at_s=self._confirmed_at_s,
+            lists_us=self._lists_us,
         )
 
     async def watch(self) -> AsyncGenerator[Catalog, None]:
@@ -177,13 +180,17 @@ class ConsulWatch:
             log.debug("catalog rows left out", extra={"broken_rows": broken_rows})
         now_s = clock.now_s()
         self._note_answer(answer.index, now_s)
-        self._note_loss(catalog, now_s)
+        ours = self._ours(catalog)
+        self._note_loss(ours, now_s)
         # A wait may have begun before the registration's answer, and may have shown us before that.
         expected = expected or (self._presence_expected and self._shows_us)
         self._backend = answer.backend
         if not query.index:
             self._read_plain_at_s = now_s
             self._note_filter(filtered=answer.filtered)
+        is_of_server = not query.index or answer.backend != CACHE
+        if self._own is not None and (is_of_server or ours is not None):
+            self._lists_us = ours is not None
         canary = self._own.service_id if expected and self._own is not None else None
         linked = self._missing_and_linked(catalog)
         restored = now_s < self._restored_until_s
@@ -201,7 +208,7 @@ class ConsulWatch:
         )
         self._note_forgotten(verdict, now_s, restored=restored)
         self._note_trust(verdict, now_s)
-        if not query.index and verdict.trust not in (Trust.DISTRUSTED, Trust.HIDDEN):
+        if is_of_server and verdict.trust not in (Trust.DISTRUSTED, Trust.HIDDEN):
             self._confirmed_at_s = now_s
         return self._show(verdict, quick=now_s - queried_at_s < QUICK_RETURN_S, now_s=now_s)
 
@@ -246,7 +253,8 @@ class ConsulWatch:
         if self._distrusts == 1:
             return _Query(self._index, min(self._wait_s, _DISTRUST_WAIT_S))
         if self._distrusts:
-            return self._wait_until(self._repair_at_s, now_s)
+            unread = self._read_plain_at_s is None or now_s >= self._read_plain_at_s + HIDDEN_AGAIN_S
+            return _Query() if unread else self._wait_until(self._repair_at_s, now_s)
         held_until_s = 0.0
         if self._suspects:
             settle_until_s = self._settle_until_s or 0.0
@@ -275,12 +283,11 @@ class ConsulWatch:
         self._index, self._last_index = index, answered_index
         self._recovered(now_s)
 
-    def _note_loss(self, answer: Catalog, now_s: float) -> None:
+    def _note_loss(self, ours: Instance | None, now_s: float) -> None:
         """Our own entry is missing, or was made anew: others may be lost with it, and not back yet.
 
         Their registrations make the index rise again, so that it need not have gone back for us.
         """
-        ours = self._ours(answer)
         created = None if ours is None else ours.created_index
         if self._own_created not in (None, created):
             self._restored_until_s = now_s + RESTORED_S

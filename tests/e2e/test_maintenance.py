@@ -77,11 +77,15 @@ async def maintain(consul: RunningConsul, node: RunningNode, *, enable: bool) ->
 
 async def peer_rests(node: RunningNode, peer: str, reason: str) -> bool:
     seen = (await node.peers())[peer]["maintenance"]
+    told = await node.metric("mesh_maintenance_info", peer=peer, reason=reason or REASON)
+    assert told == (1 if reason else None)
     return bool(seen == reason and await node.metric("mesh_peers_in_maintenance") == bool(reason))
 
 
 async def rests(node: RunningNode, reason: str) -> bool:
     seen = (await node.status())["self"]["maintenance"]
+    told = await node.metric("mesh_maintenance_info", peer="", reason=reason or REASON)
+    assert told == (1 if reason else None)
     return bool(seen == reason and await node.metric("mesh_maintenance") == bool(reason))
 
 

@@ -163,7 +163,7 @@ def row_of(agent: str, payload: Mapping[str, Any], created: int, *, passing: boo
 class Agent:
     """One Consul agent, and in one the client that a node has to it. `lie`: how it answers now.
 
-    `token`: what the node sends; `token_rotates`: it comes from a file.
+    `token`: what the node sends; `token_rotates`: it comes from a file. Long because it is a whole client.
     """
 
     consul: Consul

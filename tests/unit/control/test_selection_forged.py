@@ -6,6 +6,7 @@ import pytest
 
 from agent.control.selection import Finding, FindingKind, select
 from agent.model import HttpTarget, NodeIdentity, Override, PeerSpec
+from agent.routing.names import node_alias
 from discovery.model import Catalog, Health, Instance, InstanceKey
 
 OWN = NodeIdentity("0a" * 16, "home")
@@ -81,3 +82,14 @@ def test_the_removal_of_a_node_that_has_proven_itself_hides_it_wherever_it_comes
     removed = select(Catalog((TRUE,)), OWN, learned={GENUINE: ID_B}).discovered["node-b"]
     assert [one.node_id for one in removed] == [ID_B]
     assert select(Catalog((COPY,)), OWN, suppressions=removed).peers == ()
+
+
+def test_our_service_id_with_another_node_id_is_another_process_that_has_taken_it() -> None:
+    service_id = node_alias(OWN.name, OWN.node_id)
+    ours, taken = (_entry(service_id, f"10.0.0.{number}", "1", one) for number, one in ((1, OWN.node_id), (7, ID_B)))
+    taken = replace(taken, key=replace(taken.key, node="there"))
+    found = select(Catalog((ours, taken)), OWN)
+    assert [(one.kind, one.detail) for one in found.findings] == [
+        (FindingKind.OWN_ID_ELSEWHERE, f"10.0.0.7:8000, Consul node there, node ID {ID_B}")
+    ]
+    assert [one.name for one in found.peers] == ["node-b"]
