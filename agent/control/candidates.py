@@ -114,10 +114,11 @@ class DiscoveredPeer:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """An instance that cannot be dialled: its service ID and the reason."""
+    """An instance that cannot be dialled: its service ID and the reason. `findings`: about its state."""
 
     service_id: str
     reason: str
+    findings: tuple[Finding, ...] = ()
 
 
 _Place: TypeAlias = tuple[str, str] | None
@@ -183,7 +184,9 @@ def own_entries(catalog: Catalog, own: NodeIdentity) -> tuple[Finding, ...]:
             Finding(service_id, FindingKind.OWN_ENTRY_TWICE, f"Consul node {i.key.node}, at {i.address}:{i.port}")
             for i in ours
         ]
-    return (*found, *(finding for i in ours for finding in state_of(i)))
+    # One with another node ID is read as a peer, and its state with it.
+    same = (i for i in entries if i.meta.get("node_id") == own.node_id)
+    return (*found, *(finding for i in same for finding in state_of(i)))
 
 
 def state_of(instance: Instance) -> Iterable[Finding]:
@@ -222,7 +225,7 @@ def _read(instance: Instance, own_place: _Place) -> DiscoveredPeer | Unusable:
     meta, service_id = instance.meta, instance.key.service_id
     fault = _fault(instance, own_place)
     if fault:
-        return Unusable(service_id, fault)
+        return Unusable(service_id, fault, tuple(state_of(instance)))
     url = url_of(instance)
     node_id = meta.get("node_id") or None
     said = (meta.get("name") if node_id else None) or service_id

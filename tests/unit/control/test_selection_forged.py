@@ -93,3 +93,16 @@ def test_our_service_id_with_another_node_id_is_another_process_that_has_taken_i
         (FindingKind.OWN_ID_ELSEWHERE, f"10.0.0.7:8000, Consul node there, node ID {ID_B}")
     ]
     assert [one.name for one in found.peers] == ["node-b"]
+
+
+def test_what_cannot_be_a_peer_is_named_with_its_check_as_well() -> None:
+    copied = replace(_entry("copy", "10.6.6.6", "2", OWN.node_id, Health.CRITICAL), trouble="mesh node: TTL expired")
+    portless = replace(_entry("none", "10.6.6.7", "1", ID_B, Health.CRITICAL), port=0, trouble="mesh node: refused")
+    found = select(Catalog((copied, portless)), OWN)
+    assert found.peers == ()
+    assert [(one.name, one.kind, one.detail) for one in found.findings] == [
+        ("copy", FindingKind.CRITICAL, "mesh node: TTL expired"),
+        ("copy", FindingKind.OWN_ID_ELSEWHERE, "10.6.6.6:8000, Consul node m"),
+        ("none", FindingKind.CRITICAL, "mesh node: refused"),
+        ("none", FindingKind.UNUSABLE, "port 0 is none"),
+    ]
