@@ -3,7 +3,8 @@
 Parts of the node call the typed methods as things happen; `/metrics` calls `observe` and then `render`. What mirrors
 state (links, catalog, conflicts) is built from the snapshot of the scrape itself, so it cannot go stale.
 The one rule: a label value is a word of ours, a backend's name or a tool's name, never an address, a token or what a
-client typed, and each metric has a limit of label sets beyond which everything is counted under `other`.
+client typed, and each metric has a limit of label sets beyond which everything is counted under `other`. The reason of
+a maintenance is an operator's, and short. Long because all metrics of a node are here.
 """
 
 import asyncio
@@ -21,8 +22,9 @@ from prometheus_client.registry import Collector
 from agent import clock
 from agent.call_durations import CallDurations
 from agent.call_history import CallHistory
+from agent.harmless_text import one_line
 from agent.model import LinkState, LinkView, PeerSpec, ServerSpec, StdioTarget
-from discovery.model import Catalog, Health, Instance, RegistrarStatus, SourceStatus
+from discovery.model import Catalog, Health, Instance, RegistrarStatus, SourceStatus, is_listed
 
 if TYPE_CHECKING:
     from agent.tracing.export import Spans
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 CALL_LABEL_SETS_MAX: Final = 1000
 BACKENDS_MAX: Final = 50  # Of the histogram, 14 series each.
 EVENT_LABEL_SETS_MAX: Final = 100
+# Of an operator's reason: the one text of a person among all labels, there for as long as the maintenance is.
+REASON_CHARS_MAX: Final = 100
 OTHER: Final = "other"
 MAINTENANCE: Final = "maintenance"
 
@@ -386,15 +390,15 @@ def _state_families(mesh: ObservedMesh, membership: ObservedMembership, now_s: f
     if membership.mode != "off":
         # Without discovery there is no catalog that could be down.
         yield _gauge("mesh_consul_up", "Whether the catalog answers.", float(source.up))
-        yield _gauge("mesh_registered", "Whether the catalog lists us.", float(registrar.registered))
+        yield _gauge("mesh_registered", "Whether the catalog lists us.", float(is_listed(source, registrar)))
         healths = Tally(_health_word(instance) for instance in mesh.catalog.instances)
         instances = GaugeMetricFamily("mesh_instances", "Instances in the catalog, ours too.", labels=["health"])
         for word in (*Health, MAINTENANCE):
             instances.add_metric([str(word)], healths[str(word)])
         yield instances
-    if source.last_answer_at_s is not None:
-        age_s = max(0.0, now_s - source.last_answer_at_s)
-        yield _gauge("mesh_catalog_age_seconds", "Time since the catalog's last good answer.", age_s)
+    if source.confirmed_at_s is not None:
+        age_s = max(0.0, now_s - source.confirmed_at_s)
+        yield _gauge("mesh_catalog_age_seconds", "Time since the catalog's servers last confirmed it.", age_s)
     yield CounterMetricFamily("mesh_catalog_changes", "Catalogs that differed from the last.", source.changes_total)
     yield CounterMetricFamily(
         "mesh_registrations", "Registrations that were sent to the catalog.", registrar.registrations_total
@@ -403,6 +407,7 @@ def _state_families(mesh: ObservedMesh, membership: ObservedMembership, now_s: f
     yield _gauge("mesh_entries_left_out", "Listed entries that no client could read.", len(mesh.routes.left_out))
     yield _gauge("mesh_maintenance", "Whether this node is in maintenance.", float(bool(mesh.maintenance.own)))
     yield _gauge("mesh_peers_in_maintenance", "Peers in maintenance.", len(mesh.maintenance.peers))
+    yield _maintenance_reasons(mesh)
     states = Tally(view.state for view in views)
     links = GaugeMetricFamily("mesh_links", "Links by state.", labels=["state"])
     for state in LinkState:
@@ -420,6 +425,17 @@ def _state_families(mesh: ObservedMesh, membership: ObservedMembership, now_s: f
     for view in children[:EVENT_LABEL_SETS_MAX]:
         restarts.add_metric([view.spec.name], view.reconnects)
     yield restarts
+
+
+def _maintenance_reasons(mesh: ObservedMesh) -> Metric:
+    """Who is in maintenance, and why: the operator's words, on one short line each."""
+    about = "Always 1; a node in maintenance, with the operator's reason; without a peer it is this one."
+    reasons = GaugeMetricFamily("mesh_maintenance_info", about, labels=["peer", "reason"])
+    named = [(name, why) for name, why in sorted(mesh.maintenance.peers.items()) if _LABEL.fullmatch(name)]
+    own = [("", mesh.maintenance.own)] if mesh.maintenance.own else []
+    for name, why in (*own, *named[:EVENT_LABEL_SETS_MAX]):
+        reasons.add_metric([name, one_line(why, REASON_CHARS_MAX)], 1)
+    return reasons
 
 
 def _health_word(instance: Instance) -> str:

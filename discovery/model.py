@@ -114,6 +114,7 @@ class SourceStatus:
 
     `filtered`: Consul left rows out that our ACL token may not see. `backend`: what answered last, `streaming` for the
     agent's own cache; empty where it does not say. `confirmed_at_s`: the last good answer of a server, not of a cache.
+    `lists_us`: whether our own entry is in the catalog, None while that is not known; only a server's answer denies it.
     """
 
     up: bool = False
@@ -124,16 +125,18 @@ class SourceStatus:
     filtered: bool = False
     backend: str = ""
     confirmed_at_s: float | None = None
+    lists_us: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RegistrarStatus:
-    """Whether the catalog knows us. `registrations_total` counts every registration that was really sent.
+    """Whether the agent knows us. `registrations_total` counts every registration that was really sent.
 
-    `registered` is the catalog's last answer: an outage leaves it, a lost or refused registration clears it.
+    `registered` is the agent's last answer: an outage leaves it, a lost or refused registration clears it.
     `presence_expected`: a watch must not trust an answer without us; true from the first registration on, until we
     leave or are refused. `holder`: the Consul node that we are registered under, empty where that is not known; an
-    entry of ours under another one is left over.
+    entry of ours under another one is left over. `rival`: where another process is that registers under our service ID
+    with the same agent, empty where none does.
     """
 
     registered: bool = False
@@ -141,6 +144,12 @@ class RegistrarStatus:
     last_error: str = ""
     registrations_total: int = 0
     holder: str = ""
+    rival: str = ""
+
+
+def is_listed(source: SourceStatus, registrar: RegistrarStatus) -> bool:
+    """Whether the catalog lists us, as far as it is known: our agent has us, and no server has denied it."""
+    return registrar.registered and source.lists_us is not False
 
 
 class CatalogSource(Protocol):

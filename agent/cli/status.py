@@ -282,10 +282,19 @@ def discovery_line(discovery: dict[str, Any]) -> str:
     if isinstance(instances := discovery.get("instances"), int):
         parts.append(f"{instances} instances")
     if age := as_duration(discovery.get("catalog_age_s")):
-        parts.append(f"catalog {age} old")
+        parts.append(f"catalog {age} old" + _confirmed(discovery))
     if discovery.get("last_error"):
         parts.append(f"last error: {_text(discovery['last_error'])}")
     return ", ".join(parts)
+
+
+def _confirmed(discovery: dict[str, Any]) -> str:
+    """By what that answer was given, and when the servers themselves last said so."""
+    backend, ago = discovery.get("backend"), as_duration(discovery.get("confirmed_s"))
+    by = f" by {'the cache of its agent' if backend == 'streaming' else _text(backend)}" if backend else ""
+    if ago:
+        return f"{by}, confirmed {ago} ago"
+    return f"{by}, not confirmed yet" if "confirmed_s" in discovery else by
 
 
 def _self_row(itself: dict[str, Any]) -> list[Any]:

@@ -39,7 +39,7 @@ class FindingKind(StrEnum):
     SAME_NODE = "same_node"  # another entry leads to the same node; `detail` is the one whose link they share
     OTHER_URL = "other_url"  # discovery knows the node that an operator's URL leads to by another one; `detail` is that
     OWN_ENTRY_TWICE = "own_entry_twice"  # the catalog lists this node more than once; `detail` is the Consul node
-    OWN_ID_ELSEWHERE = "own_id_elsewhere"  # an entry that is not ours has our node ID; `detail` is where it is
+    OWN_ID_ELSEWHERE = "own_id_elsewhere"  # an entry that is not ours has our node ID or service ID; `detail`: where
     CRITICAL = "critical"  # not dialled unless it is linked; `detail` is the check and its output
     IN_MAINTENANCE = "in_maintenance"  # gets no new calls while others can; `detail` is the operator's reason
     UNUSABLE = "unusable"  # no URL can be made of what the catalog says; `detail` is why
@@ -114,10 +114,11 @@ class DiscoveredPeer:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """An instance that cannot be dialled: its service ID and the reason."""
+    """An instance that cannot be dialled: its service ID and the reason. `findings`: about its state."""
 
     service_id: str
     reason: str
+    findings: tuple[Finding, ...] = ()
 
 
 _Place: TypeAlias = tuple[str, str] | None
@@ -159,25 +160,33 @@ def _with_learned(entry: DiscoveredPeer | Unusable, learned: Mapping[str, str]) 
 
 
 def own_entries(catalog: Catalog, own: NodeIdentity) -> tuple[Finding, ...]:
-    """Findings about entries with our node ID: several of one service ID, and those of another one.
+    """Findings about entries with our node ID or our service ID: several of both, and those that have only one of them.
 
     Several: its Consul agent was renamed, or several agents are behind one address. Another service ID, or one address
-    that is not that of the others: our state folder was copied, and another process is the same node.
+    that is not that of the others: our state folder was copied, and another process is the same node. Another node ID:
+    a process with another key has taken our service ID.
     """
-    entries = [i for i in catalog.instances if i.meta.get("node_id") == own.node_id]
     service_id = node_alias(own.name, own.node_id)
-    ours = [i for i in entries if i.key.service_id == service_id]
+    entries = [i for i in catalog.instances if i.meta.get("node_id") == own.node_id or i.key.service_id == service_id]
+    ours = [i for i in entries if i.key.service_id == service_id and i.meta.get("node_id") == own.node_id]
     found = [
-        Finding(i.key.service_id, FindingKind.OWN_ID_ELSEWHERE, f"{i.address}:{i.port}, Consul node {i.key.node}")
+        Finding(
+            i.key.service_id,
+            FindingKind.OWN_ID_ELSEWHERE,
+            f"{i.address}:{i.port}, Consul node {i.key.node}"
+            + ("" if i.meta.get("node_id") == own.node_id else f", node ID {i.meta.get('node_id') or 'none'}"),
+        )
         for i in entries
-        if i.key.service_id != service_id
+        if i not in ours
     ]
     if len(ours) >= _ENTRIES_TOO_MANY:
         found += [
             Finding(service_id, FindingKind.OWN_ENTRY_TWICE, f"Consul node {i.key.node}, at {i.address}:{i.port}")
             for i in ours
         ]
-    return (*found, *(finding for i in ours for finding in state_of(i)))
+    # One with another node ID is read as a peer, and its state with it.
+    same = (i for i in entries if i.meta.get("node_id") == own.node_id)
+    return (*found, *(finding for i in same for finding in state_of(i)))
 
 
 def state_of(instance: Instance) -> Iterable[Finding]:
@@ -216,7 +225,7 @@ def _read(instance: Instance, own_place: _Place) -> DiscoveredPeer | Unusable:
     meta, service_id = instance.meta, instance.key.service_id
     fault = _fault(instance, own_place)
     if fault:
-        return Unusable(service_id, fault)
+        return Unusable(service_id, fault, tuple(state_of(instance)))
     url = url_of(instance)
     node_id = meta.get("node_id") or None
     said = (meta.get("name") if node_id else None) or service_id

@@ -330,7 +330,7 @@ def _usable(
     usable: list[DiscoveredPeer] = []
     for entry in read:
         if isinstance(entry, Unusable):
-            findings.add(Finding(entry.service_id, FindingKind.UNUSABLE, entry.reason))
+            findings.update((Finding(entry.service_id, FindingKind.UNUSABLE, entry.reason), *entry.findings))
         elif entry.identity == own.node_id:
             findings.add(Finding(entry.service_id, FindingKind.OURSELVES, masked_url(entry.url)))
         else:

@@ -17,6 +17,7 @@ from agent.dispatch.dispatcher import Dispatch
 from agent.model import Json
 from agent.page.feed import Sources
 from agent.rest.descriptions import describe_notes, describe_unused_entry, names_behind
+from discovery.model import is_listed
 
 
 def sources_of(
@@ -47,7 +48,7 @@ def sources_of(
             "discovery": {
                 "mode": view.mode,
                 "up": view.source.up,
-                "registered": view.registrar.registered,
+                "registered": is_listed(view.source, view.registrar),
                 "last_error": view.source.last_error or view.registrar.last_error,
             },
             "servers_file_fault": servers_fault() or None,
@@ -60,7 +61,7 @@ def sources_of(
         }
 
     def notes() -> Json:
-        return describe_notes(mesh, pinning)
+        return describe_notes(mesh, pinning, membership().registrar)
 
     return Sources(mesh.views, _ServersBehind(mesh), node, notes, history, dispatch.groups, dispatch.in_flight)
 

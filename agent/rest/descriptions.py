@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 import orjson
 
 from agent.config.servers_file import LeftOut
+from agent.control.candidates import Finding, FindingKind
 from agent.control.departures import Departed
 from agent.control.membership import MembershipView
 from agent.control.pinning import Pinning
@@ -18,9 +19,11 @@ from agent.control.reconciler import Mesh
 from agent.lossless_json.exact import as_text
 from agent.model import Json, LinkView, PeerSpec, ServerSpec, Sessions, StdioTarget
 from agent.routing.about import about_in
+from agent.routing.names import node_alias
 from agent.routing.origins import listed_origin
 from agent.routing.table import LeftOutEntry, RouteTable
 from agent.routing.view import find_server
+from discovery.model import RegistrarStatus, is_listed
 
 # Of what servers of other nodes say, too long for a list that models read, where there are many of them.
 _LONG: Final = frozenset({"instructions", "icons"})
@@ -275,13 +278,15 @@ def describe_left_out(table: RouteTable) -> list[Json]:
     return [{"backend": left.backend, "kind": left.kind, "name": left.name, "why": left.why} for left in table.left_out]
 
 
-def describe_notes(mesh: Mesh, pinning: Pinning | None) -> Json:
+def describe_notes(mesh: Mesh, pinning: Pinning | None, registrar: RegistrarStatus) -> Json:
     """What an operator may have to look at: conflicts, entries left out, findings."""
+    service_id = node_alias(mesh.own.name, mesh.own.node_id)
+    rivals = (Finding(service_id, FindingKind.OWN_ID_ELSEWHERE, registrar.rival),) if registrar.rival else ()
     return {
         "conflicts": describe_conflicts([mesh.routes, mesh.local_routes]),
         "left_out": describe_left_out(mesh.routes),
         "findings": [
-            *({"name": f.name, "kind": f.kind.value, "detail": f.detail} for f in mesh.selection.findings),
+            *({"name": f.name, "kind": f.kind.value, "detail": f.detail} for f in (*mesh.selection.findings, *rivals)),
             *(() if pinning is None else describe_definitions(pinning)),
         ],
     }
@@ -340,7 +345,7 @@ def describe_discovery(view: MembershipView, instances: int, now_s: float) -> Js
         "reason": view.reason,
         "url": view.url,
         "up": view.source.up,
-        "registered": view.registrar.registered,
+        "registered": is_listed(view.source, view.registrar),
         "last_error": view.source.last_error or view.registrar.last_error,
         "catalog_age_s": None if answered is None else round(now_s - answered, 1),
         "backend": view.source.backend,

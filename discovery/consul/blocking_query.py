@@ -3,7 +3,7 @@
 Called by the watch loop after every answer. Theory: an answer is a whole snapshot, so presence is always believed at
 once; absence is not, because an outage, a wiped agent or a token without rights look exactly like all instances
 leaving. The one rule: the shown catalog is never shortened without a second, confirming answer, except by a lone
-departure.
+departure of what no longer answers.
 """
 
 from collections.abc import Set as AbstractSet
@@ -39,8 +39,8 @@ _IDLE = Backoff(first_s=0.1, last_s=1.0)
 _ANSWER_GRACE_S = 5.0
 
 
-# The trouble of an instance that is missing since the catalog's state went back, for a finding.
-FORGOTTEN = "the catalog lacks it since its own state went back; a link that answers stays"
+# The trouble of an instance that a catalog lacks which went back or forgot, for a finding.
+FORGOTTEN = "the catalog has lost it, and it has not said that it leaves; a link that answers stays"
 # The same of one that may be hidden.
 HIDDEN = "the catalog's answer lacks it, it answers, and access control may be hiding it; its link stays"
 
@@ -51,7 +51,7 @@ class Trust(Enum):
     BELIEVED = "believed"
     DISTRUSTED = "distrusted"  # the canary is missing: nothing in it counts
     SETTLING = "settling"  # absence is not believed yet
-    DOUBTED = "doubted"  # absence is believed of those alone that do not answer
+    DOUBTED = "doubted"  # absence is believed of those alone that do not answer: it went back, or forgot them
     HIDDEN = "hidden"  # absence is believed of those alone that do not answer: access control may hide the others
     CONFIRM = "confirm"  # too many vanished, or some that answer: query a second time
 
@@ -98,6 +98,7 @@ def pause_s(*, now_s: float, last_update_at_s: float | None, idle_returns: int) 
 #   -----------------------------------------+--------------------------+------------------------------------
 #   lacks our own registration (the canary)  | the catalog shown before | wait for a better answer
 #   none vanished, or a lone one             | the answer               |
+#   nodes vanished that answer               | the same, as critical    | query again in a moment, consistent
 #   some vanished, the state may be young    | the answer + the missing | query again when it has settled
 #   some vanished, the index went back       | the same, as critical    | query again when that is long ago
 #   vanished ones answer, and may be hidden  | the answer + the missing | query now, index-less, consistent
@@ -114,6 +115,7 @@ def weigh(
     confirming: bool,
     restored: bool = False,
     answering: AbstractSet[InstanceKey] = frozenset(),
+    forgotten: AbstractSet[InstanceKey] = frozenset(),
     holder: str = "",
 ) -> Verdict:
     """Compare one answer with the shown catalog.
@@ -129,14 +131,13 @@ def weigh(
             that answer stay, and those that left do not.
         answering: instances whose links are up, where this answer does not prove that what it lacks is gone
             (`proves_absence`); else empty.
+        forgotten: nodes that are gone from the catalog, but not from us (`discovery.consul.forgotten`).
         holder: the Consul node that our entry is under, where that is known.
     """
     if canary is not None and not any(is_canary(instance, canary, holder) for instance in answer.instances):
         return Verdict(Trust.DISTRUSTED, shown, frozenset(suspects))
-    if shown is None:
-        return Verdict(Trust.BELIEVED, answer)
-    vanished = vanished_from(shown, answer)
-    if not vanished:
+    vanished = frozenset() if shown is None else vanished_from(shown, answer)
+    if shown is None or not vanished:
         return Verdict(Trust.BELIEVED, answer)
     if settling:
         return Verdict(Trust.SETTLING, _with_missing(shown, answer, vanished), vanished)
@@ -146,10 +147,14 @@ def weigh(
     if hidden and confirming:
         return Verdict(Trust.HIDDEN, _with_missing(shown, answer, hidden, trouble=HIDDEN), hidden)
     # Suspects stay until a confirming answer lacks them too, even where newcomers have made a minority of them.
-    in_doubt = bool(hidden) or _is_mass(shown, vanished, canary) or not vanished.isdisjoint(suspects)
-    if in_doubt and not (confirming and vanished <= suspects):
+    held = vanished & forgotten
+    rest = vanished - held
+    in_doubt = bool(hidden) or _is_mass(shown, rest, canary) or not rest.isdisjoint(suspects)
+    if in_doubt and not (confirming and rest <= suspects):
         return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
-    return Verdict(Trust.BELIEVED, answer)
+    if not held:
+        return Verdict(Trust.BELIEVED, answer)
+    return Verdict(Trust.DOUBTED, _with_missing(shown, answer, held, trouble=FORGOTTEN), held)
 
 
 def is_canary(instance: Instance, service_id: str, holder: str) -> bool:

@@ -3,6 +3,8 @@
 Opened by `discovery.consul.session`; used by the watch and by the registration. One pooled aiohttp session serves every
 call; the library's own asyncio client opens a session per call and knows neither TLS files nor time-outs. The one rule:
 every failure of Consul or of the network leaves here as a `discovery.model` exception, never as a vendor's.
+
+Long because every call that we make is here.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -46,7 +48,7 @@ _ERROR_CHARS_MAX = 200
 _WORD_CHARS_MAX = 32
 # An agent closes further connections of one address at once (1.8), or answers 429 to them (later).
 _LIMIT_HINT = "; Consul's limit of connections for each address is limits.http_max_conns_per_client, 200 by default"
-_SERF_ALIVE = 1  # 2 leaving, 3 left, 4 failed (Serf, MemberStatus).
+_SERF_ALIVE, _SERF_GOING = 1, (2, 3)  # Leaving, left; 4 is failed (Serf, MemberStatus).
 
 T = TypeVar("T")
 _Callback = Callable[[Response], T]
@@ -195,14 +197,19 @@ class ConsulClient:
     async def is_member(self, check_id: str) -> bool:
         """Whether the agent that holds the check is a living member of its cluster, as itself and our token say."""
         node = (await self.held_check(check_id) or {}).get("Node")
-        if not node:
-            return False
+        return bool(node) and await self._member_status(str(node)) == _SERF_ALIVE
+
+    async def is_leaving(self, node: str) -> bool:
+        """Whether the agent, a Consul node of that name, is leaving its cluster, as far as our token may see."""
+        return await self._member_status(node) in _SERF_GOING
+
+    async def _member_status(self, node: str) -> int | None:
         members = await self._call(
             lambda token: self._transport.get(CB.json(), "/v1/agent/members", headers=_headers(token)),
             right='node_prefix "" { policy = "read" }',
         )
-        ours = [m for m in members if isinstance(m, dict) and m.get("Name") == node] if members else []
-        return any(member.get("Status") == _SERF_ALIVE for member in ours)
+        ours = [one.get("Status") for one in members or () if isinstance(one, dict) and one.get("Name") == node]
+        return max(ours, key=lambda status: status == _SERF_ALIVE, default=None)
 
     async def leader(self, timeout_s: float) -> str:
         """The address of the cluster's leader; empty when there is none."""

@@ -1,14 +1,13 @@
 """Keeps our own registration true: register, heartbeat, compare, register again, deregister.
 
 Opened by `discovery.consul.session`, run by one task of the wiring. Theory: `wanted` is the desired registration,
-`sent` the one that the agent last accepted. Each turn takes the first step that is due:
-
+`sent` the one that the agent last accepted. Each turn takes the first step that is due, none of the first three while
+the agent is leaving its cluster:
     wanted differs from sent                 -> register (at most once per 250 ms)
     the ACL token is another than then       -> register: the agent acts with the token of the registration
-    the catalog lacks us, the agent does not -> register with changed Notes, unless the agent is leaving its cluster
+    the catalog lacks us, the agent does not -> register with changed Notes
     the comparison is due, or requested      -> read the agent's own list; register when it differs
     otherwise                                -> heartbeat; register at once when the agent lost us
-
 The one rule: a registration that the agent has lost is made again, and nothing is sent twice without need.
 """
 
@@ -39,6 +38,7 @@ log = logging.getLogger(__name__)
 CHANGE_SPACING_S = 0.25  # Leading edge at once, then at most one registration per 250 ms while changes keep coming.
 COMPARE_S = 30.0  # Repairs a registration that another process changed; heartbeats show a lost one sooner.
 LEAVE_TIMEOUT_S = 2.0  # Of the drain's 30 s; a Consul that is away times us out by the TTL.
+_RIVAL_COMPARISONS = 2.5  # So many comparisons without the other process let it be forgotten.
 _HEARTBEAT_JITTER = 0.1  # Nodes that were started together need not send heartbeats together.
 _DEFAULT_WEIGHTS = {"Passing": 1, "Warning": 1}  # Consul's own; an embedded catalog of an earlier version shows none.
 EPOCH_META_KEY = "epoch"  # Two processes that share a service ID differ in it.
@@ -68,7 +68,8 @@ class ConsulRegistrar:
         self._presence_expected = False
         self._last_error = ""
         self._registrations_total = 0
-        self._holder = ""
+        self._holder = self._rival = ""
+        self._rival_until_s = 0.0
 
     def __repr__(self) -> str:
         return f"<ConsulRegistrar {self.service_id} registered={self._registered} error={self._last_error!r}>"
@@ -87,6 +88,7 @@ class ConsulRegistrar:
             last_error=self._last_error,
             registrations_total=self._registrations_total,
             holder=self._holder,
+            rival=self._rival,
         )
 
     def change(self, registration: Registration) -> None:
@@ -150,9 +152,11 @@ class ConsulRegistrar:
         verify, self._verify = self._verify, False
         repair, self._repair = self._repair, False
         if self._sent is not None and self._held_token != self._client.token:
+            await self._refuse_while_leaving()
             log.info("the ACL token was replaced, registering with the new one")
             await self._register(changed_notes=True)
         elif self._sent != self._wanted:
+            await self._refuse_while_leaving()
             await self._register()
         elif repair:
             try:
@@ -164,6 +168,11 @@ class ConsulRegistrar:
             await self._compare()
         else:
             await self._heartbeat()
+
+    async def _refuse_while_leaving(self) -> None:
+        """Raises `CatalogUnavailable` where a registration would outlive its agent, passing for ever."""
+        if self._sent is not None and self._holder and await self._client.is_leaving(self._holder):
+            raise CatalogUnavailable("Consul's agent is leaving its cluster; what has changed waits until it is back")
 
     async def _send(self, wanted: Registration) -> None:
         if self._sent_at_s is not None and self._token != self._client.token:
@@ -227,14 +236,23 @@ class ConsulRegistrar:
         held = (await self._client.agent_services()).get(self.service_id)
         self._compare_at_s = clock.now_s() + self._compare_s
         assert self._sent is not None
+        if self._rival and clock.now_s() >= self._rival_until_s:
+            self._rival = ""
         if held is None:
             await self._register_again("the agent's list lacks us")
         elif not agrees(held, self._sent):
             if _epoch(held) != self._sent.meta.get(EPOCH_META_KEY):
-                log.error("another process registers under our service ID", extra={"service_id": self.service_id})
+                self._note_rival(held)
             await self._register_again("the agent's list differs from what we sent")
         elif self._wanted.http_check_url is None:
             await self._heartbeat()
+
+    def _note_rival(self, held: Any) -> None:
+        self._rival = _place(held)
+        # It registers again as we do; both take turns.
+        self._rival_until_s = clock.now_s() + _RIVAL_COMPARISONS * self._compare_s
+        extra = {"service_id": self.service_id, "rival": self._rival}
+        log.error("another process registers under our service ID", extra=extra)
 
     async def _repair_catalog(self) -> None:
         """Make the agent send us to the catalog once more; its own list says that we are there."""
@@ -363,6 +381,17 @@ def agrees(held: Any, sent: Registration) -> bool:
 
 def _weights(registration: Registration) -> dict[str, int]:
     return _DEFAULT_WEIGHTS | {"Passing": registration.weight}
+
+
+def _place(held: Any) -> str:
+    """Where the process is that registered, for a finding; untrusted text."""
+    if not isinstance(held, Mapping):
+        return "unreadable"
+    meta = held.get("Meta") or {}
+    address = str(held.get("Address") or "this Consul agent's machine")
+    return (
+        f"port {held.get('Port')} at {address}, node ID {meta.get('node_id', 'none')}, start {meta.get('epoch', '?')}"
+    )
 
 
 def _epoch(held: Any) -> str | None:

@@ -30,6 +30,7 @@ from discovery.consul.blocking_query import (
 )
 from discovery.consul.client import Answer, ConsulClient
 from discovery.consul.environment import POLL_S, WAIT_S
+from discovery.consul.forgotten import LOOKS_OF_LEAVING, Forgotten
 from discovery.consul.rows import RowReader
 from discovery.model import (
     AccessRefused,
@@ -44,6 +45,7 @@ from discovery.model import (
 
 log = logging.getLogger(__name__)
 
+CACHE = "streaming"  # What an agent says of an answer of its own cache.
 QUICK_RETURN_S = 0.25  # A query that returns sooner and without news did not wait.
 _WAIT_MIN_S = 0.05
 # The wait after a first distrusted answer, an agent's time to reach its servers; at a second one we register again.
@@ -94,6 +96,7 @@ class ConsulWatch:
         self._answers = answers
         self._reader = RowReader(far=bool(dc))
         self._suspects: frozenset[InstanceKey] = frozenset()
+        self._forgotten = Forgotten()
         self._index = 0
         self._last_index = 0  # The last answer's, over outages too.
         self._restored_until_s = 0.0
@@ -114,6 +117,7 @@ class ConsulWatch:
         self._backend = ""
         self._read_plain_at_s: float | None = None
         self._confirmed_at_s: float | None = None
+        self._lists_us: bool | None = None
         self._repairs = 0
         self._repair_at_s = 0.0
         self._hidden_until_s = 0.0
@@ -134,6 +138,7 @@ class ConsulWatch:
             filtered=self._filtered,
             backend=self._backend,
             confirmed_at_s=self._confirmed_at_s,
+            lists_us=self._lists_us,
         )
 
     async def watch(self) -> AsyncGenerator[Catalog, None]:
@@ -175,14 +180,20 @@ class ConsulWatch:
             log.debug("catalog rows left out", extra={"broken_rows": broken_rows})
         now_s = clock.now_s()
         self._note_answer(answer.index, now_s)
-        self._note_loss(catalog, now_s)
+        ours = self._ours(catalog)
+        self._note_loss(ours, now_s)
         # A wait may have begun before the registration's answer, and may have shown us before that.
         expected = expected or (self._presence_expected and self._shows_us)
         self._backend = answer.backend
         if not query.index:
             self._read_plain_at_s = now_s
             self._note_filter(filtered=answer.filtered)
+        is_of_server = not query.index or answer.backend != CACHE
+        if self._own is not None and (is_of_server or ours is not None):
+            self._lists_us = ours is not None
         canary = self._own.service_id if expected and self._own is not None else None
+        linked = self._missing_and_linked(catalog)
+        restored = now_s < self._restored_until_s
         verdict = weigh(
             self._shown,
             catalog,
@@ -191,11 +202,13 @@ class ConsulWatch:
             settling=self._settle_until_s is not None and now_s < self._settle_until_s,
             suspects=self._suspects,
             confirming=query.consistent,
-            restored=now_s < self._restored_until_s,
-            answering=self._answering(catalog, answer, canary=canary, waited=bool(query.index)),
+            restored=restored,
+            answering=self._answering(linked, catalog, answer, canary=canary, waited=bool(query.index)),
+            forgotten=self._forgotten.of(catalog, linked, now_s),
         )
+        self._note_forgotten(verdict, now_s, restored=restored)
         self._note_trust(verdict, now_s)
-        if not query.index and verdict.trust not in (Trust.DISTRUSTED, Trust.HIDDEN):
+        if is_of_server and verdict.trust not in (Trust.DISTRUSTED, Trust.HIDDEN):
             self._confirmed_at_s = now_s
         return self._show(verdict, quick=now_s - queried_at_s < QUICK_RETURN_S, now_s=now_s)
 
@@ -204,17 +217,20 @@ class ConsulWatch:
             return self._reader.read(rows)
         return await asyncio.to_thread(self._reader.read, rows)
 
+    def _missing_and_linked(self, answer: Catalog) -> Sequence[Instance]:
+        """What the answer lacks of the shown catalog, and whose links are up."""
+        if self._shown is None or not (vanished := vanished_from(self._shown, answer)):
+            return ()
+        return [one for one in self._shown.instances if one.key in vanished and self._answers(one)]
+
     def _answering(
-        self, catalog: Catalog, answer: Answer, *, canary: str | None, waited: bool
+        self, linked: Sequence[Instance], catalog: Catalog, answer: Answer, *, canary: str | None, waited: bool
     ) -> frozenset[InstanceKey]:
         """Of the instances that the answer lacks, those whose links are up, where it does not prove that they left."""
         tells = bool(answer.backend) and self._client.token is not None
         filtered = answer.filtered or self._filtered
         proven = proves_absence(catalog, canary=canary, filtered=filtered, tells=tells, waited=waited)
-        if proven or self._shown is None:
-            return frozenset()
-        vanished = vanished_from(self._shown, catalog)
-        return frozenset(one.key for one in self._shown.instances if one.key in vanished and self._answers(one))
+        return frozenset() if proven else frozenset(one.key for one in linked)
 
     @property
     def _presence_expected(self) -> bool:
@@ -237,11 +253,12 @@ class ConsulWatch:
         if self._distrusts == 1:
             return _Query(self._index, min(self._wait_s, _DISTRUST_WAIT_S))
         if self._distrusts:
-            return self._wait_until(self._repair_at_s, now_s)
+            unread = self._read_plain_at_s is None or now_s >= self._read_plain_at_s + HIDDEN_AGAIN_S
+            return _Query() if unread else self._wait_until(self._repair_at_s, now_s)
         held_until_s = 0.0
         if self._suspects:
             settle_until_s = self._settle_until_s or 0.0
-            held_until_s = max(self._restored_until_s, self._hidden_until_s)
+            held_until_s = max(self._restored_until_s, self._hidden_until_s, self._forgotten.look_again_at_s)
             held_until_s = settle_until_s if now_s < settle_until_s else held_until_s
             if now_s >= held_until_s:
                 return _Query(consistent=True)
@@ -266,12 +283,11 @@ class ConsulWatch:
         self._index, self._last_index = index, answered_index
         self._recovered(now_s)
 
-    def _note_loss(self, answer: Catalog, now_s: float) -> None:
+    def _note_loss(self, ours: Instance | None, now_s: float) -> None:
         """Our own entry is missing, or was made anew: others may be lost with it, and not back yet.
 
         Their registrations make the index rise again, so that it need not have gone back for us.
         """
-        ours = self._ours(answer)
         created = None if ours is None else ours.created_index
         if self._own_created not in (None, created):
             self._restored_until_s = now_s + RESTORED_S
@@ -310,8 +326,9 @@ class ConsulWatch:
             return  # It is to be seen whether they are still hidden.
         self._hidden_until_s = 0.0
         if verdict.suspects and not self._suspects:
-            # A confirming read takes milliseconds; settling may last.
-            level = logging.DEBUG if verdict.trust is Trust.CONFIRM else logging.WARNING
+            # A confirming read takes milliseconds, and a node that leaves is gone at the next look; settling may last.
+            is_short = verdict.trust is Trust.CONFIRM or self._forgotten.look_again_at_s
+            level = logging.DEBUG if is_short else logging.WARNING
             log.log(level, "holding removals until they are confirmed", extra={"instances": len(verdict.suspects)})
         is_filtered = self._filtered and bool(verdict.suspects)
         if not self._up and not is_filtered:
@@ -319,6 +336,14 @@ class ConsulWatch:
         self._distrusts = self._repairs = 0
         self._repair_at_s = 0.0
         self._up, self._last_error, self._answered_at_s = not is_filtered, _FILTERED if is_filtered else "", now_s
+
+    def _note_forgotten(self, verdict: Verdict, now_s: float, *, restored: bool) -> None:
+        if verdict.trust in (Trust.CONFIRM, Trust.DISTRUSTED):
+            return
+        some = verdict.trust is Trust.DOUBTED and not restored
+        if self._forgotten.looked(now_s, some=some) == LOOKS_OF_LEAVING:
+            count = len(verdict.suspects)
+            log.warning("the catalog lacks nodes that answer, their links stay", extra={"instances": count})
 
     def _note_hidden(self, verdict: Verdict, now_s: float) -> None:
         """Instances that answer are missing, and may only be hidden from us: their links stay, and we say why."""

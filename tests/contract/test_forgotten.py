@@ -6,6 +6,7 @@ watch sees that we are missing, no healthy peer is dropped meanwhile, and no ent
 
 import asyncio
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,8 +118,9 @@ async def test_a_restored_snapshot_costs_one_wait_and_no_peer(binary: Path, tmp_
             await node.leave()
 
 
+@pytest.mark.parametrize("reason", ["the catalog lacks us", "another offer"])
 async def test_an_agent_that_leaves_its_cluster_gets_no_registration_that_would_outlive_it(
-    binary: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    binary: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, reason: str
 ) -> None:
     caplog.set_level(logging.INFO)
     ours = Registration("own", "mcp-node", 8000)
@@ -139,11 +141,14 @@ async def test_an_agent_that_leaves_its_cluster_gets_no_registration_that_would_
                 async with running(_leave(agent)):
                     while await client.is_member(check_id(ours)):
                         await next_look()
-                    registrar.repair()
+                    if reason == "another offer":
+                        registrar.change(replace(ours, meta={"offer_digest": "b"}))
+                    else:
+                        registrar.repair()
                     await until(lambda: "Connect call failed" in registrar.status.last_error, what="has left")
             # The catalog itself proves nothing: an agent that has only just started syncs once more by itself.
             assert registrar.status.registrations_total == 1
-            assert "Consul's agent is leaving" in caplog.text
+            assert any("Consul's agent is leaving" in str(vars(record)) for record in caplog.records)
 
 
 async def made_at(consul: RunningConsul, name: str) -> int | None:

@@ -18,7 +18,8 @@ from discovery.consul.registration import register_payload
 from discovery.consul.session import open_session
 from discovery.model import AccessRefused, Registration, SettingsRefused
 from tests.consul_process import NODE_RULES, RunningConsul, running_consul
-from tests.contract.following import MACHINE_S, Follower, ids, running, until
+from tests.contract.following import MACHINE_S, Follower, health_of, ids, running, until
+from tests.measured import measured
 
 pytestmark = pytest.mark.consul
 
@@ -49,6 +50,24 @@ async def test_the_least_privilege_policy_is_enough_for_everything_we_do(guarded
         assert registrar.status.last_error == ""
         await registrar.leave()
         assert not registrar.status.registered
+
+
+async def test_a_node_whose_ttl_had_run_out_is_passing_right_after_it_registers(
+    real_consul: RunningConsul, name: str
+) -> None:
+    """The agent ignores the status of a registration whose check it holds; the next heartbeat is a minute away here."""
+    ours = Registration(f"{name}-1", name, 8000, ttl_s=1.0, heartbeat_s=60.0)
+    async with open_session(real_consul.settings()) as session, open_client(real_consul.settings()) as client:
+        await client.register(register_payload(ours))
+        registrar, follower = session.registrar(ours), Follower(session.source(name))
+        async with running(follower.run()):
+            await follower.until(lambda seen: health_of(seen, ours.service_id) == "critical")
+            async with running(registrar.keep()):
+                await until(lambda: registrar.status.registered, what="registered")
+                registered_s = time.monotonic()
+                await follower.until(lambda seen: health_of(seen, ours.service_id) == "passing", within_s=0.5)
+                measured(f"passing {time.monotonic() - registered_s:.2f} s after it registered")
+        await registrar.leave()
 
 
 async def test_an_answer_emptied_by_missing_rights_is_not_shown(guarded: RunningConsul) -> None:

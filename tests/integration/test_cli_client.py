@@ -29,7 +29,15 @@ STATUS = {
         "state": "ready",
         "url": "http://127.0.0.1:8000/mcp",
         "uptime_s": 75.0,
-        "discovery": {"mode": "consul", "up": True, "registered": True, "instances": 2, "catalog_age_s": 1.5},
+        "discovery": {
+            "mode": "consul",
+            "up": True,
+            "registered": True,
+            "instances": 2,
+            "catalog_age_s": 1.5,
+            "backend": "streaming",
+            "confirmed_s": 20.0,
+        },
         "tools": 70,
         "function_count": 7,
         "servers": [
@@ -159,7 +167,10 @@ async def test_status_shows_self_first_then_peers_then_conflicts(capsys: pytest.
         assert await run(url, "status") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "node-1 is ready, up 1 min 15 s, version 0.1.0, node ID id-1"
-    assert lines[1] == "discovery: consul, up, registered, 2 instances, catalog 1.5 s old"
+    assert lines[1] == (
+        "discovery: consul, up, registered, 2 instances, catalog 1.5 s old by the cache of its agent, "
+        "confirmed 20 s ago"
+    )
     assert lines[2] == "tools of servers, on all nodes: 70"
     assert lines[3] == "servers: clock (connected)"
     assert lines[4] == "  clock: all clients share one session"

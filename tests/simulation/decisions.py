@@ -23,8 +23,9 @@ from agent.links.record import LinkHooks, LinkRecord
 from agent.links.state import Closed, DialStarted, ProbeAnswered, ProbeMissed, Sighted, wait_s
 from agent.model import HttpTarget, NodeIdentity, Offer, Override, PeerSource, PeerSpec, Suppression
 from agent.routing.table import Replica, Route, RouteKind
+from discovery.consul.forgotten import FORGOTTEN_S
 from discovery.consul.watch import ConsulWatch
-from discovery.model import Catalog
+from discovery.model import Catalog, Instance
 from tests.simulation.lying_catalog import Lie
 from tests.simulation.network import INFO
 from tests.simulation.node import NoRecorder
@@ -72,7 +73,9 @@ class Observer:
         self.others = [Other(number) for number in range(rng.randrange(2, 5))]
         self.own = Own()
         self.servers = Servers(self.others, self.own)
-        self.watch = ConsulWatch(cast("Any", self.servers), "mcp-node", own=cast("Any", self.own))
+        self.watch = ConsulWatch(
+            cast("Any", self.servers), "mcp-node", own=cast("Any", self.own), answers=self._answers
+        )
         self.catalog = Catalog()
         self.store = Store()
         self.selector = Selector(OWN, cast("Any", self.store))
@@ -126,7 +129,7 @@ class Observer:
     def _forgotten(self) -> str:
         self.servers.changed()
         for one in self.rng.sample(self.others, self.rng.randrange(1, len(self.others) + 1)):
-            one.listed, one.caused_at_s = False, self.loop.time()
+            one.listed, one.lost_at_s = False, self.loop.time()
         self.own.listed = self.rng.random() < 0.5
         return "a script deregisters some"
 
@@ -136,7 +139,7 @@ class Observer:
             return "no snapshot"
         self.servers.index = self.servers.before[0][0] - 1
         for one in self.rng.sample(self.others, self.rng.randrange(1, len(self.others) + 1)):
-            one.listed = False
+            one.listed, one.lost_at_s = False, self.loop.time()
         self.own.listed = self.rng.random() < 0.3
         return "a snapshot is restored"
 
@@ -228,10 +231,13 @@ class Observer:
 
     def _closed(self, spec: PeerSpec, *, up: bool) -> None:
         one = self._at(spec.target.url)
-        caused_at_s = max(one.caused_at_s, self.words.get(one.node_id, 0.0))
-        # What neither answers nor is in the catalog is gone for all that this node can know.
-        is_gone = not one.alive or not (up or one.listed)
-        if not is_gone and self.loop.time() - caused_at_s > CAUSE_LASTS_S:
+        lost_for_s = self.loop.time() - one.lost_at_s
+        causes = [one.caused_at_s, self.words.get(one.node_id, 0.0)]
+        # What neither answers nor is in the catalog, as far as this node has seen it, is gone for all that it can know;
+        # what answers is when it has been lost for long.
+        causes += [] if up else [one.lost_at_s]
+        is_gone = not one.alive or (not one.listed and (not up or lost_for_s >= FORGOTTEN_S))
+        if not is_gone and self.loop.time() - max(causes) > CAUSE_LASTS_S:
             raise RuleBroken(f"removed without a cause: {spec.name}")
 
     def _move_on(self, key: str, held: HeldLink) -> None:
@@ -359,7 +365,10 @@ class Observer:
         linked, wanted = linked - lost, wanted - lost
         return "" if linked == wanted else f"linked to {sorted(linked)}, not to {sorted(wanted)}"
 
-    # Links, as dispatch sees them
+    # Links, as dispatch and the watch see them
+
+    def _answers(self, instance: Instance) -> bool:
+        return self._is_ready(self.selector.key_at(instance))
 
     def _at(self, url: str) -> Other:
         """The node that is, or was, at a URL."""

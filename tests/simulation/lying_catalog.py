@@ -118,7 +118,11 @@ class Consul:
             passing = read["Checks"][0]["Status"] == "passing"
             payload = read["Service"] | {"Name": "mcp-node"}
             restored[service_id] = Entry(read["Node"]["Node"], payload, read["Service"]["CreateIndex"], passing, row)
-        self.entries = restored
+        lost, self.entries = self.entries.keys() - restored.keys(), restored
+        for service_id in sorted(lost):
+            self.news(service_id, "not in the snapshot")
+        for service_id, entry in restored.items():
+            self.news(service_id, "there" if entry.passing else "critical")
 
     def wake(self) -> None:
         """Let every wait look again."""
@@ -159,7 +163,7 @@ def row_of(agent: str, payload: Mapping[str, Any], created: int, *, passing: boo
 class Agent:
     """One Consul agent, and in one the client that a node has to it. `lie`: how it answers now.
 
-    `token`: what the node sends; `token_rotates`: it comes from a file.
+    `token`: what the node sends; `token_rotates`: it comes from a file. Long because it is a whole client.
     """
 
     consul: Consul
@@ -251,6 +255,11 @@ class Agent:
         """Whether the agent is in its cluster."""
         await self._operation("")
         return True
+
+    async def is_leaving(self, _node: str) -> bool:
+        """Whether the agent is leaving its cluster."""
+        await self._operation("")
+        return False
 
     async def holders(self, _service_name: str, service_id: str) -> tuple[str, ...]:
         """The Consul nodes under which the catalog lists the instance."""

@@ -311,7 +311,8 @@ class SimulatedNode:
         self.dispatch.forget(key)
         spec = self.specs.pop(key, None)
         if spec is not None:
-            self.world.rules.removed(self, spec)
+            departed = next((one for one in self.mesh.departed() if one.spec.key == key), None)
+            self.world.rules.removed(self, spec, up=departed is not None and not departed.failed)
 
     def _routes_changed(self) -> None:
         self.dispatch.renewals.routes_changed()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from agent.links.supervisor import DIALS_MAX
 from agent.model import PeerSource, PeerSpec
+from discovery.consul.forgotten import FORGOTTEN_S
 from tests.simulation.node import READ, WRITE, replicas_of
 
 if TYPE_CHECKING:
@@ -36,14 +37,22 @@ class RuleBroken(AssertionError):
 
 @dataclass
 class Rules:
-    """See the module. `causes`: node ID -> when it last was a reason that its links end."""
+    """See the module. `causes`: node ID -> when it last was a reason that its links end.
+
+    `doubts`: the same of what the catalog alone says of it, a reason for links that are down, with its end; `doubted`
+    now. `lost`: since when it lacks a node.
+    """
 
     world: "World"
     causes: dict[str, float] = field(default_factory=dict)
+    doubts: dict[str, float] = field(default_factory=dict)
+    doubted: set[str] = field(default_factory=set)
+    lost: dict[str, float] = field(default_factory=dict)
     words: dict[tuple[str, str], float] = field(default_factory=dict)
     outcomes: dict[str, str] = field(default_factory=dict)
     two_since_s: dict[tuple[str, str], float] = field(default_factory=dict)
     steps: Counter[str] = field(default_factory=Counter)
+    failure: RuleBroken | None = None
 
     # Facts
 
@@ -51,21 +60,40 @@ class Rules:
         """From now on, for a while, links to this node may end."""
         self.causes[node_id] = self.world.now_s
 
+    def listed(self, node_id: str, what: str) -> None:
+        """What has become of a node's entry of the catalog: "there", "critical", "left", or why it is lost."""
+        now_s = self.world.now_s
+        if what in ("there", "critical"):
+            self.lost.pop(node_id, None)
+        else:
+            self.lost.setdefault(node_id, now_s)
+        if what == "left":
+            self.cause(node_id)
+        if what != "there":
+            self.doubted.add(node_id)
+        elif node_id in self.doubted:
+            self.doubted.remove(node_id)
+            self.doubts[node_id] = now_s
+
     def word(self, node: "SimulatedNode", node_id: str) -> None:
         """An operator of `node` has said something about that node."""
         self.words[node.name, node_id] = self.world.now_s
 
     # What nodes do
 
-    def removed(self, node: "SimulatedNode", spec: PeerSpec) -> None:
-        """A node has closed its link to a peer for good: a removal has a cause."""
+    def removed(self, node: "SimulatedNode", spec: PeerSpec, *, up: bool) -> None:
+        """A node has closed its link to a peer for good, one that was `up` or not: a removal has a cause."""
         if not node.alive:
             return
         other = self.world.by_url(spec.target.url)
         if other is None:
             return
         node_id, now_s = other.identity.node_id, self.world.now_s
-        causes = (self.causes.get(node_id, 0.0), self.words.get((node.name, node_id), 0.0))
+        causes = [self.causes.get(node_id, 0.0), self.words.get((node.name, node_id), 0.0)]
+        if not up:
+            causes.append(now_s if node_id in self.doubted else self.doubts.get(node_id, 0.0))
+        if now_s - self.lost.get(node_id, now_s) >= FORGOTTEN_S:
+            causes.append(now_s)
         if now_s - max(causes) > CAUSE_LASTS_S:
             self.broken("removed without a cause", f"{node.name} closed {spec.name} at {spec.target.url}")
 
@@ -105,8 +133,15 @@ class Rules:
             self.broken("too many dials at once", f"{self.world.network.began_most} had a place")
 
     def broken(self, rule: str, what: str) -> None:
-        """End the run."""
-        raise RuleBroken(f"{rule}, at {self.world.now_s - self.world.began_s:.3f} s: {what}")
+        """End the run, at the latest with the next look: a node's mesh goes on whatever is raised in one step of it."""
+        text = f"{rule}, at {self.world.now_s - self.world.began_s:.3f} s: {what}"
+        self.failure = self.failure or RuleBroken(text)
+        raise self.failure
+
+    def held(self) -> None:
+        """Raises the first `RuleBroken`, if there was one."""
+        if self.failure is not None:
+            raise self.failure
 
     # Rules
 
@@ -191,5 +226,6 @@ async def every_second(world: "World") -> None:
     """Look at every node each second, too: not every step makes another table."""
     while True:
         await asyncio.sleep(1.0)
+        world.rules.held()
         for node in world.nodes.values():
             world.rules.stepped(node)

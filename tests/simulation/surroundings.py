@@ -23,7 +23,7 @@ OWN_ID = "own-idown"
 
 @dataclass(slots=True)
 class Other:
-    """Another node as it is. `listed`: the servers have its entry; `reachable`: packets arrive."""
+    """Another node as it is. `listed`: the servers have its entry, else `lost_at_s`; `reachable`: packets arrive."""
 
     number: int
     alive: bool = True
@@ -33,6 +33,7 @@ class Other:
     epoch: int = 1
     port: int = 8000
     caused_at_s: float = 0.0
+    lost_at_s: float = 0.0
 
     @property
     def node_id(self) -> str:

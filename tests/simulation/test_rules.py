@@ -53,6 +53,16 @@ MISTAKES = {
     "every answer is believed": Mistake(
         "decisions", "discovery.consul.watch.weigh", believes_everything, "removed without a cause"
     ),
+    "what the catalog forgets is gone": Mistake(
+        "decisions", "discovery.consul.forgotten.Forgotten.of", lambda *_: frozenset(), "removed without a cause"
+    ),
+    "what the catalog forgets is gone from whole nodes": Mistake(
+        "mesh",
+        "discovery.consul.forgotten.Forgotten.of",
+        lambda *_: frozenset(),
+        "removed without a cause",
+        range(40),
+    ),
     "one node has two links": Mistake(
         "decisions", "agent.control.selection.fold_in", lambda _builders, found, _: found, "two links to one node"
     ),
@@ -69,7 +79,7 @@ MISTAKES = {
         "mesh", "agent.links.link.wait_s", lambda *_, **__: 3600.0, "not converged", [2, 4]
     ),
     "doubts end by the time of day": Mistake(
-        "decisions", "discovery.clock.now_s", time_of_day, "removed without a cause", [242]
+        "decisions", "discovery.clock.now_s", time_of_day, "removed without a cause", [196]
     ),
     "nothing waits to dial": Mistake("mesh", "agent.links.link.wait_s", lambda *_, **__: 0.0, "too many dials", [1, 4]),
 }

@@ -135,11 +135,10 @@ class World:
     # Faults
 
     def news(self, service_id: str, what: str) -> None:
-        """A fact about an entry of the catalog: what its agent or an operator took away is a cause."""
-        if what != "there":
-            for node in (*self.nodes.values(), *self.crowd):
-                if node.service_id == service_id:
-                    self.rules.cause(node.identity.node_id)
+        """A fact about an entry of the catalog; what its own node took away is a cause that links to it end."""
+        for node in (*self.nodes.values(), *self.crowd):
+            if node.service_id == service_id:
+                self.rules.listed(node.identity.node_id, what)
 
     def any_node(self) -> SimulatedNode:
         """One of them."""
@@ -231,7 +230,8 @@ class World:
 
     def _forgotten(self) -> str:
         everything = self.rng.random() < 0.3
-        chosen = list(self.consul.entries) if everything else list(self.consul.entries)[:1]
+        there = sorted(self.consul.entries)
+        chosen = there if everything else self.rng.sample(there, min(1, len(there)))
         for service_id in chosen:
             self.consul.remove(service_id, "deregistered by a script")
         return f"a script deregisters {chosen}"
@@ -317,6 +317,7 @@ class World:
             healed_at_s = self.now_s
             converged_s = await self._until_converged(healed_at_s)
             self.rules.dialled()
+            self.rules.held()
             lasted_s = self.now_s - self.began_s
             watcher.cancel()
             for node in self.nodes.values():

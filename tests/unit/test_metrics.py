@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -114,13 +114,13 @@ async def test_a_scrape_shows_how_calls_are_spread_at_its_own_moment() -> None:
 async def test_a_scrape_mirrors_the_state_of_its_own_moment() -> None:
     metrics = Metrics("1")
     child = LinkView(ServerSpec("files", StdioTarget("x"), ServerScope.NODE), LinkState.BACKOFF, reconnects=3)
-    source = SourceStatus(up=True, last_answer_at_s=90.0, changes_total=4)
+    source = SourceStatus(up=True, last_answer_at_s=99.0, confirmed_at_s=90.0, changes_total=4, lists_us=True)
     metrics.observe(
         Mesh(
             (peer("a"), peer("b"), child),
             SimpleNamespace(conflicts=("one",), left_out=("two", "three")),
             Catalog((entry("a"), entry("b"), entry("c", "new disks"))),
-            SimpleNamespace(own="new disks", peers={"a": "new disks", "b": "no reason given"}),
+            SimpleNamespace(own="new disks", peers={"a": 'say "when"\nit is over', "b": "no reason given"}),
         ),
         Membership("consul", source, RegistrarStatus(registered=True, registrations_total=2)),
     )
@@ -141,6 +141,14 @@ async def test_a_scrape_mirrors_the_state_of_its_own_moment() -> None:
     assert found['mesh_instances{health="maintenance"}'] == 1
     assert found['mesh_peer_up{peer="a"}'] == 1
     assert (found["mesh_maintenance"], found["mesh_peers_in_maintenance"]) == (1, 2)
+    assert {name for name in found if name.startswith("mesh_maintenance_info")} == {
+        'mesh_maintenance_info{peer="",reason="new disks"}',
+        'mesh_maintenance_info{peer="a",reason="say \\"when\\" it is over"}',
+        'mesh_maintenance_info{peer="b",reason="no reason given"}',
+    }
+    denied = replace(source, lists_us=False)
+    metrics.observe(Mesh(), Membership("consul", denied, RegistrarStatus(registered=True)))
+    assert series(metrics)["mesh_registered"] == 0
     metrics.observe(Mesh(), Membership("off"))
     found = series(metrics)
     assert found['mesh_links{state="ready"}'] == 0

@@ -6,6 +6,7 @@ import pytest
 
 from agent.control.selection import Finding, FindingKind, select
 from agent.model import HttpTarget, NodeIdentity, Override, PeerSpec
+from agent.routing.names import node_alias
 from discovery.model import Catalog, Health, Instance, InstanceKey
 
 OWN = NodeIdentity("0a" * 16, "home")
@@ -81,3 +82,27 @@ def test_the_removal_of_a_node_that_has_proven_itself_hides_it_wherever_it_comes
     removed = select(Catalog((TRUE,)), OWN, learned={GENUINE: ID_B}).discovered["node-b"]
     assert [one.node_id for one in removed] == [ID_B]
     assert select(Catalog((COPY,)), OWN, suppressions=removed).peers == ()
+
+
+def test_our_service_id_with_another_node_id_is_another_process_that_has_taken_it() -> None:
+    service_id = node_alias(OWN.name, OWN.node_id)
+    ours, taken = (_entry(service_id, f"10.0.0.{number}", "1", one) for number, one in ((1, OWN.node_id), (7, ID_B)))
+    taken = replace(taken, key=replace(taken.key, node="there"))
+    found = select(Catalog((ours, taken)), OWN)
+    assert [(one.kind, one.detail) for one in found.findings] == [
+        (FindingKind.OWN_ID_ELSEWHERE, f"10.0.0.7:8000, Consul node there, node ID {ID_B}")
+    ]
+    assert [one.name for one in found.peers] == ["node-b"]
+
+
+def test_what_cannot_be_a_peer_is_named_with_its_check_as_well() -> None:
+    copied = replace(_entry("copy", "10.6.6.6", "2", OWN.node_id, Health.CRITICAL), trouble="mesh node: TTL expired")
+    portless = replace(_entry("none", "10.6.6.7", "1", ID_B, Health.CRITICAL), port=0, trouble="mesh node: refused")
+    found = select(Catalog((copied, portless)), OWN)
+    assert found.peers == ()
+    assert [(one.name, one.kind, one.detail) for one in found.findings] == [
+        ("copy", FindingKind.CRITICAL, "mesh node: TTL expired"),
+        ("copy", FindingKind.OWN_ID_ELSEWHERE, "10.6.6.6:8000, Consul node m"),
+        ("none", FindingKind.CRITICAL, "mesh node: refused"),
+        ("none", FindingKind.UNUSABLE, "port 0 is none"),
+    ]

@@ -133,6 +133,31 @@ def test_those_that_answer_and_may_be_hidden_stay_as_critical_and_the_others_are
     assert judged(second.catalog, answer, suspects=answering, confirming=True) == Verdict(Trust.BELIEVED, answer)
 
 
+def test_a_forgotten_node_stays_as_critical_and_does_not_make_others_that_leave_wait() -> None:
+    def seen(shown: Catalog | None, *answer: str, suspects: frozenset[InstanceKey], confirming: bool) -> Verdict:
+        return weigh(
+            shown, catalog(*answer), canary=None, settling=False, suspects=suspects, confirming=confirming,
+            forgotten=frozenset({key("b")}),
+        )  # fmt: skip
+
+    first = seen(catalog("a", "b", "c", "d"), "a", "d", suspects=frozenset(), confirming=False)
+    assert (first.trust, first.suspects) == (Trust.DOUBTED, {key("b")})
+    assert first.catalog is not None
+    assert [(one.key, one.health, one.trouble) for one in first.catalog.instances] == [
+        (key("a"), Health.PASSING, ""),
+        (key("b"), Health.CRITICAL, FORGOTTEN),
+        (key("d"), Health.PASSING, ""),
+    ]
+    again = seen(first.catalog, "a", "d", suspects=first.suspects, confirming=True)
+    assert (again.trust, again.catalog) == (Trust.DOUBTED, first.catalog)
+    # One that was held and is so no more needs a confirming read.
+    over = judged(first.catalog, catalog("a", "d"), suspects=first.suspects)
+    assert over.trust is Trust.CONFIRM
+    assert judged(over.catalog, catalog("a", "d"), suspects=over.suspects, confirming=True) == Verdict(
+        Trust.BELIEVED, catalog("a", "d")
+    )
+
+
 @pytest.mark.parametrize(
     ("filtered", "tells", "waited", "canary", "answer", "proves"),
     [

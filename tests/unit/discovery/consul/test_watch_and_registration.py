@@ -83,6 +83,10 @@ class ScriptedClient:
         self._call("member")
         return self.member
 
+    async def is_leaving(self, node: str) -> bool:
+        self._call("leaving")
+        return node == "n" and not self.member
+
     async def holders(self, _service_name: str, service_id: str) -> tuple[str, ...]:
         return ("n",) if service_id in self.held else ()
 
@@ -282,6 +286,26 @@ async def test_nothing_is_registered_again_while_consuls_agent_leaves_its_cluste
         group.create_task(_when_registered(registrar, watch, 50), name="watch")
     assert client.count("member") >= 2
     assert client.count("register") == 1
+
+
+@pytest.mark.parametrize("what", ["changed contents", "a rotated token"])
+async def test_no_change_is_registered_until_consuls_agent_is_back_in_its_cluster(what: str) -> None:
+    client = ScriptedClient(lambda _number, _query: None)
+    client.token_rotates, client.token = True, "old"
+    registrar = registrar_of(client, OURS)
+    await kept(registrar, 1)
+    client.member = False
+    if what == "changed contents":
+        registrar.change(Registration("own", "mcp-node", 8000, meta={"epoch": "1", "digest": "b"}))
+    else:
+        client.token = "new"
+    await kept(registrar, 20)
+    assert client.count("register") == 1
+    assert "leaving its cluster" in registrar.status.last_error
+    client.member = True
+    await kept(registrar, 6)
+    assert client.count("register") == 2
+    assert registrar.status.last_error == ""
 
 
 async def _when_registered(registrar: ConsulRegistrar, watch: ConsulWatch, seconds: float) -> None:
