@@ -219,6 +219,18 @@ async def test_five_hundred_addresses_that_unbound_cuts_off_in_a_datagram_come_w
             await follower.until(lambda seen: len(ids(seen)) == 500, within_s=20)
 
 
+async def test_five_hundred_srv_records_of_unbound_come_with_the_address_of_each(tmp_path: Path) -> None:
+    pods = [(f"pod-{number}.test.", f"10.2.{number // 250}.{number % 250 + 1}") for number in range(500)]
+    zone = ['local-zone: "test." static']
+    zone += [f'local-data: "_mcp._tcp.test. 1 IN SRV 0 0 8000 {pod}"' for pod, _ in pods]
+    zone += [f'local-data: "{pod} 1 IN A {address}"' for pod, address in pods]
+    with unbound(tmp_path, *zone) as address:
+        follower = Follower(DnsSource("_mcp._tcp.test", [address]))
+        async with running(follower.run()):
+            wanted = {f"{address}:8000" for _, address in pods}
+            await follower.until(lambda seen: places(seen) == wanted, within_s=40)
+
+
 async def test_a_name_that_unbound_does_not_know_takes_nothing_away_before_that_is_confirmed(tmp_path: Path) -> None:
     async with name_server() as zone:
         zone.records["nodes.test", "A"] = ["10.0.0.1"]

@@ -25,8 +25,9 @@ from tests.waiting import all_of, eventually
 pytestmark = [pytest.mark.e2e, pytest.mark.consul, pytest.mark.timeout(180)]
 
 ANSWERED_AGAIN_S = 60.0
-# A past latency counts for 1/e after 10 s: one of 0.7 s is tried again after 15 s; the rest is the machine's.
+# A past latency counts for 1/e after 10 s: one of 1.4 s is tried again after 10 s; the rest is the machine's.
 MOVED_S = 60.0
+USUAL = 10.0
 # Nodes that only their own machine dials.
 LOCAL = {"MESH_ADVERTISE_ADDRESS": "127.0.0.1"}
 
@@ -97,7 +98,7 @@ async def test_calls_go_to_the_other_datacentre_while_home_is_three_times_slower
     datacenters: tuple[RunningConsul, RunningConsul], start: StartNode, tmp_path: Path
 ) -> None:
     home, away = datacenters
-    rng = random.Random(1)  # How long calls take, about 17 ms; what is abroad counts as 50 ms at least.
+    rng = random.Random(1)  # How long a call takes: 17 ms, times what a server is slower by.
     async with (
         journal_server(tmp_path / "near.journal", rng) as at_home,
         journal_server(tmp_path / "far.journal", rng) as abroad,
@@ -116,13 +117,13 @@ async def test_calls_go_to_the_other_datacentre_while_home_is_three_times_slower
 
         async def share_abroad(tally: Tally) -> float:
             before = at_home.executed().total(), abroad.executed().total()
-            await tally.grows(40)
+            await tally.grows(15)
             near, far = (now.executed().total() - then for now, then in zip((at_home, abroad), before, strict=True))
             return far / (near + far)
 
         async def is_abroad(tally: Tally) -> bool:
             shares.append(await share_abroad(tally))
-            assert shares[-1] > 0.9, shares
+            assert shares[-1] > 0.7, shares
             return True
 
         async def is_at_home(tally: Tally) -> bool:
@@ -131,14 +132,17 @@ async def test_calls_go_to_the_other_datacentre_while_home_is_three_times_slower
             return True
 
         shares: list[float] = []
-        async with steady_calls(caller, "journal__read", {"id": "any"}) as tally:
+        # So slow that a busy machine makes little difference, and one call at a time, for those in flight count, too.
+        at_home.slower_by = abroad.slower_by = USUAL
+        async with steady_calls(caller, "journal__read", {"id": "any"}, eras=["auto"]) as tally:
             await eventually(partial(is_at_home, tally), MOVED_S)
-            at_home.slower_by = 2.0
+            at_home.slower_by = 2 * USUAL
+            await tally.grows(5)
             assert await share_abroad(tally) < 0.3
-            at_home.slower_by, began_s = 40.0, time.monotonic()
+            at_home.slower_by, began_s = 8 * USUAL, time.monotonic()
             await eventually(partial(is_abroad, tally), MOVED_S)
             moved_s = time.monotonic() - began_s
-            at_home.slower_by, began_s = 1.0, time.monotonic()
+            at_home.slower_by, began_s = USUAL, time.monotonic()
             await eventually(partial(is_at_home, tally), MOVED_S)
         assert tally.failures == []
         assert (await caller.peers()).keys() == {"near", "far"}
