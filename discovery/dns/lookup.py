@@ -22,6 +22,10 @@ ANSWER_TIMEOUT_S = 5.0
 RECORDS_MAX = 10_000
 # Look-ups of the targets of SRV records at a time, where the answer does not bring their addresses along.
 LOOKUPS_MAX = 20
+# Docker's own resolver, in each container of a network of Compose. It says 600 s of all names, knows each container at
+# once, and is on this machine: that TTL would hide a new replica for ten minutes, and a question costs it nothing.
+DOCKER_RESOLVER = "127.0.0.11"
+DOCKER_TTL_S = 10.0
 # Kinds of addresses, and their numbers by RFC 1035 and RFC 3596.
 ADDRESS_KINDS = ("A", "AAAA")
 _ADDRESSES = (1, 28)
@@ -174,7 +178,8 @@ def _sorted(found: Iterable[Instance]) -> tuple[Instance, ...]:
 
 
 def _ttl_of(answer: "Answer") -> float:
-    return float(answer.rrset.ttl if answer.rrset else 0)
+    ttl_s = float(answer.rrset.ttl if answer.rrset else 0)
+    return min(ttl_s, DOCKER_TTL_S) if answer.nameserver == DOCKER_RESOLVER else ttl_s
 
 
 def _address_and_port(server: str) -> tuple[str, int]:

@@ -31,6 +31,7 @@ class NameServer:
     """
 
     port: int
+    host: str = "127.0.0.1"
     records: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     fault: dns.rcode.Rcode | None = None
     faults: dict[str, dns.rcode.Rcode] = field(default_factory=dict)
@@ -43,7 +44,7 @@ class NameServer:
     @property
     def address(self) -> str:
         """For `MESH_DNS_SERVERS`."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def answer(self, query: bytes) -> bytes:
         """The whole answer to a query."""
@@ -90,9 +91,9 @@ class _Datagrams(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def name_server(*, over_tcp: bool = True) -> AsyncIterator[NameServer]:
-    """Serve until the end. Without `over_tcp` connections are refused."""
-    server = NameServer(free_ports(1)[0])
+async def name_server(*, over_tcp: bool = True, host: str = "127.0.0.1") -> AsyncIterator[NameServer]:
+    """Serve until the end. Without `over_tcp` connections are refused. `host`: another address of loopback."""
+    server = NameServer(free_ports(1)[0], host)
 
     async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server.over_tcp += 1
@@ -107,9 +108,9 @@ async def name_server(*, over_tcp: bool = True) -> AsyncIterator[NameServer]:
         writer.close()
 
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(server), ("127.0.0.1", server.port))
+    transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(server), (host, server.port))
     async with AsyncExitStack() as stack:
         stack.callback(transport.close)
         if over_tcp:
-            await stack.enter_async_context(await asyncio.start_server(stream, "127.0.0.1", server.port))
+            await stack.enter_async_context(await asyncio.start_server(stream, host, server.port))
         yield server

@@ -139,6 +139,13 @@ async def test_a_ttl_is_kept_between_two_seconds_and_a_day(
             assert (await DnsSource(name, [server.address])._ask()).ttl_s == kept_s
 
 
+async def test_the_ten_minutes_that_dockers_resolver_says_of_all_names_hide_no_new_replica() -> None:
+    async with name_server(host=lookup.DOCKER_RESOLVER) as server:
+        server.ttl_s = 600
+        server.records["mesh", "A"] = ["10.0.0.1"]
+        assert (await DnsSource("mesh:8000", [server.address])._ask()).ttl_s == 10.0
+
+
 async def test_five_hundred_records_come_whole_though_a_datagram_cannot_hold_them() -> None:
     async with name_server() as server:
         server.records["many.test", "A"] = [f"10.1.{n // 250}.{n % 250 + 1}" for n in range(500)]
