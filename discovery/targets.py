@@ -4,6 +4,7 @@ Called by `discovery.dns` and `discovery.file`. Who answers at an address, its h
 the node itself, by the link to it. The one rule: an address that is none is refused with its text, never guessed at.
 """
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -13,7 +14,7 @@ from discovery.model import Instance, InstanceKey
 
 PORT_MAX = 65_535
 _TARGET = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253}):(?P<port>[0-9]{1,5})")
-_UNFIT = re.compile(r"[^A-Za-z0-9.-]+")
+_UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def instance_at(
@@ -26,8 +27,17 @@ def instance_at(
     It has no datacentre: its address was given by an operator, and is not one of the machine that registered it.
     """
     host = host.strip("[]").rstrip(".")
-    service_id = name or _UNFIT.sub("-", f"{host}-{port}").strip("-.")
+    service_id = name or _named_by(host, port)
     return Instance(InstanceKey("", origin, service_id), address or host, port, meta=MappingProxyType(dict(meta or {})))
+
+
+def _named_by(host: str, port: int) -> str:
+    """No two addresses have one such name: of IPv6 each colon counts."""
+    try:
+        text = ipaddress.IPv6Address(host).compressed.replace(":", "-")
+    except ValueError:
+        text = _UNFIT.sub("-", host).strip("-.")
+    return f"0{text}-{port}" if text.startswith("-") else f"{text}-{port}"
 
 
 def host_and_port(target: Any) -> tuple[str, int]:
