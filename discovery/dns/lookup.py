@@ -104,6 +104,7 @@ class Lookup:
         So it is with Consul's DNS. What they do not know keeps its last address, or is a name. And how long they hold.
         """
         import dns.exception  # noqa: PLC0415 - few nodes need it, and it is slow to import
+        import dns.resolver  # noqa: PLC0415 - as above
 
         targets = {str(record.target) for record in records}
         rows = [
@@ -115,12 +116,18 @@ class Lookup:
 
         async def look_up(target: str) -> None:
             for kind in ADDRESS_KINDS:
-                with suppress(dns.exception.DNSException, OSError):
+                try:
                     async with at_once:
                         answered = await self._resolved(target, kind)
-                    found[target] = str(answered[0].address)
-                    ttls_s.append(_ttl_of(answered))
-                    return
+                except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
+                    continue
+                except (dns.exception.DNSException, OSError):
+                    if target in self._known_addresses:
+                        return  # Which is better than one of the other kind, for the time of an error.
+                    continue
+                found[target] = str(answered[0].address)
+                ttls_s.append(_ttl_of(answered))
+                return
 
         async with asyncio.TaskGroup() as group:
             for target in targets - found.keys():

@@ -199,6 +199,18 @@ async def test_a_start_without_a_name_server_begins_with_what_was_known_of_the_n
             await follower.until(lambda seen: places(seen) == {"10.0.0.1:8000", "new.mesh.test:8001"})
 
 
+async def test_an_error_for_one_kind_of_addresses_of_a_target_changes_none_that_is_known() -> None:
+    async with name_server() as server:
+        server.records |= {(SRV, "SRV"): ["0 0 8000 one.mesh.test."], ("one.mesh.test", "A"): ["10.0.0.1"]}
+        server.records |= {("one.mesh.test", "AAAA"): ["fd00::1"], ("two.mesh.test", "AAAA"): ["fd00::2"]}
+        follower = Follower(DnsSource(SRV, [server.address]))
+        async with running(follower.run()):
+            await follower.until(lambda seen: places(seen) == {"10.0.0.1:8000"})
+            server.faults["A"] = dns.rcode.SERVFAIL
+            server.records[SRV, "SRV"].append("0 0 8001 two.mesh.test.")
+            await follower.until(lambda seen: places(seen) == {"10.0.0.1:8000", "fd00::2:8001"})
+
+
 async def test_a_name_or_most_of_its_records_are_gone_only_when_that_is_said_again() -> None:
     async with name_server() as server:
         server.records["nodes.test", "A"] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
