@@ -138,6 +138,7 @@ def select(
     last = LastChosen(previous, freed)
     found = _usable((reader or CatalogReader()).read(catalog, own.node_id, learned), own, findings)
     builders = peer_builders(overrides, statics, previous)
+    up: Collection[str] = ()
     if builders:
         identify(builders, found, learned, {spec.name for spec in previous if spec.key not in connected})
         # A node that has moved is linked where it answers now, and not at the place that it has left.
@@ -152,6 +153,8 @@ def select(
     if suppressions:
         hidden = _suppressed(rest, suppressions, found)
         rest = [c for c in rest if c.key not in hidden]
+    if builders:
+        findings |= _of_lost_overrides(builders, rest, up)
     wanted = [c for c in rest if c.up or is_up(c)]
     named = give_names(wanted, {own.name, *server_names, *(d.name for d in builders)}, last, findings)
     peers = [
@@ -325,6 +328,15 @@ def fold_in(
         name, node_id = (candidate.name, candidate.node_id) if proven else (candidate.service_id, None)
         builder.suppressions.append(Suppression(name, node_id, candidate.service_id))
     return rest
+
+
+def _of_lost_overrides(
+    builders: Iterable[PeerBuilder], rest: Iterable[DiscoveredPeer], up: Collection[str]
+) -> set[Finding]:
+    """An operator's URL where nothing answers, while discovery knows a node of that name by another one."""
+    names = {one.name for one in builders if one.source is PeerSource.OVERRIDE and not one.is_server} - set(up)
+    nodes = (one for one in rest if one.name in names and one.node_id is not None and one.up)
+    return {Finding(one.name, FindingKind.OTHER_URL, masked_url(one.url)) for one in nodes}
 
 
 def _usable(
