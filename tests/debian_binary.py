@@ -62,9 +62,10 @@ PROMTOOL = Program("promtool", "prometheus", "usr/bin/promtool", ("--version",))
 NGINX = Program("nginx", "nginx", "usr/sbin/nginx", ("-v",))
 CADDY = Program("caddy", "caddy", "usr/bin/caddy", ("version",))
 DNSMASQ = Program("dnsmasq", "dnsmasq-base", "usr/sbin/dnsmasq", ("--version",))
+UNBOUND = Program("unbound", "unbound", "usr/sbin/unbound", ("-V",))
 # Preloaded into a process, whose time of day it then tells.
 FAKETIME = Program("libfaketime", "libfaketime", "usr/lib/*/faketime/libfaketime.so.1", ())
-PROGRAMS = (CONSUL, PROMTOOL, NGINX, CADDY, DNSMASQ, FAKETIME)
+PROGRAMS = (CONSUL, PROMTOOL, NGINX, CADDY, DNSMASQ, UNBOUND, FAKETIME)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,8 @@ from agent.rest.tokens import TokenTable
 from agent.routing.client_names import ClientNames
 from agent.routing.names import node_alias
 from agent.routing.table import RouteTable
-from discovery.listed.files import FileSource
-from discovery.listed.names import DnsSource
+from discovery.dns.source import DnsSource
+from discovery.file.source import FileSource
 from discovery.model import CatalogSource, Registration
 
 MCP_PATH = "/mcp"

@@ -121,6 +121,7 @@ def _path(args: Namespace) -> Path:
         return Path(text).expanduser()
     folder = found["state_dir"].text
     state = Path(folder).expanduser() if folder else default_state_dir(os.environ)
-    # A folder that an operator has named is the node's alone, mostly; see `agent.state.identity`.
-    places = [state / part / FILE_NAME for part in (f"port-{found['port'].text}", "", "node")]
+    # A folder that an operator has named is the node's alone; its parts are of earlier builds (`agent.state.identity`).
+    of_port = f"port-{found['port'].text}"
+    places = [state / part / FILE_NAME for part in (("", of_port, "node") if folder else (of_port, ""))]
     return next((place for place in places if place.exists() or older_files(place)), places[0])

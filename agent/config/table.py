@@ -99,9 +99,9 @@ SETTINGS: tuple[Setting, ...] = (
         "state_dir",
         parse_path,
         None,
-        "The folder for the node's key, its ID and the operator's overrides. One that is set is this node's alone, on"
-        " whatever port; of the default one, each node uses the sub-folder of its port. Losing it makes the node a new"
-        " one to its peers.",
+        "The folder for the node's key, its ID and the operator's overrides. One that is set is used as it is, and is"
+        " this node's alone, on whatever port; of the default one, each node uses the sub-folder of its port. Losing it"
+        " makes the node a new one to its peers.",
         unset_means="$XDG_STATE_HOME/mesh-agent, else ~/.local/state/mesh-agent",
     ),
     Setting(

@@ -37,7 +37,9 @@ class FindingKind(StrEnum):
     NAME_TAKEN = "name_taken"  # another peer, server or node has that name; `detail` is the one it got, if any
     NAME_ILLEGAL = "name_illegal"  # `detail` is the name made of it
     SAME_NODE = "same_node"  # another entry leads to the same node; `detail` is the one whose link they share
-    OTHER_URL = "other_url"  # discovery knows the node that an operator's URL leads to by another one; `detail` is that
+    # Discovery knows the node that an operator's URL leads to by another one, or, where nothing answers there, the node
+    # of that name; `detail` is the URL that discovery knows.
+    OTHER_URL = "other_url"
     OWN_ENTRY_TWICE = "own_entry_twice"  # the catalog lists this node more than once; `detail` is the Consul node
     OWN_ID_ELSEWHERE = "own_id_elsewhere"  # an entry that is not ours has our node ID or service ID; `detail`: where
     CRITICAL = "critical"  # not dialled unless it is linked; `detail` is the check and its output

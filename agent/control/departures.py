@@ -4,7 +4,7 @@ Asked by the mesh once a step, read by the status. The one rule: one that was re
 removed; one that comes back is gone no more, and neither is one that another peer or this node turned out to be.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,9 +34,18 @@ class Departed:
 
 
 class Departures:
-    """See the module. Sole writer: the mesh."""
+    """See the module. Sole writer: the mesh.
 
-    def __init__(self) -> None:
+    `node_at(url)`: the node that answered there last, or None; `key_of(node_id)`: the backend key of the peer that is
+    this node now, empty where there is none.
+    """
+
+    def __init__(
+        self,
+        node_at: Callable[[str], str | None] = lambda _url: None,
+        key_of: Callable[[str], str] = lambda _node_id: "",
+    ) -> None:
+        self._node_at, self._key_of = node_at, key_of
         self._gone: dict[str, Departed] = {}
         self._down_since_s: dict[str, float] = {}
 
@@ -68,7 +77,8 @@ class Departures:
             if view.failure == DialledOurselves.__name__:
                 continue  # A file or a name of DNS lists all nodes, this one too.
             failed = key in down and _GOODBYE not in view.last_error
-            node_id = view.identity.node_id if view.identity else spec.expected_node_id
+            said = view.identity.node_id if view.identity else spec.expected_node_id
+            node_id = said or self._node_at(spec.target.url)
             since_s = self._down_since_s.get(key, now_s)
             self._gone[key] = Departed(spec, node_id, failed, since_s, view.last_error if failed else "")
         peers = [spec for spec in desired.values() if isinstance(spec, PeerSpec)] if self._gone else []
@@ -80,6 +90,7 @@ class Departures:
             # A node that turned out to be another peer goes by that peer's link; one that is not known by its URL.
             if one.spec.name not in names
             and (one.spec.target.url not in urls if one.node_id is None else one.node_id not in nodes)
+            and not (one.node_id is not None and self._key_of(one.node_id))
             and not is_suppressed(one.spec, suppressions)
             and now_s - one.since_s < SHOWN_FOR_S
         ]

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from agent.control.datacenters import OtherDatacenters
 from agent.control.sources import Sources
 from agent.errors import ConfigRefused
 from agent.late import Late
@@ -126,6 +127,7 @@ class Membership:
         self._others = others or Sources(on_catalog)
         self._cache = cache
         self._shown: Catalog | None = None
+        self._abroad = OtherDatacenters((), self._others)
         self._mode, self._reason, self._url = "off", "discovery is off", ""
         self._source: CatalogSource | None = None
         self._registrar: Registrar | None = None
@@ -220,6 +222,8 @@ class Membership:
             known = await self._known(settings.url)
             source_of = partial(session.source, self._plan.service_name, answers=self._others.answers)
             self._source = source_of(self._registrar, known=known)
+            abroad = self._plan.datacenters if self._mode == "consul" else ()
+            self._abroad = OtherDatacenters(abroad, self._others)
             cache = self._cache if self._mode == "consul" else None
             try:
                 async with asyncio.TaskGroup() as group:
@@ -227,9 +231,7 @@ class Membership:
                     group.create_task(self._read(self._source, known, cache), name="catalog watch")
                     if cache is not None:
                         group.create_task(cache.keep(), name="catalog cache")
-                    for dc, name in self._datacenters():
-                        other = self._others.follow(name, partial(source_of, dc=dc), self._plan.origin(settings.url))
-                        group.create_task(other, name=f"catalog watch {dc}")
+                    self._abroad.begin(group, source_of, self._plan.origin(settings.url))
                     if look_for_consul:
                         # Awaited here, not a child: see the session of a link on what Python before 3.13 leaves behind.
                         await self._look_for_consul()
@@ -243,11 +245,7 @@ class Membership:
                     await cache.forget()  # The next start need not wait for it.
             finally:
                 await self._registrar.leave()
-        for _, name in self._datacenters():
-            self._others.forget(name)  # Another catalog is used now, which has no other ones.
-
-    def _datacenters(self) -> list[tuple[str, str]]:
-        return [(dc, f"datacenter {dc}") for dc in self._plan.datacenters if self._mode == "consul"]
+        self._abroad.forget()
 
     async def _known(self, url: str) -> Catalog | None:
         """The catalog to show until the new one answers, and to compare its first answers with.
@@ -263,6 +261,7 @@ class Membership:
         async with aclosing(source.watch()) as catalogs:
             async for catalog in catalogs:
                 self._shown = catalog
+                self._abroad.take_home(catalog)
                 self._on_catalog(catalog)
                 if cache is not None and catalog is not known:
                     cache.take(self._url, self._plan.service_name, catalog)

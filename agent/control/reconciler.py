@@ -115,13 +115,13 @@ class Mesh:
         self._client_names = client_names
         self._pinning = pinning
         self._hooks = hooks
-        self._departures = Departures()
         self._absences = AbsenceTracker(waits_for_catalog=waits_for_catalog)
         away = [(replica, route.away_since_s) for route in self._remembered.values() for replica in route.replicas]
         self._absences.remember({replica.backend_key: since_s or 0.0 for replica, since_s in away})
         self._absence = Absence(starting=True)
         self._contributions: tuple[Contribution, ...] = ()
         self._selector = Selector(own, store)
+        self._departures = Departures(self._selector.node_at, self._selector.key_of)
         self._wake = asyncio.Event()
         self._urgent = asyncio.Event()
         self._generation = 0

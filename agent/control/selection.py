@@ -10,6 +10,7 @@ them; of the others, those that are suppressed or down are left out, and the res
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -137,6 +138,7 @@ def select(
     last = LastChosen(previous, freed)
     found = _usable((reader or CatalogReader()).read(catalog, own.node_id, learned), own, findings)
     builders = peer_builders(overrides, statics, previous)
+    up: Collection[str] = ()
     if builders:
         identify(builders, found, learned, {spec.name for spec in previous if spec.key not in connected})
         # A node that has moved is linked where it answers now, and not at the place that it has left.
@@ -145,11 +147,15 @@ def select(
     # What is at these takes no node's place either.
     places = {one.url for one in suppressions if one.url is not None}
     rest = [c for c in fold_in(builders, found, findings) if c.place not in places]
-    rest = _one_per_node(rest, last, lambda c: _is_proven(c, last, learned, connected), findings)
+    is_up = partial(_is_linked, last=last, connected=connected)
+    is_proven = partial(_is_proven, last=last, learned=learned, connected=connected)
+    rest = _one_per_node(rest, last, is_up, is_proven, findings)
     if suppressions:
         hidden = _suppressed(rest, suppressions, found)
         rest = [c for c in rest if c.key not in hidden]
-    wanted = [c for c in rest if c.up or _is_linked(c, last, connected)]
+    if builders:
+        findings |= _of_lost_overrides(builders, rest, up)
+    wanted = [c for c in rest if c.up or is_up(c)]
     named = give_names(wanted, {own.name, *server_names, *(d.name for d in builders)}, last, findings)
     peers = [
         *(builder.spec() for builder in builders),
@@ -324,6 +330,15 @@ def fold_in(
     return rest
 
 
+def _of_lost_overrides(
+    builders: Iterable[PeerBuilder], rest: Iterable[DiscoveredPeer], up: Collection[str]
+) -> set[Finding]:
+    """An operator's URL where nothing answers, while discovery knows a node of that name by another one."""
+    names = {one.name for one in builders if one.source is PeerSource.OVERRIDE and not one.is_server} - set(up)
+    nodes = (one for one in rest if one.name in names and one.node_id is not None and one.up)
+    return {Finding(one.name, FindingKind.OTHER_URL, masked_url(one.url)) for one in nodes}
+
+
 def _usable(
     read: Iterable[DiscoveredPeer | Unusable], own: NodeIdentity, findings: set[Finding]
 ) -> list[DiscoveredPeer]:
@@ -345,12 +360,14 @@ def _usable(
 def _one_per_node(
     candidates: Sequence[DiscoveredPeer],
     last: LastChosen,
+    is_up: Callable[[DiscoveredPeer], bool],
     is_proven: Callable[[DiscoveredPeer], bool],
     findings: set[Finding],
 ) -> list[DiscoveredPeer]:
     """Of several instances of one node, or of one URL, keep one: up before down, the latest start, the one we have.
 
-    One that `is_proven` goes first: an entry with a copied node ID must not take that node's link away.
+    One that `is_proven` goes first: an entry with a copied node ID must not take that node's link away. A node that a
+    name of DNS lists by IPv4 and by IPv6 is dialled at both while its link is not up, and is linked where it answers.
     """
     at_url = {candidate.place: candidate.identity for candidate in candidates if candidate.identity}
     groups: dict[str, list[DiscoveredPeer]] = defaultdict(list)
@@ -361,16 +378,29 @@ def _one_per_node(
         if len(group) == 1:
             kept += group
             continue
-        best, *others = sorted(group, key=lambda c: (not is_proven(c), *_preference(c, last)))
+        best, *others = sorted(group, key=lambda c: (not is_proven(c), *_preference(c, last, is_up)))
         kept.append(best)
+        twins = [other for other in others if _is_other_family(other, best)]
+        kept += [] if is_up(best) else twins
+        others = [other for other in others if other not in twins]
         findings.update(Finding(other.service_id, FindingKind.SAME_NODE, best.service_id) for other in others)
     return kept
 
 
-def _preference(candidate: DiscoveredPeer, last: LastChosen) -> tuple[bool, bool, int, bool, bool, InstanceKey]:
+def _is_other_family(one: DiscoveredPeer, other: DiscoveredPeer) -> bool:
+    """Whether one name lists both, the one by IPv4 and the other by IPv6."""
+    if one.key.datacenter or one.key.node != other.key.node:
+        return False
+    return ("://[" in one.url) is not ("://[" in other.url)
+
+
+def _preference(
+    candidate: DiscoveredPeer, last: LastChosen, is_up: Callable[[DiscoveredPeer], bool]
+) -> tuple[bool, bool, int, bool, bool, bool, InstanceKey]:
     is_new = candidate.place not in last.urls
+    is_down = is_new or not is_up(candidate)
     far = candidate.spec.datacenter != ""
-    return not candidate.up, candidate.node_id is None, -candidate.epoch_number, far, is_new, candidate.key
+    return not candidate.up, candidate.node_id is None, -candidate.epoch_number, far, is_down, is_new, candidate.key
 
 
 def _hiding(candidate: DiscoveredPeer, name: str, learned: Mapping[str, str]) -> Suppression:
@@ -396,13 +426,13 @@ def _suppressed(
     return {c.key for c in candidates if c.node_id in nodes or c.name in names or c.service_id in service_ids}
 
 
-def _is_linked(candidate: DiscoveredPeer, last: LastChosen, connected: Collection[str]) -> bool:
+def _is_linked(candidate: DiscoveredPeer, *, last: LastChosen, connected: Collection[str]) -> bool:
     spec = last.spec_of(candidate)
     return spec is not None and spec.key in connected
 
 
 def _is_proven(
-    candidate: DiscoveredPeer, last: LastChosen, learned: Mapping[str, str], connected: Collection[str]
+    candidate: DiscoveredPeer, *, last: LastChosen, learned: Mapping[str, str], connected: Collection[str]
 ) -> bool:
     """Whether its link is up, at this very URL, and the node that it claims to be has answered there."""
     spec = last.spec_of(candidate)

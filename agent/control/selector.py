@@ -83,6 +83,10 @@ class Selector:
         """The backend key of the peer that is this node; empty where there is none."""
         return self._keys.get(node_id, "")
 
+    def node_at(self, url: str) -> str | None:
+        """The node that answered at `url` last, None where none has."""
+        return self._learned.get(url)
+
     def key_at(self, instance: Instance) -> str:
         """The backend key of the peer that this instance of a catalog is; empty where there is none."""
         if node_id := instance.meta.get("node_id"):

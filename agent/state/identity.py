@@ -5,8 +5,10 @@ time; two nodes with one `node_id` would be one node to every peer.
 """
 
 import fcntl
+import logging
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,10 +23,13 @@ from agent.routing.names import valid_name
 from agent.state.durable_file import FILE_MODE, make_private_folder, write_durably
 from agent.state.saved_shape import object_of, one_of, text, whole_number
 
+log = logging.getLogger(__name__)
+
 CLAIMS = "names"
 
 LOCK_NAME = "lock"
 _OF_PORT = "port-"
+# Where an earlier build kept a node's state in a named folder that others could write to.
 _WITHIN_SHARED = "node"
 FILE_NAME = "node.json"
 SCHEMA = 2
@@ -49,47 +54,61 @@ _SAVED_WITHOUT_KEY = object_of({"schema": one_of(1), "node_id": text, "epoch": w
 def open_state(folder: Path, port: int, *, is_own: bool = False) -> Iterator[NodeState]:
     """Lock the node's state folder and count this start, until the context ends.
 
-    `is_own`: the folder is this node's alone, on whatever port. Else it is the user's, and the port's part of it is
-    the node's.
+    `is_own`: the folder is this node's alone, on whatever port, and is used as it is. Else it is the user's, and the
+    port's part of it is the node's.
 
     Raises ConfigRefused: the folder cannot be used, another process holds it, or its contents cannot be read.
     """
+    of_port = folder / f"{_OF_PORT}{port}"
+    own = folder if is_own else of_port
+    if own != folder or not own.exists():
+        make_private_folder(own)  # One that an operator has made keeps its mode.
+    remedy = "set another PORT or MESH_STATE_DIR"
+    if is_own:
+        had = f"set MESH_STATE_DIR to {of_port}, which this port's node had before"
+        remedy = had if (of_port / FILE_NAME).exists() else "set another MESH_STATE_DIR"
     with ExitStack() as locks:
-        own = _own_place(folder, port, locks) if is_own else folder / f"{_OF_PORT}{port}"
-        if own != folder or not own.exists():
-            make_private_folder(own)  # One that an operator has made keeps its mode.
-        locks.enter_context(_locked(own / LOCK_NAME))
+        locks.enter_context(_locked(own / LOCK_NAME, remedy))
+        if is_own:
+            _warn_of_others(own)
+            _take_over(own, of_port, locks)
         yield _count_start(own)
 
 
-def _own_place(folder: Path, port: int, locks: ExitStack) -> Path:
-    """The folder itself, with what an earlier build kept in the part of its port; that part where there are several."""
-    own = folder if not folder.exists() or _is_ours(folder) else folder / _WITHIN_SHARED
-    parts = sorted(part for part in folder.glob(f"{_OF_PORT}*") if (part / FILE_NAME).exists())
-    if (own / FILE_NAME).exists() or not parts:
-        return own
-    if len(parts) > 1:
-        return folder / f"{_OF_PORT}{port}"  # Several nodes share it, from before; which one is this, the port says.
-    if own != folder:
-        make_private_folder(own)
-    locks.enter_context(_locked(parts[0] / LOCK_NAME))
-    kept = sorted(parts[0].iterdir(), key=lambda path: path.name == FILE_NAME)  # The identity last: it ends the move.
+def _take_over(folder: Path, of_port: Path, locks: ExitStack) -> None:
+    """Move what an earlier build kept in a part of the folder into the folder itself, where that has no state yet."""
+    parts = [part for part in (folder / _WITHIN_SHARED, *sorted(folder.glob(f"{_OF_PORT}*"))) if _has_state(part)]
+    if _has_state(folder) or not parts:
+        return
+    if len(parts) > 1 and of_port not in parts:
+        names = ", ".join(part.name for part in parts)
+        raise ConfigRefused(
+            f"{folder}: it holds the state of several nodes of before ({names}), none"
+            " of them of this port; set MESH_STATE_DIR to this node's part, or to another folder to become a new node"
+        )
+    part = of_port if of_port in parts else parts[0]
+    locks.enter_context(_locked(part / LOCK_NAME, "wait until it has ended"))
+    kept = sorted(part.iterdir(), key=lambda path: path.name == FILE_NAME)  # The identity last: it ends the move.
     try:
         for path in kept:
             if path.name != LOCK_NAME:
-                path.replace(own / path.name)
+                path.replace(folder / path.name)
     except OSError as exc:
-        raise ConfigRefused(f"{parts[0]}: the node's state cannot be moved to {own}: {exc.strerror}") from exc
-    return own
+        raise ConfigRefused(f"{part}: the node's state cannot be moved to {folder}: {exc.strerror}") from exc
+    log.info("state of an earlier version moved", extra={"from": str(part), "to": str(folder)})
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether no other user can put files there; into a container's volume every user often can."""
+def _has_state(folder: Path) -> bool:
+    return (folder / FILE_NAME).exists()
+
+
+def _warn_of_others(folder: Path) -> None:
     try:
-        found = folder.stat()
+        mode = folder.stat().st_mode
     except OSError as exc:
         raise ConfigRefused(f"{folder}: the state folder cannot be used: {exc.strerror}") from exc
-    return found.st_uid == os.getuid() and not found.st_mode & 0o022
+    if mode & stat.S_IWOTH:
+        log.warning("every user can replace files of the state folder", extra={"folder": str(folder)})
 
 
 def default_node_name(state_dir: Path, port: int, node_id: str, hostname: str | None = None) -> str:
@@ -126,15 +145,15 @@ def _claim(path: Path, node_id: str) -> bool:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = _lock(path)
+def _locked(path: Path, remedy: str) -> Iterator[None]:
+    descriptor = _lock(path, remedy)
     try:
         yield
     finally:
         os.close(descriptor)  # The lock ends with it. The file stays: deleting it would let two processes in.
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path, remedy: str) -> int:
     """Lock the file and return its descriptor; the holder has written its process ID there."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE)
@@ -148,8 +167,7 @@ def _lock(path: Path) -> int:
         holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(descriptor)
         raise ConfigRefused(
-            f"{path.parent}: another node uses this state folder (process {holder}); "
-            "stop it, or set another PORT or MESH_STATE_DIR"
+            f"{path.parent}: another node uses this state folder (process {holder}); stop it, or {remedy}"
         ) from None
     except OSError as exc:
         os.close(descriptor)

@@ -24,7 +24,8 @@ def own_secret(folder: Path) -> bytes:
     path = folder / FILE_NAME
     try:
         if not path.exists():
-            make_private_folder(folder)
+            if not folder.exists():
+                make_private_folder(folder)
             _make(path)
         secret = bytes.fromhex(path.read_text(encoding="ascii").strip())
     except OSError as exc:

@@ -66,7 +66,8 @@ class OverrideStore:
     @classmethod
     def open(cls, folder: Path) -> "OverrideStore":
         """Read the file of the folder, which is made when it is missing. Raises ConfigRefused."""
-        make_private_folder(folder)
+        if not folder.exists():  # One that an operator has made keeps its mode.
+            make_private_folder(folder)
         path = folder / FILE_NAME
         return cls(path, _read(path))
 

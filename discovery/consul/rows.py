@@ -127,11 +127,10 @@ def port_of(service: Mapping[Any, Any]) -> int | None:
     """
     port = service.get("Port", 0)
     several = [one for one in service.get("Ports") or () if isinstance(one, dict)]
-    if port == 0 and several:
-        named = [one for one in several if one.get("Name") == _MCP_PORT] or [
-            one for one in several if one.get("Default")
-        ]
-        port = named[0].get("Port", 0) if named else 0
+    named = [one for one in several if one.get("Name") == _MCP_PORT]
+    if not named and port == 0:
+        named = [one for one in several if one.get("Default")]
+    port = named[0].get("Port", 0) if named else port
     return port if type(port) is int and 0 <= port <= PORT_MAX else None
 
 

@@ -60,7 +60,7 @@ from agent.tasks.ids import TaskIdRefused, task_route
 from discovery.consul.rows import parse_row, split_rows
 from discovery.embedded.definition import Refused as RefusedDefinition
 from discovery.embedded.definition import parse_definition
-from discovery.listed.targets import instances_of
+from discovery.file.groups import instances_of
 from discovery.model import Catalog, CatalogUnavailable
 from tests.callers import served
 

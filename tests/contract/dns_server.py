@@ -6,6 +6,7 @@ The one rule: an answer that does not fit a datagram is cut off there, as server
 import asyncio
 import contextlib
 import struct
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import dns.message
 import dns.rcode
 import dns.rrset
 
+from discovery.dns.source import DnsSource
 from tests.ports import free_ports
 
 DATAGRAM_BYTES_MAX = 1232
@@ -23,11 +25,17 @@ DATAGRAM_BYTES_MAX = 1232
 
 @dataclass
 class NameServer:
-    """`records`: (name, kind) -> texts of records; a name without any is NXDOMAIN. `fault` is answered to all."""
+    """`records`: (name, kind) -> texts of records; a name without any is NXDOMAIN. `fault` is answered to all.
+
+    `faults`: to questions for one kind of records.
+    """
 
     port: int
+    host: str = "127.0.0.1"
     records: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     fault: dns.rcode.Rcode | None = None
+    faults: dict[str, dns.rcode.Rcode] = field(default_factory=dict)
+    asked_at_s: dict[str, list[float]] = field(default_factory=dict)
     silent: bool = False
     ttl_s: int = 0
     over_tcp: int = 0
@@ -36,7 +44,7 @@ class NameServer:
     @property
     def address(self) -> str:
         """For `MESH_DNS_SERVERS`."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def answer(self, query: bytes) -> bytes:
         """The whole answer to a query."""
@@ -45,13 +53,22 @@ class NameServer:
         question = asked.question[0]
         name, kind = str(question.name).rstrip("."), dns.rdatatype.to_text(question.rdtype)
         found = self.records.get((name, kind), [])
-        if self.fault is not None:
-            reply.set_rcode(self.fault)
+        self.asked_at_s.setdefault(kind, []).append(time.monotonic())
+        fault = self.fault if self.fault is not None else self.faults.get(kind)
+        if fault is not None:
+            reply.set_rcode(fault)
         elif found:
             reply.answer.append(dns.rrset.from_text(question.name, self.ttl_s, "IN", kind, *found))
         elif not any(known == name for known, _ in self.records):
             reply.set_rcode(dns.rcode.NXDOMAIN)
         return reply.to_wire(max_size=65_535)
+
+
+def over_udp_first(source: DnsSource) -> DnsSource:
+    """Ask the servers that were set as if they were the system's own, which are asked over UDP first."""
+    source._lookup._made_resolver()
+    source._lookup._servers = ()
+    return source
 
 
 class _Datagrams(asyncio.DatagramProtocol):
@@ -74,9 +91,9 @@ class _Datagrams(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def name_server(*, over_tcp: bool = True) -> AsyncIterator[NameServer]:
-    """Serve until the end. Without `over_tcp` connections are refused."""
-    server = NameServer(free_ports(1)[0])
+async def name_server(*, over_tcp: bool = True, host: str = "127.0.0.1") -> AsyncIterator[NameServer]:
+    """Serve until the end. Without `over_tcp` connections are refused. `host`: another address of loopback."""
+    server = NameServer(free_ports(1)[0], host)
 
     async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server.over_tcp += 1
@@ -91,9 +108,9 @@ async def name_server(*, over_tcp: bool = True) -> AsyncIterator[NameServer]:
         writer.close()
 
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(server), ("127.0.0.1", server.port))
+    transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(server), (host, server.port))
     async with AsyncExitStack() as stack:
         stack.callback(transport.close)
         if over_tcp:
-            await stack.enter_async_context(await asyncio.start_server(stream, "127.0.0.1", server.port))
+            await stack.enter_async_context(await asyncio.start_server(stream, host, server.port))
         yield server

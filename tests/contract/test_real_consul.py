@@ -97,6 +97,20 @@ async def test_a_token_without_rights_is_refused_by_the_name_of_the_right(guarde
             await client.health(NAME)
 
 
+async def test_a_proxy_of_consuls_own_mesh_under_our_name_is_no_server(real_consul: RunningConsul, name: str) -> None:
+    proxy = {"ID": f"{name}-proxy", "Name": name, "Kind": "connect-proxy", "Port": 20_000}
+    proxy["Proxy"] = {"DestinationServiceName": f"{name}-web"}
+    await real_consul.call("PUT", "/v1/agent/service/register", proxy)
+    await real_consul.call("PUT", "/v1/agent/service/register", {"ID": f"{name}-1", "Name": name, "Port": 8000})
+    async with open_session(real_consul.settings()) as session:
+        follower = Follower(session.source(name))
+        async with running(follower.run()):
+            await follower.until_ids(f"{name}-1")
+    for service_id in (f"{name}-1", f"{name}-proxy"):
+        await real_consul.call("PUT", f"/v1/agent/service/deregister/{service_id}")
+    assert [ids(seen) for seen in follower.catalogs] == [{f"{name}-1"}]
+
+
 async def test_a_token_file_is_waited_for_and_picked_up_within_two_seconds_when_rotated(
     guarded: RunningConsul, tmp_path: Path
 ) -> None:

@@ -3,24 +3,31 @@
 The one rule: no call fails while a replica is there in either of them.
 """
 
+import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.chaos.journal_server import journal_server
 from tests.chaos.namespace import Machine, other_machine, why_not
 from tests.chaos.placed_nodes import placed
 from tests.consul_process import NODE_RULES, RunningConsul, running_consul
 from tests.e2e.running import RunningNode, StartNode, running_nodes, stop_node
 from tests.e2e.servers_files import example, write_servers
-from tests.e2e.steady_calls import steady_calls
+from tests.e2e.steady_calls import Tally, steady_calls
+from tests.measured import measured
 from tests.ports import free_port, free_ports
 from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.consul, pytest.mark.timeout(180)]
 
 ANSWERED_AGAIN_S = 60.0
+# A past latency counts for 1/e after 10 s: one of 1.4 s is tried again after 10 s; the rest is the machine's.
+MOVED_S = 60.0
+USUAL = 10.0
 # Nodes that only their own machine dials.
 LOCAL = {"MESH_ADVERTISE_ADDRESS": "127.0.0.1"}
 
@@ -50,7 +57,8 @@ async def test_the_other_datacentre_serves_when_home_cannot_and_a_cut_wan_takes_
 ) -> None:
     home, away = datacenters
     dice = {"dice": example("dice", "service")}
-    everywhere = {"MESH_DATACENTERS": "dc2", "CONSUL_HTTP_ADDR": home.url}
+    # The list is the same for all nodes of both, so the own one is in it.
+    everywhere = {"MESH_DATACENTERS": "dc1,dc2", "CONSUL_HTTP_ADDR": home.url}
     abroad = {"CONSUL_HTTP_ADDR": away.url, "MESH_ADVERTISE_ADDRESS": "localhost"}
     caller, near, _far = await all_of(
         start(name, tmp_path / name, servers=servers, **settings)
@@ -67,6 +75,8 @@ async def test_the_other_datacentre_serves_when_home_cannot_and_a_cut_wan_takes_
     assert isinstance(found, dict)
     assert found | said == found
     assert {name: peer["datacenter"] for name, peer in (await caller.peers()).items()} == {"near": "", "far": "dc2"}
+    assert (await caller.status())["findings"] == []
+    assert "our own datacentre is in MESH_DATACENTERS" in caller.log()
     async with steady_calls(caller, "dice__roll") as tally:
         await tally.grows(30)
         assert await calls_to(caller, "far") <= 3  # Or a slow moment of the test's machine.
@@ -82,6 +92,63 @@ async def test_the_other_datacentre_serves_when_home_cannot_and_a_cut_wan_takes_
         await start("again", tmp_path / "again", servers=dice, **abroad)
         await eventually(partial(caller.sees, "far", "again"))
     assert tally.failures == []
+
+
+async def test_calls_go_to_the_other_datacentre_while_home_is_three_times_slower_and_come_back(
+    datacenters: tuple[RunningConsul, RunningConsul], start: StartNode, tmp_path: Path
+) -> None:
+    home, away = datacenters
+    rng = random.Random(1)  # How long a call takes: 17 ms, times what a server is slower by.
+    async with (
+        journal_server(tmp_path / "near.journal", rng) as at_home,
+        journal_server(tmp_path / "far.journal", rng) as abroad,
+    ):
+        caller, *_ = await all_of(
+            start(name, tmp_path / name, servers=servers, CONSUL_HTTP_ADDR=consul.url, **(LOCAL | more))
+            for name, consul, servers, more in (
+                ("caller", home, {}, {"MESH_DATACENTERS": "dc2"}),
+                ("near", home, {"journal": {"url": at_home.url}}, {}),
+                # Another address, for nodes of one machine are no far ones of one another.
+                ("far", away, {"journal": {"url": abroad.url}}, {"MESH_ADVERTISE_ADDRESS": "localhost"}),
+            )
+        )
+        await eventually(partial(caller.sees, "near", "far"))
+        await eventually(partial(caller.offers, "journal__read"))
+
+        async def share_abroad(tally: Tally) -> float:
+            before = at_home.executed().total(), abroad.executed().total()
+            await tally.grows(15)
+            near, far = (now.executed().total() - then for now, then in zip((at_home, abroad), before, strict=True))
+            return far / (near + far)
+
+        async def is_abroad(tally: Tally) -> bool:
+            shares.append(await share_abroad(tally))
+            assert shares[-1] > 0.7, shares
+            return True
+
+        async def is_at_home(tally: Tally) -> bool:
+            shares.append(await share_abroad(tally))
+            assert shares[-1] < 0.3, shares
+            return True
+
+        shares: list[float] = []
+        # So slow that a busy machine makes little difference, and one call at a time, for those in flight count, too.
+        at_home.slower_by = abroad.slower_by = USUAL
+        async with steady_calls(caller, "journal__read", {"id": "any"}, eras=["auto"]) as tally:
+            await eventually(partial(is_at_home, tally), MOVED_S)
+            at_home.slower_by = 2 * USUAL
+            await tally.grows(5)
+            assert await share_abroad(tally) < 0.3
+            at_home.slower_by, began_s = 8 * USUAL, time.monotonic()
+            await eventually(partial(is_abroad, tally), MOVED_S)
+            moved_s = time.monotonic() - began_s
+            at_home.slower_by, began_s = USUAL, time.monotonic()
+            await eventually(partial(is_at_home, tally), MOVED_S)
+        assert tally.failures == []
+        assert (await caller.peers()).keys() == {"near", "far"}
+    measured(
+        f"moved abroad in {moved_s:.1f} s, and back in {time.monotonic() - began_s:.1f} s; shares abroad: {shares}"
+    )
 
 
 @pytest.fixture

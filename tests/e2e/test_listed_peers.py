@@ -10,14 +10,19 @@ from pathlib import Path
 import dns.rcode
 import pytest
 
+from tests.chaos.placed_nodes import placed
+from tests.consul_process import RunningConsul, running_consul
 from tests.contract.dns_server import NameServer, name_server
 from tests.e2e.processes import ROOT, environment_of
-from tests.e2e.running import RunningNode, StartNode, stop_node
+from tests.e2e.running import RunningNode, StartNode, stop_all, stop_node
 from tests.e2e.servers_files import example
 from tests.ports import free_ports
 from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+# A back-off of 30 s at most, or the TTL of a name that other nodes have left; the rest is the test machine's.
+FOUND_AGAIN_S = 60.0
 
 
 async def test_nodes_listed_by_a_file_and_by_dns_are_one_mesh_without_a_catalog(
@@ -90,6 +95,66 @@ async def test_a_node_that_starts_while_its_sources_cannot_be_read_begins_with_w
         await eventually(partial(nodes_are, again, two, three))
         await source_says(again, "SERVFAIL")
         await source_says(again, "peers.json")
+
+
+async def test_a_name_with_addresses_of_both_kinds_links_each_node_once_whichever_of_them_is_its_own(
+    start: StartNode, tmp_path: Path
+) -> None:
+    alone = {"MESH_DISCOVERY": "off"}
+    (port,) = free_ports(1)
+    async with name_server() as server:
+        server.records |= {("mesh.test", "A"): ["127.0.0.1"], ("mesh.test", "AAAA"): ["::1"]}
+        sources = {"MESH_PEER_DNS": f"mesh.test:{port}", "MESH_DNS_SERVERS": server.address}
+        four = placed("four", tmp_path, ("127.0.0.1", port), alone)
+        six = placed("six", tmp_path, ("[::1]", port), {**alone, "HOST": "::1"})
+        try:
+            caller = await start("caller", tmp_path / "caller", servers={}, **alone, **sources)
+            await eventually(partial(nodes_are, caller, four, six))
+        finally:
+            await stop_all([four, six])
+        dual = placed("dual", tmp_path, ("127.0.0.1", port), {**alone, "HOST": "::"})
+        try:
+            await eventually(partial(nodes_are, caller, dual), FOUND_AGAIN_S)
+            await eventually(partial(is_one_peer, caller))
+            status = await caller.status()
+            assert (status["findings"], status["departed"]) == ([], [])
+            server.faults["A"] = dns.rcode.SERVFAIL
+            await eventually(partial(source_says, caller, "A records"))
+            assert await nodes_are(caller, dual)
+        finally:
+            await stop_all([dual])
+
+
+@pytest.mark.consul
+async def test_nodes_of_a_consul_are_found_by_its_dns_alone(
+    consul_program: Path, start: StartNode, tmp_path: Path
+) -> None:
+    """As Nomad registers its services: SRV records whose targets are names that only this DNS knows."""
+    (dns_port,) = free_ports(1)
+    async with running_consul(consul_program, tmp_path, ports={"dns": dns_port}) as consul:
+        await found_by_dns(consul, dns_port, start, tmp_path)
+
+
+async def found_by_dns(consul: RunningConsul, dns_port: int, start: StartNode, tmp_path: Path) -> None:
+    registered = {"CONSUL_HTTP_ADDR": consul.url}
+    sources = {"MESH_PEER_DNS": "_mcp-node._tcp.service.consul", "MESH_DNS_SERVERS": f"127.0.0.1:{dns_port}"}
+    caller, two, three = await all_of(
+        start(name, tmp_path / name, servers={}, **more)
+        for name, more in (
+            ("caller", {"MESH_DISCOVERY": "off", **sources}),
+            ("two", {**registered, "MESH_ADVERTISE_ADDRESS": "127.0.0.1"}),
+            ("three", {**registered, "MESH_ADVERTISE_ADDRESS": "localhost"}),
+        )
+    )
+    await eventually(partial(nodes_are, caller, two, three))
+    targets = {peer["url"] for peer in (await caller.peers()).values()}
+    assert targets == {f"http://127.0.0.1:{two.port}/mcp", f"http://localhost:{three.port}/mcp"}
+    await stop_node(three)
+    await eventually(partial(nodes_are, caller, two), FOUND_AGAIN_S)
+
+
+async def is_one_peer(node: RunningNode) -> bool:
+    return len(await node.peers()) == 1
 
 
 async def both_kept(folder: Path) -> bool:

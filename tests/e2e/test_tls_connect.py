@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,8 @@ class Scene:
         _, writer = await asyncio.open_connection("127.0.0.1", self.back.port, ssl=context, server_hostname=server_name)
         found = writer.get_extra_info("peercert")
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
         return found["subjectAltName"]
 
     async def prove(self, secret: str, outbound: Outbound) -> None:

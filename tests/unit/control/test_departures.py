@@ -43,6 +43,18 @@ def test_one_that_comes_back_or_is_removed_by_an_operator_is_not_gone() -> None:
     assert gone(departures, 9.0) == []
 
 
+def test_another_address_of_a_node_that_is_linked_is_no_departure_whether_it_was_up_or_down() -> None:
+    up, down = view("up"), replace(view("down", LinkState.BACKOFF), identity=None)
+    learned = {"http://down/mcp": "id-node"}
+    linked = {"id-node": "peer:kept", "id-up": "peer:kept"}
+    departures = Departures(learned.get, lambda node_id: linked.get(node_id, ""))
+    departures.note([up, down], {}, [up.key, down.key], (), 5.0)
+    assert gone(departures, 6.0) == []
+    departures = Departures(learned.get)
+    departures.note([up, down], {}, [up.key, down.key], (), 7.0)
+    assert sorted(gone(departures, 8.0)) == [("down", True, 7.0), ("up", False, 7.0)]
+
+
 def test_an_added_or_static_peer_that_is_taken_out_is_no_departure() -> None:
     departures = Departures()
     for source in (PeerSource.OVERRIDE, PeerSource.STATIC):

@@ -4,19 +4,22 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from agent.control import datacenters
 from agent.control import membership as of_membership
 from agent.control.membership import Membership, MembershipPlan, own_address
 from agent.errors import ConfigRefused
 from agent.state.catalog_cache import CatalogCache
 from discovery.consul.client import open_client
 from discovery.consul.environment import ConsulSettings
+from discovery.embedded.catalog import DATACENTER
 from discovery.embedded.server import embedded_catalog
 from discovery.model import Catalog, CatalogUnavailable, Registration
+from tests.waiting import eventually
 
 SERVICE = "mcp-node"
 
@@ -157,6 +160,36 @@ async def both_kept(cache: CatalogCache, url: str) -> None:
             kept = await cache.load(url, SERVICE)
             if kept is not None and len(kept.instances) == 2:
                 return
+
+
+async def test_our_own_datacentre_among_the_other_ones_is_left_out_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    port = free_port()
+    # The embedded catalog answers for every datacentre alike, and calls its own one `local`.
+    everywhere = replace(plan("consul", port), datacenters=(DATACENTER, "dc2"))
+    async with embedded_catalog(port), member(everywhere) as one:
+        await one.until_names("one")
+
+        async def follows_the_other_one_alone() -> bool:
+            return one.membership.view.others.keys() == {"datacenter dc2"}
+
+        await eventually(follows_the_other_one_alone)
+        warned = [record for record in caplog.records if "our own datacentre" in record.getMessage()]
+        assert [vars(record)["datacenter"] for record in warned] == [DATACENTER]
+
+
+async def test_other_datacentres_are_followed_though_the_home_catalog_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(datacenters, "HOME_FIRST_S", 0.05)
+    async with member(replace(plan("consul", free_port()), datacenters=("dc2",))) as one:
+
+        async def follows_it() -> bool:
+            return bool(one.membership.view.others)
+
+        await eventually(follows_it)
+    assert one.catalogs == []
 
 
 async def test_the_embedded_catalog_is_never_cached(tmp_path: Path) -> None:

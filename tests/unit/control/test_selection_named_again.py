@@ -3,6 +3,7 @@
 import pytest
 
 from agent.config.values import StaticPeer
+from agent.control.candidates import FindingKind
 from agent.control.selection import select
 from agent.model import HttpTarget, NodeIdentity, Override, PeerScope, PeerSource, PeerSpec
 from discovery.model import Catalog, Instance, InstanceKey
@@ -56,6 +57,18 @@ def test_an_override_that_leads_to_a_discovered_node_by_another_url_keeps_its_ow
     spec = _named_again(HttpTarget(balancer), _node("node-b", ID_B), **{balancer: ID_B})
     assert (spec.target, spec.aliases) == (HttpTarget(balancer), ("node-b",))
     assert (spec.expected_node_id, spec.is_mesh_node) == (None, False)
+
+
+def test_an_override_where_nothing_answers_while_discovery_knows_a_node_of_that_name_is_a_finding() -> None:
+    catalog, old = Catalog((_node("node-b", ID_B),)), [Override("node-b", HttpTarget("http://10.0.0.9:8000/mcp"))]
+    lost = select(catalog, OWN, overrides=old)
+    assert {(one.name, one.kind, one.detail) for one in lost.findings} == {
+        ("node-b", FindingKind.OTHER_URL, URL),
+        ("node-b", FindingKind.NAME_TAKEN, "node-b-bbbbbbbb"),
+    }
+    key = next(spec.key for spec in lost.peers if spec.name == "node-b")
+    answers = select(catalog, OWN, overrides=old, previous=lost.peers, connected={key})
+    assert [one.kind for one in answers.findings] == [FindingKind.NAME_TAKEN]
 
 
 def test_what_the_catalog_claims_of_the_url_of_an_override_binds_its_link_to_nothing() -> None:

@@ -68,6 +68,24 @@ def test_every_fault_has_a_figure_a_command_whose_tests_exist_and_a_date(row: li
         assert {"make", "python"} & set(words[:2])
 
 
+VERSIONS = [
+    line.rstrip("| ").rpartition(" | ")[2].strip("`")
+    for line in (ROOT / "docs/reliability.md").read_text().partition("Consul differs by version")[2].splitlines()
+    if line.startswith("| ") and line.endswith("` |")
+]
+
+
+@pytest.mark.parametrize("words", VERSIONS)
+def test_every_difference_between_versions_of_consul_has_its_test(words: str) -> None:
+    path, _, chosen = words.partition(" -k ")
+    found = TEST.findall((ROOT / path).read_text())
+    assert any(chosen in name for name in found), f"{path}: no test has the word {chosen}"
+
+
+def test_the_page_has_a_row_for_each_difference_that_is_known() -> None:
+    assert len(VERSIONS) >= 20  # More of them would be found by running the suites on another version.
+
+
 def test_the_page_has_a_row_for_many_faults() -> None:
     assert len(SHOWN) > 40
 

@@ -143,20 +143,41 @@ def test_the_state_of_a_running_earlier_build_is_not_taken_from_it(tmp_path: Pat
         assert not (tmp_path / FILE_NAME).exists()
 
 
-def test_a_folder_that_several_nodes_shared_before_stays_shared_by_port(tmp_path: Path) -> None:
+def test_of_a_folder_that_several_nodes_shared_before_each_finds_its_own_part(tmp_path: Path) -> None:
     with open_state(tmp_path, 8000) as one, open_state(tmp_path, 8001) as other:
         pass
-    with open_state(tmp_path, 8000, is_own=True) as now, open_state(tmp_path, 8001, is_own=True) as beside:
-        assert [now.node_id, beside.node_id] == [one.node_id, other.node_id]
+    with pytest.raises(ConfigRefused, match="port-8000, port-8001"), open_state(tmp_path, 8002, is_own=True):
+        pass
+    with open_state(tmp_path, 8000, is_own=True) as now:
+        assert (now.folder, now.node_id) == (tmp_path, one.node_id)
+        part = tmp_path / "port-8001"
+        with (
+            pytest.raises(ConfigRefused, match=f"set MESH_STATE_DIR to {part}"),
+            open_state(tmp_path, 8001, is_own=True),
+        ):
+            pass
+        with open_state(part, 8001, is_own=True) as beside:
+            assert (beside.folder, beside.node_id) == (part, other.node_id)
 
 
-def test_a_folder_that_others_can_write_to_gets_a_private_one_in_it_and_keeps_its_mode(tmp_path: Path) -> None:
+def test_a_folder_that_others_can_write_to_is_used_as_it_is_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     shared = tmp_path / "volume"
     shared.mkdir()
     shared.chmod(0o777)
     with open_state(shared, 8000, is_own=True) as state:
-        assert state.folder == shared / "node"
-        assert stat.S_IMODE(state.folder.stat().st_mode) == 0o700
+        assert state.folder == shared
         assert stat.S_IMODE(shared.stat().st_mode) == 0o777
+        assert stat.S_IMODE((shared / FILE_NAME).stat().st_mode) == 0o600
+    assert "every user can replace files" in caplog.text
     with open_state(shared, 8001, is_own=True) as again:
         assert again.node_id == state.node_id
+
+
+def test_what_an_earlier_build_kept_within_such_a_folder_becomes_its_own(tmp_path: Path) -> None:
+    with open_state(tmp_path / "node", 8000, is_own=True) as before:
+        (before.folder / "overrides.json").write_text("{}")
+    with open_state(tmp_path, 8001, is_own=True) as now:
+        assert (now.folder, now.node_id, now.epoch) == (tmp_path, before.node_id, 2)
+        assert (tmp_path / "overrides.json").exists()

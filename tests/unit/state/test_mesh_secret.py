@@ -19,6 +19,12 @@ def test_it_is_made_once_and_private(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "state").iterdir()] == [FILE_NAME]
 
 
+def test_a_folder_that_an_operator_has_made_keeps_its_mode(tmp_path: Path) -> None:
+    (folder := tmp_path / "state").mkdir(mode=0o755)
+    own_secret(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+
+
 def test_nodes_that_start_together_have_the_same_one(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(own_secret, [tmp_path / "state"] * 32))) == 1

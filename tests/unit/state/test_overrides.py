@@ -19,6 +19,13 @@ def override(name: str, *, token: str | None = None, scope: PeerScope = PeerScop
     return Override(name, HttpTarget(f"http://{name}.example:8000/mcp", token=token), scope)
 
 
+def test_a_folder_that_an_operator_has_made_keeps_its_mode(tmp_path: Path) -> None:
+    (folder := tmp_path / "state").mkdir()
+    folder.chmod(0o770)
+    OverrideStore.open(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o770
+
+
 async def test_everything_kept_is_there_after_a_restart(tmp_path: Path) -> None:
     store = OverrideStore.open(tmp_path / "state")
     gateway = Override("b", HttpTarget("https://b/mcp", (("X-Team", "é"),), "secret-b"), PeerScope.MESH)

@@ -17,9 +17,9 @@ from typing import Any
 import orjson
 
 from discovery import clock
-from discovery.listed.shown import Shown
-from discovery.listed.targets import instances_of
+from discovery.file.groups import instances_of
 from discovery.model import Catalog, Instance, SourceStatus
+from discovery.shown import Shown
 
 log = logging.getLogger(__name__)
 

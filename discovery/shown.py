@@ -1,7 +1,7 @@
-"""What a listed source shows now, and what its status says of that.
+"""What a source that only lists addresses shows now, and what its status says of that.
 
-Kept by the sources of this folder, each the only writer of its own. The one rule: what is shown changes only with its
-content, and a fault takes nothing of it away.
+Kept by `discovery.dns` and `discovery.file`, each source the only writer of its own. The one rule: what is shown
+changes only with its content, and a fault takes nothing of it away.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,14 @@ from discovery.model import Catalog, SourceStatus
 
 @dataclass(slots=True)
 class Shown:
-    """See the module. `catalog`: None before anything was known. `fault`: why the last look gave nothing, or empty."""
+    """See the module. `catalog`: None before anything was known. `fault`: why the last look gave nothing, or empty.
+
+    `remark`: what went wrong without costing anything, or empty.
+    """
 
     catalog: Catalog | None = None
     fault: str = ""
+    remark: str = ""
     answered_at_s: float | None = None
     changes_total: int = 0
 
@@ -30,7 +34,7 @@ class Shown:
         """A frozen view of the present state."""
         return SourceStatus(
             up=self.catalog is not None and not self.fault,
-            last_error=self.fault,
+            last_error=self.fault or self.remark,
             last_answer_at_s=self.answered_at_s,
             changes_total=self.changes_total,
             holding_removals=holding_removals,

@@ -1,37 +1,18 @@
-"""Instances made of bare addresses: what a file or a name of DNS says of them, which is little. PURE.
+"""Prometheus' `file_sd` document as instances: groups of targets, with labels. PURE.
 
-Called by the sources of this folder. Who answers at an address, its health and its offer are learned from the node
-itself, by the link to it. The one rule: an address that is none is refused with its text, never guessed at.
+Called by `discovery.file.source` with what a file holds. The one rule: a document that is wrong anywhere is refused
+whole, for half of it would take peers away.
 """
 
-import re
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from discovery.model import Instance, InstanceKey
+from discovery.targets import host_and_port, instance_at
 
-PORT_MAX = 65_535
 _LABELS_MAX = 64
-_TARGET = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253}):(?P<port>[0-9]{1,5})")
-_UNFIT = re.compile(r"[^A-Za-z0-9.-]+")
 # Prometheus' own words for what our registration calls otherwise.
 _WORDS = {"__scheme__": "scheme", "__mcp_path__": "mcp_path"}
 _OURS = ("node_id", "name", "scheme", "mcp_path")
-
-
-def instance_at(
-    origin: str, host: str, port: int, *, name: str = "", meta: Mapping[str, str] | None = None, address: str = ""
-) -> Instance:
-    """One instance. `origin`: the file or name of DNS that lists it; `name`: what to call it, by default its address.
-
-    `address`: what to dial, where that is known and `host` is a name.
-
-    It has no datacentre: its address was given by an operator, and is not one of the machine that registered it.
-    """
-    host = host.strip("[]").rstrip(".")
-    service_id = name or _UNFIT.sub("-", f"{host}-{port}").strip("-.")
-    return Instance(InstanceKey("", origin, service_id), address or host, port, meta=MappingProxyType(dict(meta or {})))
 
 
 def instances_of(origin: str, groups: Any) -> tuple[Instance, ...]:
@@ -59,11 +40,3 @@ def instances_of(origin: str, groups: Any) -> tuple[Instance, ...]:
             one = instance_at(origin, host, port, name=name, meta=meta)
             found[one.key] = one
     return tuple(found[key] for key in sorted(found))
-
-
-def host_and_port(target: Any) -> tuple[str, int]:
-    """Read `host:port`. Raises ValueError."""
-    match = _TARGET.fullmatch(target) if isinstance(target, str) else None
-    if match is None or not 0 < int(match["port"]) <= PORT_MAX:
-        raise ValueError(f"{str(target)[:100]!r} is no host:port")
-    return match["host"], int(match["port"])

@@ -1,0 +1,1 @@
+"""A source of peers over files in Prometheus' `file_sd` format, JSON or YAML."""
