@@ -31,7 +31,7 @@ class Forgotten:
         return f"<Forgotten {sorted(self._since_s)} looks={self._looks}>"
 
     def of(self, answer: Catalog, missing: Iterable[Instance], now_s: float) -> frozenset[InstanceKey]:
-        """Those that stay. `missing`: what the answer lacks, and whose links are up."""
+        """Those that stay. `missing`: what the answer lacks of nodes whose links are up."""
         nodes = {one.key: one.meta.get("node_id") for one in missing}
         # One whose agent was renamed, or that has moved to another, is listed there.
         listed = {one.meta.get("node_id") for one in answer.instances} if nodes else set()

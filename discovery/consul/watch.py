@@ -192,7 +192,8 @@ class ConsulWatch:
         if self._own is not None and (is_of_server or ours is not None):
             self._lists_us = ours is not None
         canary = self._own.service_id if expected and self._own is not None else None
-        linked = self._missing_and_linked(catalog)
+        missing = self._missing(catalog)
+        nodes = [one for one in missing if one.meta.get("node_id") and self._answers(one)]
         restored = now_s < self._restored_until_s
         verdict = weigh(
             self._shown,
@@ -203,8 +204,8 @@ class ConsulWatch:
             suspects=self._suspects,
             confirming=query.consistent,
             restored=restored,
-            answering=self._answering(linked, catalog, answer, canary=canary, waited=bool(query.index)),
-            forgotten=self._forgotten.of(catalog, linked, now_s),
+            answering=self._answering(missing, catalog, answer, canary=canary, waited=bool(query.index)),
+            forgotten=self._forgotten.of(catalog, nodes, now_s),
         )
         self._note_forgotten(verdict, now_s, restored=restored)
         self._note_trust(verdict, now_s)
@@ -217,20 +218,20 @@ class ConsulWatch:
             return self._reader.read(rows)
         return await asyncio.to_thread(self._reader.read, rows)
 
-    def _missing_and_linked(self, answer: Catalog) -> Sequence[Instance]:
-        """What the answer lacks of the shown catalog, and whose links are up."""
+    def _missing(self, answer: Catalog) -> Sequence[Instance]:
+        """What the answer lacks of the shown catalog."""
         if self._shown is None or not (vanished := vanished_from(self._shown, answer)):
             return ()
-        return [one for one in self._shown.instances if one.key in vanished and self._answers(one)]
+        return [one for one in self._shown.instances if one.key in vanished]
 
     def _answering(
-        self, linked: Sequence[Instance], catalog: Catalog, answer: Answer, *, canary: str | None, waited: bool
+        self, missing: Sequence[Instance], catalog: Catalog, answer: Answer, *, canary: str | None, waited: bool
     ) -> frozenset[InstanceKey]:
         """Of the instances that the answer lacks, those whose links are up, where it does not prove that they left."""
         tells = bool(answer.backend) and self._client.token is not None
         filtered = answer.filtered or self._filtered
         proven = proves_absence(catalog, canary=canary, filtered=filtered, tells=tells, waited=waited)
-        return frozenset() if proven else frozenset(one.key for one in linked)
+        return frozenset() if proven else frozenset(one.key for one in missing if self._answers(one))
 
     @property
     def _presence_expected(self) -> bool:

@@ -194,6 +194,8 @@ class Rules:
 
     def _unconverged_of(self, node: "SimulatedNode", alive: Iterable["SimulatedNode | QuietNode"]) -> Iterable[str]:
         suppressed = {one.node_id for one in node.store.suppressions}
+        # What an operator removed before it had proven which node it is, is hidden by its place.
+        suppressed |= {self.world.node_id_at(one.url) for one in node.store.suppressions if one.url is not None}
         added = {self.world.node_id_at(one.target.url) for one in node.store.overrides}
         wanted = {
             other.identity.node_id
