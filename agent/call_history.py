@@ -53,20 +53,22 @@ class CallHistory:
     def __repr__(self) -> str:
         return f"<CallHistory {len(self.buckets)} buckets, {self._steps.total()} calls in this one>"
 
-    def add(self, backend: str, outcome: str, seconds: float) -> None:
-        """A call has ended."""
-        failed = outcome not in _FINE
-        mantissa, exponent = frexp(seconds)  # 0.5 <= mantissa < 1
-        self._steps[exponent * _STEPS + int((mantissa - 0.5) * 2 * _STEPS)] += 1
+    def add(self, backend: str, outcome: str, *seconds: float) -> None:
+        """Calls have ended, one or more: how long each took."""
+        count = len(seconds)
+        failed = 0 if outcome in _FINE else count
+        for one in seconds:
+            mantissa, exponent = frexp(one)  # 0.5 <= mantissa < 1
+            self._steps[exponent * _STEPS + int((mantissa - 0.5) * 2 * _STEPS)] += 1
         self._errors += failed
         tally = self._tallies.get(backend)
         if tally is None:
             if len(self._tallies) >= BACKENDS_MAX:
                 return
             tally = self._tallies[backend] = Tally()
-        tally.calls += 1
+        tally.calls += count
         tally.errors += failed
-        tally.seconds += seconds
+        tally.seconds += sum(seconds)
 
     def roll(self, now_s: float) -> Bucket:
         """End the bucket, at this time since the epoch, and begin the next one."""

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -50,6 +50,18 @@ class LogRing:
             while len(self._lines) > LINES_MAX or (self._bytes > BYTES_MAX and len(self._lines) > 1):
                 self._bytes -= len(self._lines.popleft()[1])
         if self._readers:
+            for reader in tuple(self._readers):
+                reader.wake()
+
+    def add_all(self, lines: Sequence[tuple[int, str]]) -> None:
+        """Take many of them, with their levels, as `add` does."""
+        with self._lock:
+            self._lines.extend(lines)
+            self._added += len(lines)
+            self._bytes += sum(len(line) for _, line in lines)
+            while len(self._lines) > LINES_MAX or (self._bytes > BYTES_MAX and len(self._lines) > 1):
+                self._bytes -= len(self._lines.popleft()[1])
+        if lines:
             for reader in tuple(self._readers):
                 reader.wake()
 
