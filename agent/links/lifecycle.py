@@ -16,6 +16,7 @@ from agent.client.affinity import is_of_session
 from agent.client.event import Event, first_of, within
 from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.protocol import Request, ResultTaker, StartsRequests, why_lost
+from agent.client.small_task_group import SmallTaskGroup
 from agent.errors import CallFailed, CallTimedOut, LoginNeeded, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient
 from agent.links.follower import Followers
@@ -327,7 +328,7 @@ class LinkLifecycle:
             Retired: it was asked to end and has finished.
         """
         try:
-            async with asyncio.TaskGroup() as group:
+            async with SmallTaskGroup() as group:
                 self._group = group
                 try:
                     self._offer.begin()

@@ -230,12 +230,15 @@ class Link:
             await self._session.read_as_caller(affinity)
 
     async def run(self) -> None:
-        """Keep the link up until cancelled or retired."""
+        """Keep the link up until cancelled or retired. Never raises, so that no other link ends with it."""
         lost: MeshError | None = None
         try:
-            with suppress(Retired):
-                while True:
-                    lost = await self._served(await self._dialled_after(lost))
+            while True:
+                lost = await self._served(await self._dialled_after(lost))
+        except Retired:
+            pass
+        except Exception:  # The top of an eternal task: a bug in one link must not end the node.
+            log.exception("link ended unexpectedly", extra={"backend": self.spec.key})
         finally:
             self._record.closed()
             self.first_attempt.set()
