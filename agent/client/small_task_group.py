@@ -28,3 +28,5 @@ class _Tasks(dict[asyncio.Task[Any], None]):
     def discard(self, task: asyncio.Task[Any]) -> None:
         """As `set.discard`."""
         self.pop(task, None)
+        if not self:
+            self.clear()  # Else it keeps the room for those that it had.
