@@ -50,13 +50,13 @@ class CallHistory:
         self._steps = Counter[int]()
         self._errors = 0
         self._tallies: dict[str, Tally] = {}
-        self._added: list[tuple[str, str, float]] = []
+        self._added: list[tuple[str, str, tuple[float, ...]]] = []
 
     def __repr__(self) -> str:
-        return f"<CallHistory {len(self.buckets)} buckets, {self._steps.total() + len(self._added)} calls in this one>"
+        return f"<CallHistory {len(self.buckets)} buckets, {len(self._added)} to be counted>"
 
-    def add(self, backend: str, outcome: str, seconds: float) -> None:
-        """A call has ended."""
+    def add(self, backend: str, outcome: str, *seconds: float) -> None:
+        """Calls have ended, one or more: how long each took."""
         added = self._added
         added.append((backend, outcome, seconds))
         if len(added) >= _ADDED_MAX:
@@ -81,18 +81,20 @@ class CallHistory:
         """Count what was added since this was called last, all at once: that costs a call half as much."""
         steps, tallies = self._steps, self._tallies
         for backend, outcome, seconds in self._added:
-            failed = outcome not in _FINE
-            mantissa, exponent = frexp(seconds)  # 0.5 <= mantissa < 1
-            steps[exponent * _STEPS + int((mantissa - 0.5) * 2 * _STEPS)] += 1
+            count = len(seconds)
+            failed = 0 if outcome in _FINE else count
+            for one in seconds:
+                mantissa, exponent = frexp(one)  # 0.5 <= mantissa < 1
+                steps[exponent * _STEPS + int((mantissa - 0.5) * 2 * _STEPS)] += 1
             self._errors += failed
             tally = tallies.get(backend)
             if tally is None:
                 if len(tallies) >= BACKENDS_MAX:
                     continue
                 tally = tallies[backend] = Tally()
-            tally.calls += 1
+            tally.calls += count
             tally.errors += failed
-            tally.seconds += seconds
+            tally.seconds += sum(seconds)
         self._added.clear()
 
 

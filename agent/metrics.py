@@ -223,6 +223,12 @@ class Metrics:
         self._call_seconds.labels(backend).add(seconds, trace_id)
         self.history.add(backend, outcome, seconds)
 
+    def calls_elsewhere(self, backend: str, tool: str, outcome: str, seconds: Sequence[float]) -> None:
+        """Calls that another process of this node has made: how long each took."""
+        self._calls.labels(backend, tool, outcome).inc(len(seconds))
+        self._call_seconds.labels(backend).add_all(seconds)
+        self.history.add(backend, outcome, *seconds)
+
     def _count_ended_calls(self) -> None:
         """Give the library what was counted by hand."""
         for labels, count in self._ended_calls.items():

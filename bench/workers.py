@@ -2,10 +2,17 @@
 
 The load is wrk and the server a bare protocol, so that neither is the limit. All share the machine's cores with what is
 measured: on two cores, two processes never get both. On a busy machine calls a second say how it shares its cores; the
-processor time of the busiest process for a call holds there.
+processor time of the busiest process for a call of them all holds there: it is what would limit processes that had a
+core each. That of all processes for a call says what the second one costs. Two nodes that know nothing of each other,
+with half of the callers each, say what any second process can be worth on this machine.
 """
 
 import asyncio
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import aiohttp
@@ -22,38 +29,61 @@ GOAL = 1.7
 TOOL = "bare__echo"
 
 
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """One run: calls a second; seconds of processor for a call of all, of the busiest process and of both together."""
+
+    rate: float
+    busiest_s: float
+    all_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Something measured: loads at the same time (address, script, callers), and the processes that serve them."""
+
+    loads: Sequence[tuple[str, str, int]]
+    pids: Sequence[int]
+
+
 async def measure() -> list[Figure]:
-    """Compare nodes of one and of two processes, in both eras."""
+    """Compare a node of one process, one of two, and two nodes of one, in both eras."""
     settings = {"MESH_DISCOVERY": "off", "MESH_LOG_LEVEL": "info", "MESH_LOG_FORMAT": "json"}
-    async with (
-        bare_server() as url,
-        node_process("one", servers={"bare": {"url": url}}, is_quiet=True, **settings) as (one, pid_of_one),
-        node_process("two", servers={"bare": {"url": url}}, is_quiet=True, MESH_WORKERS="2", **settings) as (two, pid),
-        RawClient(f"{one}/mcp") as first,
-        RawClient(f"{two}/mcp") as second,
-    ):
-        for client in (first, second):
+    async with bare_server() as url, AsyncExitStack() as stack:
+        bases, pids, sessions = {}, {}, {}
+        for name in ("one", "two", "other"):
+            node = node_process(
+                name,
+                servers={"bare": {"url": url}},
+                is_quiet=True,
+                MESH_WORKERS="2" if name == "two" else "1",
+                **settings,
+            )
+            bases[name], pids[name] = await stack.enter_async_context(node)
+            client = await stack.enter_async_context(RawClient(f"{bases[name]}/mcp"))
             while TOOL not in await client.tool_names():
                 await asyncio.sleep(0.05)
-        await _until_joined(two)
-        async with RawLegacyClient(f"{one}/mcp") as of_one, RawLegacyClient(f"{two}/mcp") as of_two:
-            first_pids, second_pids = [pid_of_one], [pid, *_children(pid)]
-            headers = {"MCP-Protocol-Version": VERSION, "Mcp-Method": "tools/call", "Mcp-Name": TOOL}
-            modern = wrk.script(TOOL, headers, ENVELOPE)
-            ways = {
-                "2026-07-28": ((one, modern, first_pids), (two, modern, second_pids)),
-                "sessions": (
-                    (one, wrk.script(TOOL, of_one.session_headers), first_pids),
-                    (two, wrk.script(TOOL, of_two.session_headers), second_pids),
-                ),
-            }
-            samples: dict[str, list[list[tuple[float, float]]]] = {era: [[], []] for era in ways}
-            for number in range(ROUNDS + 1):
-                for era, pair in ways.items():
-                    for taken, way in zip(samples[era], pair, strict=True):
-                        sample = await _sample(*way)
-                        if number:  # The first round warms up: links of the second process are opened then.
-                            taken.append(sample)
+            sessions[name] = await stack.enter_async_context(RawLegacyClient(f"{bases[name]}/mcp"))
+        await _until_joined(bases["two"])
+        headers = {"MCP-Protocol-Version": VERSION, "Mcp-Method": "tools/call", "Mcp-Name": TOOL}
+        scripts = {
+            "2026-07-28": dict.fromkeys(bases, wrk.script(TOOL, headers, ENVELOPE)),
+            "sessions": {name: wrk.script(TOOL, client.session_headers) for name, client in sessions.items()},
+        }
+        of_two = [pids["two"], *_children(pids["two"])]
+        samples: dict[str, list[list[_Sample]]] = {era: [[], [], []] for era in scripts}
+        for number in range(ROUNDS + 1):
+            for era, of in scripts.items():
+                half = CALLERS // 2
+                ways = (
+                    _Way([(bases["one"], of["one"], CALLERS)], [pids["one"]]),
+                    _Way([(bases["two"], of["two"], CALLERS)], of_two),
+                    _Way([(bases[it], of[it], half) for it in ("one", "other")], [pids["one"], pids["other"]]),
+                )
+                for taken, way in zip(samples[era], ways, strict=True):
+                    sample = await _sample(way)
+                    if number:  # The first round warms up: links of the second process are opened then.
+                        taken.append(sample)
     return [figure for era, taken in samples.items() for figure in _figures(era, *taken)]
 
 
@@ -67,14 +97,22 @@ async def _until_joined(base: str) -> None:
             await asyncio.sleep(0.05)
 
 
-def _figures(era: str, of_one: list[tuple[float, float]], of_two: list[tuple[float, float]]) -> list[Figure]:
-    (ones, alone_s), (twos, busiest_s) = zip(*of_one, strict=True), zip(*of_two, strict=True)
-    ratio, by_time = median_of_ratios(twos, ones), median_of_ratios(alone_s, busiest_s)
+def _figures(era: str, of_one: list[_Sample], of_two: list[_Sample], apart: list[_Sample]) -> list[Figure]:
+    def saved(of: Callable[[_Sample], float], by: list[_Sample] = of_two) -> float:
+        return median_of_ratios([of(sample) for sample in of_one], [of(sample) for sample in by])
+
+    rate, busiest_s, all_s = (attrgetter(name) for name in ("rate", "busiest_s", "all_s"))
+    by_time = "the same by the busiest one's processor time"
     return [
-        Figure(f"{era}: calls/s of one process at 32 callers, best round", max(ones), "/s"),
-        Figure(f"{era}: calls/s of two processes at 32 callers, best round", max(twos), "/s"),
-        Figure(f"{era}: two processes over one", ratio, "x", GOAL, more_is_better=True),
-        Figure(f"{era}: the same by the busiest one's processor time", by_time, "x", GOAL, more_is_better=True),
+        Figure(f"{era}: calls/s of one process at 32 callers, best round", max(map(rate, of_one)), "/s"),
+        Figure(f"{era}: calls/s of two processes at 32 callers, best round", max(map(rate, of_two)), "/s"),
+        Figure(f"{era}: two processes over one", 1 / saved(rate), "x", GOAL, more_is_better=True),
+        Figure(f"{era}: {by_time}", saved(busiest_s), "x", GOAL, more_is_better=True),
+        Figure(f"{era}: processor time of one process for a call", 1e6 * statistics.median(map(all_s, of_one)), "us"),
+        Figure(f"{era}: the same of both of two over it", 1 / saved(all_s), "x"),
+        Figure(f"{era}: two nodes of one process each, calls/s over one", 1 / saved(rate, apart), "x"),
+        Figure(f"{era}: two nodes, {by_time}", saved(busiest_s, apart), "x"),
+        Figure(f"{era}: two nodes, processor time for a call over one", 1 / saved(all_s, apart), "x"),
     ]
 
 
@@ -83,9 +121,11 @@ def _children(pid: int) -> list[int]:
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
-async def _sample(base: str, script: str, pids: list[int]) -> tuple[float, float]:
-    """Calls a second, and the seconds of processor that the busiest of these processes took for a call of them all."""
-    before = [cpu_s(pid) for pid in pids]
-    rate = (await wrk.run(base, script, CALLERS)).rate
-    busiest_s = max(cpu_s(pid) - was for pid, was in zip(pids, before, strict=True))
-    return rate, busiest_s / (rate * wrk.SECONDS)
+async def _sample(way: _Way) -> _Sample:
+    before = [cpu_s(pid) for pid in way.pids]
+    async with asyncio.TaskGroup() as group:
+        runs = [group.create_task(wrk.run(*load), name="load") for load in way.loads]
+    rate = sum(run.result().rate for run in runs)
+    spent = [cpu_s(pid) - was for pid, was in zip(way.pids, before, strict=True)]
+    calls = rate * wrk.SECONDS
+    return _Sample(rate, max(spent) / calls, sum(spent) / calls)

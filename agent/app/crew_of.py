@@ -36,7 +36,7 @@ def crew_of(settings: Settings, own: NodeIdentity, key_seed: bytes, state_key: b
         routes=lambda: parts.mesh.routes.tools,
         metrics=parts.metrics,
         used=sessions.used,
-        keep_line=kept_lines().add,
+        keep_lines=kept_lines().add_all,
     )
     sessions.watch = _Watch(crew)
     return crew

@@ -30,6 +30,7 @@ from agent.mcp_terms import (
     SERVER_INFO_META_KEY,
 )
 from agent.model import Era, Json
+from agent.routing.once import once
 from agent.rpc_codes import UNSUPPORTED_PROTOCOL_VERSION
 from agent.tasks.ids import TASK_METHODS
 
@@ -200,11 +201,15 @@ def _server_info(era: Era, version: str, result: Json, server_info: Any) -> Serv
     if not isinstance(server_info, dict):
         server_info = result.get("serverInfo")
     known: Json = capabilities if isinstance(capabilities, dict) else {}
+    said: Json = server_info if isinstance(server_info, dict) else {}
+    mesh = mesh_entry(era, known)
+    if mesh is None:  # Servers of one kind say the same, and a node's word is its own.
+        known, said = once(known), once(said)
     return ServerInfo(
         era=era,
         protocol_version=version,
         capabilities=known,
-        server_info=server_info if isinstance(server_info, dict) else {},
+        server_info=said,
         instructions=as_text(instructions),
-        mesh=mesh_entry(era, known),
+        mesh=mesh,
     )

@@ -23,6 +23,7 @@ from agent.control.maintenance import Maintenance, log_changes, maintenance_of
 from agent.control.pinning import Pinning
 from agent.control.selector import Selector
 from agent.errors import MeshError, OverrideRefused
+from agent.late import give_back_memory
 from agent.links.actions import reconcile
 from agent.links.link import Link
 from agent.links.supervisor import Supervisor
@@ -44,6 +45,8 @@ UNLISTED_ENTRIES: Final = 2
 
 # Repairs any missed event: a wake that was lost costs at most this long.
 RESYNC_EVERY_S: Final = 30.0
+# So long after the last step links have been opened and lists been read, and what both took is given back.
+CALM_S: Final = 5.0
 # A step that took longer than this is followed by a rest as long as itself: many joins at once must not starve calls.
 QUICK_STEP_S: Final = 0.01
 # And by one so many times as long where only links have changed, of many, for a second at most: what they mean for
@@ -253,6 +256,7 @@ class Mesh:
 
     async def run(self) -> None:
         """Step whenever woken, and every `RESYNC_EVERY_S` without, until cancelled."""
+        loop, given_back = asyncio.get_running_loop(), None
         self.wake()  # Overrides and static peers are there from the start; without discovery nothing else may happen.
         try:
             while True:
@@ -270,10 +274,16 @@ class Mesh:
                 except Exception:  # The top of an eternal loop: a bug in one step must not end the node.
                     log.exception("a mesh step failed; the next change or resync tries again")
                 self._note_step(generation)
+                # Opening links takes far more memory than holding them.
+                if given_back is not None:
+                    given_back.cancel()
+                given_back = loop.call_later(CALM_S, give_back_memory)
                 took_s = clock.now_s() - began_at_s
                 if took_s > QUICK_STEP_S:
                     await self._rest(took_s)
         finally:
+            if given_back is not None:
+                given_back.cancel()
             self._ended = True
             self._note_step(self.observed_generation)
 

@@ -101,11 +101,12 @@ class Selector:
 
     def _learn(self, views: Sequence[LinkView]) -> None:
         """Remember which node answered at which URL, so that one node named twice gets one link."""
-        seen, self._seen = self._seen, {id(view): view for view in views}
+        seen, self._seen = self._seen, {}
         for view in views:
-            if id(view) in seen:  # And held there, so that no other one can have its place.
-                continue
             if not isinstance(view.spec, PeerSpec) or view.spec.kind is PeerKind.SERVER:
+                continue
+            self._seen[id(view)] = view
+            if id(view) in seen:  # And held there, so that no other one can have its place.
                 continue
             url, known = view.spec.target.url, self._learned.get(view.spec.target.url)
             # A plain server that is up has taken the place of a node.

@@ -16,6 +16,7 @@ from agent.client.affinity import is_of_session
 from agent.client.event import Event, first_of, within
 from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.protocol import Request, ResultTaker, StartsRequests, why_lost
+from agent.client.small_task_group import SmallTaskGroup
 from agent.errors import CallFailed, CallTimedOut, LoginNeeded, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import OpenClient
 from agent.links.follower import Followers
@@ -181,7 +182,7 @@ class LinkLifecycle:
         self._drain_s = 0.0
         self._in_flight = 0
         is_node = opened.identity is not None
-        self._probes = Probe(opened.client, events, rng, self._may_be_busy, self.begin_task, lists=not is_node)
+        self._probes = Probe(opened.client, events, rng, self, lists=not is_node)
         self._stall: StallDetector | None = None
         if is_node:
             self._stall = StallDetector(lambda: self._in_flight > 0 and not self.over, self._probes.doubt.set)
@@ -324,14 +325,18 @@ class LinkLifecycle:
             Retired: it was asked to end and has finished.
         """
         try:
-            async with asyncio.TaskGroup() as group:
+            async with SmallTaskGroup() as group:
                 self._group = group
                 try:
                     self._offer.begin()
                     self.look_at_subscriptions()
                     # Awaited here: when a child fails while a group has nothing left to do but wait, Python before 3.13
-                    # leaves `cancelling()` raised, and what comes later takes that for a cancellation of the task.
-                    await self._watch_end(group)
+                    # leaves `cancelling()` raised, and what comes later takes that for a cancellation of the task. Not
+                    # in a function of its own, whose frame would be held for as long as the link is up.
+                    while not (self._end.is_set() or self._client.lost.is_set()):
+                        self._followers.begin(group)
+                        await first_of(self._end, self._client.lost, self._followers.wake)
+                    await self._raise_end()
                 finally:
                     self._group = None
                     self._offer.end()
@@ -376,7 +381,7 @@ class LinkLifecycle:
         self._probes.listed(took_s)
         self._probes.begin()
 
-    def _may_be_busy(self) -> bool:
+    def may_be_busy(self) -> bool:
         """Whether a call is open that may be all that a server does; a node does many things at once."""
         return self._in_flight > 0 and self.opened.identity is None
 
@@ -384,10 +389,7 @@ class LinkLifecycle:
         if self.opened.identity is None:
             self._probes.given_up(begun_at_s, request.deadline_s)
 
-    async def _watch_end(self, group: asyncio.TaskGroup) -> None:
-        while not (self._end.is_set() or self._client.lost.is_set()):
-            self._followers.begin(group)
-            await first_of(self._end, self._client.lost, self._followers.wake)
+    async def _raise_end(self) -> NoReturn:
         if self._end.is_set():
             await self._drain(self._drain_s)
             assert self._ending is not None, "the end has a reason"

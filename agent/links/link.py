@@ -230,12 +230,21 @@ class Link:
             await self._session.read_as_caller(affinity)
 
     async def run(self) -> None:
-        """Keep the link up until cancelled or retired."""
+        """Keep the link up until cancelled or retired. Never raises, so that no other link ends with it."""
         lost: MeshError | None = None
         try:
-            with suppress(Retired):
-                while True:
-                    lost = await self._served(await self._dialled_after(lost))
+            while True:
+                stack = await self._dialled_after(lost)
+                lost = None
+                assert self._session is not None, "it was dialled"
+                try:  # Not in a function of its own, whose frame would be held for as long as the link is up.
+                    await self._session.run()
+                except BaseException as exc:  # noqa: BLE001 - a cancellation goes on from there
+                    lost = await self._lost(stack, exc)
+        except Retired:
+            pass
+        except Exception:  # The top of an eternal task: a bug in one link must not end the node.
+            log.exception("link ended unexpectedly", extra={"backend": self.spec.key})
         finally:
             self._record.closed()
             self.first_attempt.set()
@@ -284,16 +293,14 @@ class Link:
             await self._over(stack, exc)
         return stack
 
-    async def _served(self, stack: AsyncExitStack) -> MeshError:
-        """Serve until the client is lost; returns why. Raises `Retired`."""
-        assert self._session is not None, "it was dialled"
+    async def _lost(self, stack: AsyncExitStack, exc: BaseException) -> MeshError:
+        """End the life of a client that ended with `exc`; returns why it was lost. Raises `Retired`, a cancellation."""
         try:
-            await self._session.run()
-        except BaseException as exc:  # noqa: BLE001 - as above
-            try:
-                await self._over(stack, exc)
-            except MeshError as failure:
-                return failure
+            await self._over(stack, exc)
+        except MeshError as failure:
+            return failure
+        finally:
+            del exc
         raise AssertionError("a life ends with its reason")
 
     async def _over(self, stack: AsyncExitStack, exc: BaseException) -> NoReturn:

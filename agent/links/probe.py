@@ -41,9 +41,6 @@ _LISTS: Final = (("prompts", "prompts/list"), ("resources", "resources/list"))
 _PING: Final = "ping"
 _LIST: Final = "list in place of a ping"
 
-
-# Begins a task of the client's life, by its name. What the task raises ends that life.
-BeginTask: TypeAlias = Callable[[Callable[[], Coroutine[Any, Any, None]], str], None]
 # A probe whose answer may still come, by what it asks; the result is why there is none.
 _Asked: TypeAlias = tuple[str, asyncio.Future[LinkFailed | None]]
 
@@ -64,6 +61,18 @@ class ProbeHooks(Protocol):
         ...
 
 
+class ProbedLife(Protocol):
+    """The life of the client that is probed."""
+
+    def may_be_busy(self) -> bool:
+        """Whether a call is open that may be all that the server does."""
+        ...
+
+    def begin_task(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        """Do something in a task; what it raises ends this life."""
+        ...
+
+
 class Doubt(Event):
     """Set by a call without an answer: reason to probe at once."""
 
@@ -80,10 +89,9 @@ class Doubt(Event):
 
 
 class Probe:
-    """The probes of one client. `calls_open`: whether a call is, which may be all that the server does.
+    """The probes of one client, from `begin` to `end`.
 
-    `lists`: whether to try a list where `ping` is not answered; a node always answers. `begin_task` may be called from
-    `begin` to `end`.
+    `lists`: whether to try a list where `ping` is not answered; a node always answers.
 
     Long because a probe that goes on in a task is the one that was begun without.
     """
@@ -93,9 +101,7 @@ class Probe:
         "_asked_at_s",
         "_at_work_until_s",
         "_beats",
-        "_begin_task",
         "_begun",
-        "_calls_open",
         "_client",
         "_drop",
         "_due_s",
@@ -103,6 +109,7 @@ class Probe:
         "_hooks",
         "_in_task",
         "_late",
+        "_life",
         "_lists",
         "_patience_s",
         "_pings",
@@ -116,8 +123,7 @@ class Probe:
         client: McpClient,
         hooks: ProbeHooks,
         rng: random.Random,
-        calls_open: Callable[[], bool],
-        begin_task: BeginTask,
+        life: ProbedLife,
         *,
         lists: bool,
     ) -> None:
@@ -125,8 +131,7 @@ class Probe:
         self._client = client
         self._hooks = hooks
         self._rng = rng
-        self._calls_open = calls_open
-        self._begin_task = begin_task
+        self._life = life
         self._given_up_since_s = self._at_work_until_s = -math.inf
         self._pings = True
         self._patience_s = PROBE_TIMEOUT_S
@@ -158,7 +163,7 @@ class Probe:
         self._at_work_until_s = max(self._at_work_until_s, deadline_s, clock.now_s() + PROBE_EVERY_S)
 
     def _busy(self) -> bool:
-        return self._calls_open() or clock.now_s() < self._at_work_until_s
+        return self._life.may_be_busy() or clock.now_s() < self._at_work_until_s
 
     # At rest
 
@@ -186,7 +191,7 @@ class Probe:
         """There is reason not to wait for the next beat."""
         if self._begun and not self._in_task:
             self._in_task = True
-            self._begin_task(self._until_answered, "probe")
+            self._life.begin_task(self._until_answered, "probe")
 
     def _rest(self) -> None:
         jitter = PROBE_JITTER * (2 * self._rng.random() - 1)
@@ -205,7 +210,7 @@ class Probe:
     def _asks_quietly(self, now_s: float) -> bool:
         if self._prober is None or not self._pings or self._patience_s > PROBE_TIMEOUT_S:
             return False
-        if self._calls_open() or now_s < self._at_work_until_s:
+        if self._life.may_be_busy() or now_s < self._at_work_until_s:
             return False
         self._drop = self._prober(self._heard)
         if self._drop is None:

@@ -5,10 +5,10 @@ applying never waits for a dial.
 """
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from typing import Final, Self, assert_never
 
 from agent.links.actions import Action, CloseLink, OpenLink, RelabelLink, RenewLink
@@ -32,6 +32,9 @@ class Supervisor(AbstractAsyncContextManager["Supervisor"]):
         self._group = asyncio.TaskGroup()
         self._links: dict[str, Link] = {}
         self._tasks: dict[Link, asyncio.Task[None]] = {}
+        self._links_of: dict[asyncio.Task[None], Link] = {}
+        # One for all links: one of its own each would be kept for as long as it lives.
+        self._on_end, self._context = self._ended, contextvars.copy_context()
 
     def __repr__(self) -> str:
         return f"<Supervisor {list(self._links.values())}>"
@@ -85,11 +88,14 @@ class Supervisor(AbstractAsyncContextManager["Supervisor"]):
         before = [link for link in self._tasks if link.spec.key == spec.key and _is_child(link.spec)]
         after = [self._tasks[link] for link in before] if _is_child(spec) else []
         link = self._links[spec.key] = self._make_link(spec, self._dials)
-        task = self._tasks[link] = self._group.create_task(_run(link, after), name=f"link {spec.key}")
-        task.add_done_callback(partial(self._ended, link))
+        work = _run_after(after, link) if after else link.run()
+        task = self._tasks[link] = self._group.create_task(work, name=f"link {spec.key}")
+        self._links_of[task] = link
+        task.add_done_callback(self._on_end, context=self._context)
 
-    def _ended(self, link: Link, _task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
         """Forget a link; one that ended unexpectedly is opened again by the next resync."""
+        link = self._links_of.pop(task)
         del self._tasks[link]
         link.first_attempt.set()  # A task that was cancelled before it ran could not.
         if self._links.get(link.spec.key) is link:
@@ -111,10 +117,6 @@ def _is_child(spec: BackendSpec) -> bool:
     return isinstance(spec.target, StdioTarget)
 
 
-async def _run(link: Link, after: list[asyncio.Task[None]]) -> None:
-    if after:
-        await asyncio.wait(after)
-    try:
-        await link.run()
-    except Exception:  # The top of an eternal task: a bug in one link must not end its siblings, and so the node.
-        log.exception("link ended unexpectedly", extra={"backend": link.spec.key})
+async def _run_after(before: list[asyncio.Task[None]], link: Link) -> None:
+    await asyncio.wait(before)
+    await link.run()

@@ -182,7 +182,7 @@ class _Reading:
         kept = meta if isinstance(meta, dict) else {}
         if not imported:
             # Before the digest is taken: another node lists it so, and its replica must not look like another tool.
-            kept = UriCodec(public_name(*namings[0].parts)).meta(kept)
+            kept = UriCodec(namings[0].space).meta(kept)
         is_server = kind is RouteKind.SERVER
         kept = _about_kept(kept, is_server=is_server)
         # Replicas of a service may be of different releases, so what they say of themselves need not agree.
@@ -196,13 +196,13 @@ class _Reading:
         # One that clients of 2026-07-28 compile is compiled by earlier ones as well, if they know its kind.
         hides_schema = "outputSchema" in definition and not is_object_schema(definition["outputSchema"])
         # Most of its names lead to the same two: the entry itself, and what knows others of its server.
-        direct = self._replicas(name, origin, public_name(*namings[0].parts) if imported else "")
+        direct = self._replicas(name, origin, namings[0].space if imported else "")
         for naming in namings:
             remote, (replica, knower) = self._remote_parts(naming, namings, origin), direct
             if remote is not None:
                 replica, knower = self._replicas(_named(kind, remote, origin.tool), origin, public_name(*remote))
             named = listed_as if naming is namings[0] else _named(kind, naming.parts, origin.tool)
-            space = public_name(*naming.parts)
+            space = naming.space
             public = space if is_server else named
             more = (naming.listed, naming.owner, origin.sticky, space, hides_schema)
             by_limit = self._shown(kind, naming, origin, public)

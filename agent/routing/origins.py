@@ -7,10 +7,11 @@ it leads through those who may have one, a node's own things from itself alone.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from agent.model import ORIGIN_META_KEY, Json, NodeIdentity, PeerScope, ServerScope
-from agent.routing.names import is_valid_name, node_alias
+from agent.routing.names import is_valid_name, node_alias, public_name
 from agent.routing.table import ConflictReason, Contribution, Root
 
 # docs/architecture.md: three gateways between a caller and a server; longer ways are loops or mistakes.
@@ -19,6 +20,8 @@ PATH_LEN_MAX: Final = 3
 THROUGH_MAX: Final = 6
 # The scope that we write for a plain peer; it has no configuration of its own that could give one.
 PLAIN_SCOPE: Final = "plain"
+# Whose names are kept ready: as many as a mesh has nodes, mostly.
+NODES_REMEMBERED_MAX: Final = 1024
 # How the owner of a node's own names begins; its node ID follows, then a slash and the server.
 NODE_OWNER: Final = "node:"
 
@@ -78,13 +81,14 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """One way to name what an origin serves: `parts` go in front of the tool's own name."""
+    """One way to name what an origin serves: `parts` go in front of the tool's own name. `space`: they as one name."""
 
     root: Root
     root_owner: str
     owner: str
     parts: tuple[str, ...]
     listed: bool
+    space: str
 
 
 def listed_origin(definition: Json) -> Json:
@@ -155,17 +159,27 @@ def namings_of(origin: Origin) -> Iterable[Naming]:
     if origin.scope == PLAIN_SCOPE:
         # Two gateways' plain peers of one name are two things, and so is ours.
         owner = f"plain:{server}" if not origin.path else f"plain:{server}@{node.node_id}"
-        yield Naming(Root(server, of_node=False), owner, owner, (server,), listed=True)
+        yield _naming(Root(server, of_node=False), owner, owner, (server,), listed=True)
         return
     if origin.scope == ServerScope.SERVICE:
         owner = f"service:{server}"
-        yield Naming(Root(server, of_node=False), owner, owner, (server,), listed=True)
-    alias = node_alias(node.name, node.node_id)
-    root_owner = NODE_OWNER + node.node_id
+        yield _naming(Root(server, of_node=False), owner, owner, (server,), listed=True)
+    root_owner, root, alias = _roots_of(node)
     owner = f"{root_owner}/{server}"
     listed = origin.scope != ServerScope.SERVICE
-    yield Naming(Root(node.name, of_node=True), root_owner, owner, (node.name, server), listed)
-    yield Naming(Root(alias, of_node=True), root_owner, owner, (alias, server), listed=False)
+    yield _naming(root, root_owner, owner, (node.name, server), listed=listed)
+    yield _naming(alias, root_owner, owner, (alias.label, server), listed=False)
+
+
+def _naming(root: Root, root_owner: str, owner: str, parts: tuple[str, ...], *, listed: bool) -> Naming:
+    return Naming(root, root_owner, owner, parts, listed, public_name(*parts))
+
+
+@lru_cache(NODES_REMEMBERED_MAX)
+def _roots_of(node: NodeIdentity) -> tuple[str, Root, Root]:
+    """Who owns a node's names, and the two roots of these: the same objects for all of its servers."""
+    alias = node_alias(node.name, node.node_id)
+    return NODE_OWNER + node.node_id, Root(node.name, of_node=True), Root(alias, of_node=True)
 
 
 def is_text(value: object) -> bool:

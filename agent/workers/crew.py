@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -49,6 +49,9 @@ log = logging.getLogger(__name__)
 # request brought it back.
 CALLS_BEFORE_MOVE: Final = 2
 _DOUBLINGS_MAX: Final = 5
+# One that stays, as workers have enough, makes so many requests before it is looked at again: each look would cost a
+# call a tenth of its work, and what a worker then lacks it gets within milliseconds.
+STAYS_FOR: Final = 16
 _AGAIN: Final = Backoff(first_s=0.5, last_s=30.0)
 # One that lived so long did not fail at its start.
 _LIVED_S: Final = 60.0
@@ -74,10 +77,14 @@ class CrewMetrics(Counted, Protocol):
 
 @dataclass(slots=True, eq=False)
 class Standing:
-    """What the node remembers of a connection, in `Connection.moved`. `calls`: in a row up to now."""
+    """What the node remembers of a connection, in `Connection.moved`.
+
+    `calls`: in a row up to now; `stays_for`: so many requests are the node's, whatever they are.
+    """
 
     calls: int = 0
     returns: int = 0
+    stays_for: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -105,7 +112,7 @@ class Crew:
     """See the module. Its one writer is the event loop.
 
     `count`: of all processes, this one included. `look`: the present picture; `routes`: the tools of `/mcp`, by name.
-    `used`: called with the ID of each session whose calls a worker has served; `keep_line` with each line of its log.
+    `used`: called with the ID of each session whose calls a worker has served; `keep_lines` with the lines of its log.
 
     Long because a worker's start, its connections and its end are one state.
     """
@@ -120,7 +127,7 @@ class Crew:
         routes: Callable[[], Mapping[str, Route]],
         metrics: CrewMetrics,
         used: Callable[[str], None],
-        keep_line: Callable[[int, str], None],
+        keep_lines: Callable[[Sequence[tuple[int, str]]], None],
     ) -> None:
         self._count = count - 1
         self._setup = setup
@@ -128,7 +135,7 @@ class Crew:
         self._look = look
         self._routes = routes
         self._metrics = metrics
-        self._used, self._keep_line = used, keep_line
+        self._used, self._keep_lines = used, keep_lines
         self._server: FastServer | None = None
         self._workers: list[_Worker] = []
         self._numbers = 0
@@ -226,6 +233,9 @@ class Crew:
         standing = connection.moved
         if standing is None:
             standing = connection.moved = Standing()
+        if standing.stays_for:
+            standing.stays_for -= 1
+            return False
         if not (tool := self._gate.takes(head, data)):
             standing.calls = 0
             return False
@@ -236,7 +246,10 @@ class Crew:
         backends = backends_of(self._tools[tool])
         ready = [one for one in self._workers if one.takes_connections and self._has_ways(one, backends)]
         worker = min(ready, key=_load, default=None)
-        if worker is None or len(self._calling) <= len(worker.held):
+        if worker is None:
+            return False
+        if len(self._calling) <= len(worker.held):
+            standing.calls, standing.stays_for = 0, STAYS_FOR
             return False
         return self._move(connection, worker, standing, data)
 
@@ -329,7 +342,7 @@ class Crew:
 
     def _took_part(self, worker: _Worker, done: Done) -> None:
         add(done, self._metrics)
-        self._metrics.worker_called(len(done.calls))
+        self._metrics.worker_called(done.call_count)
         worker.in_flight = done.in_flight
         # A way that was wanted and is not open yet is wanted anew.
         worker.ways, worker.wanted = done.ways, frozenset()
@@ -339,8 +352,7 @@ class Crew:
             self._used(session_id)
         for key in done.changing & self._picture.links.keys():
             self._heard_changing[key] = self._picture.links[key].ready_at_s
-        for level, line in done.lines:
-            self._keep_line(level, line)
+        self._keep_lines(done.lines)
 
     def _came_back(self, worker: _Worker, given: Given) -> None:
         worker.held.pop(given.number, None)

@@ -84,7 +84,7 @@ class WorkerLink:
     def start(self, request: Request, taker: ResultTaker) -> bool:
         """As `CallableLink`."""
         client = self.client
-        if client is None or request.method != CALL or request.in_session or not client.start_request(request, taker):
+        if client is None or request.method != CALL or not client.start_request(request, taker):
             return False
         assert request.started is not None, "it went out"
         request.started.go_on = partial(self._request, client)

@@ -16,7 +16,7 @@ from typing import Final
 from agent.workers.feed import pair as feed_pair
 from agent.workers.passage import pair as passage_pair
 
-_PROGRAM: Final = "from agent.workers.process import main; main()"
+PROGRAM = "from agent.workers.process import main; main()"
 # A worker whose feed has ended ends at once, unless it hangs.
 _END_WITHIN_S: Final = 2.0
 
@@ -25,7 +25,7 @@ async def started() -> tuple[asyncio.subprocess.Process, socket.socket, socket.s
     """Start one; returns it with this side's ends of its feed and its passage. Raises `OSError`."""
     (feed, its_feed), (passage, its_passage) = feed_pair(), passage_pair()
     numbers = [its_feed.fileno(), its_passage.fileno()]
-    command = [sys.executable, "-c", _PROGRAM, *map(str, numbers)]
+    command = [sys.executable, "-c", PROGRAM, *map(str, numbers)]
     try:
         process = await asyncio.create_subprocess_exec(
             *command, pass_fds=numbers, stdin=asyncio.subprocess.DEVNULL, env=_environ()

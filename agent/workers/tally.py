@@ -4,6 +4,8 @@ Written by the worker's dispatch in the place of `agent.metrics`, and added to t
 `agent.workers.crew`. The one rule: a call is counted where it was made, and shown where operators look, once.
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,13 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Done:
-    """Since the last one. `calls`: backend, tool, outcome, seconds, trace; `closed`: numbers of connections.
+    """Since the last one. `calls`: the seconds of each by backend, tool and outcome; `traced`: those with a trace.
 
-    `sessions`: those whose calls were served; `ways`: the backends that can be called now; `changing`: those
-    whose lists changed during a call; `lines`: of the log, with their levels, for readers over REST.
+    `closed`: numbers of connections; `sessions`: those whose calls were served; `ways`: the backends that can be called
+    now; `changing`: those whose lists changed during a call; `lines`: of the log, with their levels, for readers over
+    REST.
     """
 
-    calls: list[tuple[str, str, str, float, str]] = field(default_factory=list)
+    calls: defaultdict[tuple[str, str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    traced: list[tuple[str, str, str, float, str]] = field(default_factory=list)
     retried: list[str] = field(default_factory=list)
     retries_refused: int = 0
     ejected: list[tuple[str, str]] = field(default_factory=list)
@@ -30,6 +34,11 @@ class Done:
     ways: frozenset[str] = frozenset()
     changing: frozenset[str] = frozenset()
     lines: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def call_count(self) -> int:
+        """How many calls there were."""
+        return len(self.traced) + sum(map(len, self.calls.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,10 @@ class Counted(Protocol):
         ...
 
     def call_finished(self, backend: str, tool: str, outcome: str, seconds: float, trace_id: str = "") -> None:
+        """See there."""
+        ...
+
+    def calls_elsewhere(self, backend: str, tool: str, outcome: str, seconds: Sequence[float]) -> None:
         """See there."""
         ...
 
@@ -92,7 +105,10 @@ class Tally:
     def call_finished(self, backend: str, tool: str, outcome: str, seconds: float, trace_id: str = "") -> None:
         """As `Recorder`."""
         self._in_flight -= 1
-        self.done.calls.append((backend, tool, outcome, seconds, trace_id))
+        if trace_id:
+            self.done.traced.append((backend, tool, outcome, seconds, trace_id))
+        else:
+            self.done.calls[backend, tool, outcome].append(seconds)
 
     def retried(self, backend: str) -> None:
         """As `Recorder`."""
@@ -109,7 +125,9 @@ class Tally:
 
 def add(done: Done, metrics: Counted) -> None:
     """Count it at the node."""
-    for call in done.calls:
+    for labels, seconds in done.calls.items():
+        metrics.calls_elsewhere(*labels, seconds)
+    for call in done.traced:
         metrics.call_started()
         metrics.call_finished(*call)
     for backend in done.retried:

@@ -1,7 +1,8 @@
 """A node that counts its own function calls: `python -m tests.e2e.counted_node FILE`, otherwise as `mesh-agent run`.
 
 Run by test_call_cost.py. Each SIGRTMIN begins to count or, if it counts, ends and writes FILE: how many functions of
-the project were called. The one rule: nothing of the node is changed, so what is counted is what any node does.
+the project were called. Its workers do the same. The one rule: nothing of the node is changed but how its workers are
+started, so what is counted is what any node does.
 """
 
 import cProfile
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 import agent
+from agent.workers import spawning
 
 ROOM = str(Path(agent.__file__).parent)
 
@@ -38,7 +40,14 @@ class Counter:
         partial.rename(self._path)
 
 
+def begin(file: str) -> None:
+    """Count in this process from the next signal on."""
+    signal.signal(signal.SIGRTMIN, Counter(Path(file)).toggle)
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGRTMIN, Counter(Path(sys.argv[1])).toggle)
+    begin(sys.argv[1])
+    counting = f"from tests.e2e.counted_node import begin; begin({sys.argv[1]!r})"
+    spawning.PROGRAM = f"{counting}; {spawning.PROGRAM}"
     sys.argv = ["agent", "run"]
     runpy.run_module("agent", run_name="__main__", alter_sys=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from bench.processes import bare_server, node_process
@@ -20,6 +21,8 @@ from tests.waiting import eventually
 
 # Recorded in November 2026; beside the calls, a node does little but a probe and a timer now and then.
 RECORDED = {"2026-07-28": 95.0, "sessions": 105.0}
+# The same in the process beside a node that makes them (`MESH_WORKERS`), which has no more to do for either.
+RECORDED_OF_WORKER = {"2026-07-28": 94.0, "sessions": 105.0}
 MARGIN = 1.05
 CALLS = 400
 KINDS: dict[str, Callable[[str], RawClient | RawLegacyClient]] = {"2026-07-28": RawClient, "sessions": RawLegacyClient}
@@ -38,27 +41,37 @@ async def is_called(client: Client) -> bool:
     return True
 
 
-@pytest.mark.parametrize("era", RECORDED)
-async def test_a_usual_call_costs_no_more_functions_than_it_did(era: str, tmp_path: Path) -> None:
-    counted = tmp_path / "counted"
+async def is_called_at_a_worker(client: Client, base: str) -> bool:
+    """Call, so that the connection goes there as soon as it can."""
+    await call(client)
+    async with aiohttp.ClientSession() as http, http.get(f"{base}/metrics") as response:
+        return "\nmesh_worker_connections 1.0\n" in await response.text()
+
+
+def worker_of(process_id: int) -> int:
+    tasks = Path(f"/proc/{process_id}/task").iterdir()
+    (child,) = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return child
+
+
+async def functions_of_a_call(era: str, folder: Path, *, of_worker: bool = False) -> float:
+    counted = folder / "counted"
 
     async def is_written() -> bool:
         return counted.exists()
 
     under = [sys.executable, "-m", "tests.e2e.counted_node", str(counted)]
+    settings = {"MESH_DISCOVERY": "off", "MESH_LOG_LEVEL": "info", "MESH_LOG_FORMAT": "json"}
+    settings["MESH_WORKERS"] = "2" if of_worker else "1"
     async with (
         bare_server() as url,
-        node_process(
-            "counted",
-            servers={"bare": {"url": url}},
-            under=under,
-            MESH_DISCOVERY="off",
-            MESH_LOG_LEVEL="info",
-            MESH_LOG_FORMAT="json",
-        ) as (base, process_id),
+        node_process("counted", servers={"bare": {"url": url}}, under=under, **settings) as (base, node_id),
         KINDS[era](f"{base}/mcp") as client,
     ):
         await eventually(partial(is_called, client))
+        if of_worker:
+            await eventually(partial(is_called_at_a_worker, client, base))
+        process_id = worker_of(node_id) if of_worker else node_id
         for _ in range(CALLS // 4):  # What is remembered of a call is remembered then.
             await call(client)
         os.kill(process_id, signal.SIGRTMIN)
@@ -66,5 +79,17 @@ async def test_a_usual_call_costs_no_more_functions_than_it_did(era: str, tmp_pa
             await call(client)
         os.kill(process_id, signal.SIGRTMIN)
         await eventually(is_written)
-    functions = int(counted.read_text()) / CALLS
+    return int(counted.read_text()) / CALLS
+
+
+@pytest.mark.parametrize("era", RECORDED)
+async def test_a_usual_call_costs_no_more_functions_than_it_did(era: str, tmp_path: Path) -> None:
+    functions = await functions_of_a_call(era, tmp_path)
     assert RECORDED[era] / MARGIN <= functions <= RECORDED[era] * MARGIN, f"{functions:.1f} functions for a call"
+
+
+@pytest.mark.parametrize("era", RECORDED_OF_WORKER)
+async def test_a_usual_call_costs_a_worker_no_more_than_a_node(era: str, tmp_path: Path) -> None:
+    functions = await functions_of_a_call(era, tmp_path, of_worker=True)
+    assert functions <= RECORDED_OF_WORKER[era] * MARGIN, f"{functions:.1f} functions for a call"
+    assert RECORDED_OF_WORKER[era] <= RECORDED[era]

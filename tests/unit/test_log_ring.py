@@ -87,3 +87,14 @@ async def test_stream_ends_with_its_token_and_with_the_node() -> None:
     ring.close()
     assert anyones.ended
     assert ring.read("info") is None
+
+
+async def test_lines_of_another_process_come_together_and_keep_to_the_limit() -> None:
+    ring, _ = ring_with((INFO, "first"))
+    reader = ring.read("info")
+    assert reader is not None
+    ring.add_all([(DEBUG, '{"event": "a"}'), (INFO, '{"event": "b"}')])
+    assert await reader.wait(5.0)
+    assert events(reader.take()) == ["first", "b"]
+    ring.add_all([(INFO, '{"event": "c"}')] * (LINES_MAX + 1))
+    assert ring.oldest == 4

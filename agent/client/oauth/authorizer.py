@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+# Of servers whose entries say nothing of tokens, which are most.
+_UNCONFIGURED: Final = OAuthClient()
 # Runs something as a task of the node, by this name.
 Start = Callable[[Coroutine[Any, Any, None], str], None]
 
@@ -106,10 +108,10 @@ class Authorizer:
         "_challenge",
         "_client",
         "_failure",
-        "_http",
         "_is_asked_for",
         "_made_at_s",
         "_name",
+        "_outbound",
         "_own",
         "_pending",
         "_renewing",
@@ -124,9 +126,9 @@ class Authorizer:
         assert isinstance(spec.target, HttpTarget), "it is for servers by URL"
         self.target: Final = spec.target
         self._name, self._store, self._start = spec.name, store, start
-        self._client = spec.target.oauth or OAuthClient()
+        self._client = spec.target.oauth or _UNCONFIGURED
         self._is_asked_for = spec.target.oauth is not None
-        self._http = IssuerHttp(spec.target, outbound)
+        self._outbound = outbound
         self._where = spec.target.url.partition("?")[0]
         self._own: Login | None = None  # Of the node itself: in memory, since it can always have another.
         self._challenge = ""
@@ -268,7 +270,8 @@ class Authorizer:
             what = "needs a token, and the file of this node's secret cannot be read"
             raise AuthRefused.about(self._where, what, f": {reason}") from exc
         sdk = await _SDK.get()
-        made: Flow = sdk.Flow(self.target.url, self._where, self._client, secret, self._http)
+        http = IssuerHttp(self.target, self._outbound)
+        made: Flow = sdk.Flow(self.target.url, self._where, self._client, secret, http)
         return made
 
     def _login_needed(self) -> LoginNeeded:

@@ -53,20 +53,23 @@ class WantedScopes:
     help.
     """
 
-    __slots__ = ("_metadata", "_wider", "missing", "way_to_more")
+    __slots__ = ("_limited", "_metadata", "_server", "_wider", "missing")
 
     def __init__(self, server: str, *, limited: bool) -> None:
         self.missing: tuple[str, ...] = ()
-        self.way_to_more: Final = (
-            "oauth.scopes of its entry in the servers file is the limit"
-            if limited
-            else f"mesh-agent servers login {server}"
-        )
+        self._server, self._limited = server, limited
         self._wider: tuple[str, ...] = ()
         self._metadata = ""
 
     def __repr__(self) -> str:
         return f"<WantedScopes {' '.join(self._wider)!r}>"
+
+    @property
+    def way_to_more(self) -> str:
+        """What an operator has to do."""
+        if self._limited:
+            return "oauth.scopes of its entry in the servers file is the limit"
+        return f"mesh-agent servers login {self._server}"
 
     def lacked(self, said: Challenge) -> bool:
         """Note what a request has lacked; whether that is news."""

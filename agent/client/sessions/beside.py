@@ -21,6 +21,7 @@ from agent.client.sessions.calls import SessionCalls
 from agent.client.sessions.dedicated import SESSION_ENDED, OpenSession, SessionClient, SessionRefused
 from agent.client.sessions.pending_call import OnPending
 from agent.client.sessions.pool import SessionLimits, SessionPool
+from agent.client.small_task_group import SmallTaskGroup
 from agent.client.streams import RESOURCES, SESSIONS, UPDATED, Updates
 from agent.errors import CallNotSent, MeshError
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
@@ -65,7 +66,7 @@ class BesideSessions(AbstractAsyncContextManager["BesideSessions[Main]"], Generi
         self, shared: Main, open_session: OpenSession, *, limits: SessionLimits, on_pending: OnPending
     ) -> None:
         self._shared = shared
-        self._group = asyncio.TaskGroup()
+        self._group = SmallTaskGroup()
         self._open_session, self._limits, self._on_pending = open_session, limits, on_pending
         self._tasks: dict[asyncio.Task[None], None] = {}  # Not a set, which takes 150 bytes more while it is empty.
         self._listeners: tuple[Callable[[str], None], ...] = ()

@@ -2,10 +2,12 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from agent.client.event import Event
 from agent.client.protocol import Request
 from agent.errors import CallNotSent, Unreachable
 from agent.links.dial import OpenClient
@@ -53,6 +55,38 @@ async def test_change_of_a_list_during_a_call_is_noted_and_handed_on(method: str
     assert await link.request(Request.within("tools/call", {}, timeout_s=1.0, on_notification=hear)) == {"content": []}
     assert heard == [method]
     assert link.lists_changed is changed
+
+
+class StartingClient:
+    """A client that sends without waiting, and whose server then wants a session after all."""
+
+    lists_by_session = False
+    lost = Event()
+
+    def __init__(self) -> None:
+        self.started: list[Request] = []
+
+    def start_request(self, request: Request, _taker: object) -> bool:
+        request.started = cast("Any", SimpleNamespace(go_on=None))
+        self.started.append(request)
+        return True
+
+    async def request(self, _request: Request) -> dict[str, Any]:
+        return {"content": [{"type": "text", "text": "connections have no session here"}], "isError": True}
+
+
+async def test_call_in_a_session_is_sent_without_a_task_and_the_node_has_those_that_need_a_session() -> None:
+    client, link = StartingClient(), WorkerLink(VIEW)
+    link.client = cast("HttpStatelessClient", client)
+    request = Request.within("tools/call", {}, timeout_s=1.0)
+    request.in_session = True
+    assert link.start(request, cast("Any", object()))
+    assert client.started == [request]
+    assert link.serves_sessions
+    assert request.started is not None
+    assert request.started.go_on is not None
+    await request.started.go_on(request)
+    assert not link.serves_sessions
 
 
 async def test_what_is_no_call_and_what_has_no_way_is_not_sent() -> None:
