@@ -55,6 +55,9 @@ MISSED_FOR_S: Final = 1.0
 # answers its calls.
 DRAIN_TIMEOUT_S: Final = 30.0
 
+# One for all, as it refers to itself.
+_ANY_FAILURE: Final = retry_if_exception_type(MeshError)
+
 
 @asynccontextmanager
 async def turn(places: asyncio.Semaphore) -> AsyncGenerator[None, None]:
@@ -235,7 +238,9 @@ class Link:
         try:
             with suppress(Retired):
                 while True:
-                    lost = await self._served(await self._dialled_after(lost))
+                    stack = await self._dialled_after(lost)
+                    lost = None  # With its traceback it holds all that was there before.
+                    lost = await self._served(stack)
         finally:
             self._record.closed()
             self.first_attempt.set()
@@ -246,7 +251,7 @@ class Link:
         Tenacity's part is over then: what it needs for each row of attempts is not held while the link is up.
         """
 
-        async def dialled() -> AsyncExitStack:
+        async def dialled() -> AsyncExitStack | BaseException:
             nonlocal lost
             if lost is not None:
                 failure, lost = lost, None
@@ -254,16 +259,25 @@ class Link:
                     raise failure
                 finally:
                     del failure  # Its traceback has this frame: a circle, as below.
-            return await self._dialled()
+            try:
+                return await self._dialled()
+            except MeshError:
+                raise
+            except BaseException as exc:  # noqa: BLE001 - raised below: what tenacity raises, it refers to itself
+                return exc
 
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(MeshError), stop=stop_never, wait=self._wait_s, sleep=self._pause
-        )
+        retrying = AsyncRetrying(retry=_ANY_FAILURE, stop=stop_never, wait=self._wait_s, sleep=self._pause)
         try:
-            return await retrying(dialled)
+            outcome: AsyncExitStack | BaseException = await retrying(dialled)
         finally:
             # Its last steps refer to it: a circle, which nothing collects of what was there when the node was ready.
             retrying.iter_state.reset()
+        if isinstance(outcome, AsyncExitStack):
+            return outcome
+        try:
+            raise outcome
+        finally:
+            del outcome
 
     async def _dialled(self) -> AsyncExitStack:
         """Dial once. Raises `MeshError` or `Retired`."""

@@ -71,12 +71,25 @@ class Doubt(Event):
 
     def __init__(self, probe: "Probe") -> None:
         super().__init__()
-        self._probe = probe
+        self._probe: Probe | None = probe
 
     def set(self) -> None:
         """Set it, and probe."""
         super().set()
-        self._probe.ask_now()
+        if self._probe is not None:
+            self._probe.ask_now()
+
+    def end(self) -> None:
+        """Probe no more."""
+        self._probe = None
+
+
+def _ignored(_work: Callable[[], Coroutine[Any, Any, None]], _name: str) -> None:
+    """Begin no task: the life is over."""
+
+
+def _none_is_open() -> bool:
+    return False
 
 
 class Probe:
@@ -173,9 +186,13 @@ class Probe:
             self._rest()
 
     def end(self) -> None:
-        """Probe no more."""
+        """Probe no more. Nothing here leads back to the life then, or only the garbage collector could take it away."""
         self._begun = False
         self._drop_quiet_one()
+        self._begin_task, self._calls_open, self._prober = _ignored, _none_is_open, None
+        self.doubt.end()
+        # The next beat still has this probe, which need not hold a whole link for seconds.
+        del self._client, self._hooks
 
     def _drop_quiet_one(self) -> None:
         drop, self._drop = self._drop, None
