@@ -25,7 +25,7 @@ from agent.errors import CallNotSent, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import Dial, opened
 from agent.links.follower import Followers
 from agent.links.lifecycle import LinkLifecycle, ReloadAsked, Retired
-from agent.links.record import LinkHooks, LinkRecord
+from agent.links.record import LinkHooks, LinkRecord, is_announced
 from agent.links.session_offers import SessionOffersOfBackend
 from agent.links.state import (
     DIALS,
@@ -36,7 +36,7 @@ from agent.links.state import (
     WaitOver,
     wait_s,
 )
-from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Offer, PeerSource, PeerSpec
+from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Offer
 
 log = logging.getLogger(__name__)
 
@@ -395,13 +395,13 @@ class Link:
         """Answer tenacity: full jitter by the link's own count of attempts, which a long READY resets."""
         failure = retry_state.outcome.exception() if retry_state.outcome else None
         asked_s = failure.retry_after_s if isinstance(failure, Unreachable) else None
-        announced = isinstance(self.spec, PeerSpec) and self.spec.source is PeerSource.DISCOVERY
+        crowd, announced = self._hooks.crowd, is_announced(self.spec)
         return wait_s(
             self._record.standing,
             self._rng,
             retry_soon=retry_soon(failure),
             retry_after_s=asked_s,
-            down=self._hooks.crowd.down,
+            down=crowd.down if announced else crowd.named_down,
             now_s=clock.now_s(),
             dials=DIALS if announced else NAMED_DIALS,
         )
