@@ -1,7 +1,8 @@
 """What joins and leaves, and the largest legal request, leave behind in a node's memory.
 
-A round is 2,000 joins and as many leaves: the file that lists the peers names the one half of 200 stub nodes, then the
-other one. The first two rounds warm the node up. Linux only, where `/proc` tells it.
+A round is 2,000 joins and as many leaves: the file that lists the peers names the one half of some stub nodes, then the
+other one. The first round fills the node's caches and has a line of its own. Linux only, where `/proc` tells it.
+`tests/chaos/test_memory.py` measures the same.
 """
 
 import asyncio
@@ -10,16 +11,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import aiohttp
 import orjson
 
 from bench.figures import Figure
 from bench.processes import canned_server, node_process, resident_bytes, stub_nodes
 from bench.raw_client import RawClient
-from bench.scale import metric
 
-STUBS, SWAPS, ROUNDS = 200, 20, 4
-# Until then the allocator has seen the most links that there are at a time: those that leave, and those that join.
-WARM_ROUNDS = 2
+JOINS, STUBS, ROUNDS = 2_000, 200, 3
 GROWTH_GOAL_MB = 3.0
 # Under the limit of a body (4 MiB) by more than the envelope takes.
 BODY_BYTES = 4 * 2**20 - 4_096
@@ -29,29 +28,33 @@ BODIES = 5
 
 async def measure() -> list[Figure]:
     """Both figures."""
-    return [*await _churn(), *await _body()]
+    first, *grown = await churned()
+    figures = [Figure(f"growth in round 1 of {JOINS:,} joins and leaves, which fills caches", first, "MB")]
+    figures += [
+        Figure(f"growth in round {number} of {JOINS:,} joins and leaves", mb, "MB", GROWTH_GOAL_MB)
+        for number, mb in enumerate(grown, 2)
+    ]
+    what = "the largest legal body: peak of memory above what the node held"
+    return [*figures, Figure(what, max(await body_peaks()), "MB", BODY_GOAL_MB)]
 
 
-async def _churn() -> list[Figure]:
+async def churned(stubs: int = STUBS, rounds: int = ROUNDS) -> list[float]:
+    """By how many MB the memory of a node grew in each round of joins and leaves, with so many stub nodes."""
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
         listed = Path(folder, "peers.json")
-        async with stub_nodes(STUBS // 2, 0) as first, stub_nodes(STUBS // 2, 0) as second:
+        async with stub_nodes(stubs // 2, 0) as first, stub_nodes(stubs // 2, 0) as second:
             _list(listed, first)
             settings = {"MESH_DISCOVERY": "off", "MESH_PEER_FILES": str(listed), "MESH_LOG_LEVEL": "error"}
             async with node_process("front", **settings) as (base, process_id):
-                held = []
-                for _ in range(ROUNDS):
-                    for _ in range(SWAPS // 2):
+                await _linked(base, first)
+                held = [resident_bytes(process_id) / 2**20]
+                for _ in range(rounds):
+                    for _ in range(JOINS // stubs):
                         for half in (second, first):
                             _list(listed, half)
                             await _linked(base, half)
                     held.append(resident_bytes(process_id) / 2**20)
-    grown = [after - before for before, after in itertools.pairwise(held)]
-    joins = SWAPS * STUBS // 2
-    return [
-        Figure(f"growth in round {number} of {joins:,} joins and leaves", mb, "MB", GROWTH_GOAL_MB)
-        for number, mb in enumerate(grown[WARM_ROUNDS - 1 :], WARM_ROUNDS + 1)
-    ]
+    return [after - before for before, after in itertools.pairwise(held)]
 
 
 def _list(path: Path, urls: Sequence[str]) -> None:
@@ -63,16 +66,18 @@ def _list(path: Path, urls: Sequence[str]) -> None:
 
 async def _linked(base: str, urls: Sequence[str]) -> None:
     """Wait until these are linked, and no others are known."""
-    ports = {url.rpartition(":")[2].partition("/")[0] for url in urls}
-    async with asyncio.timeout(60):
+    wanted = dict.fromkeys(urls, True)
+    async with asyncio.timeout(60), aiohttp.ClientSession() as session:
         while True:
-            peers = await metric(base, "mesh_peer_up", within=ports)
-            if peers == (len(urls), len(urls)):
+            async with session.get(f"{base}/api/v1/mcp/peers") as response:
+                peers = orjson.loads(await response.read())["data"]["peers"]
+            if {peer["url"]: peer["connected"] for peer in peers} == wanted:
                 return
             await asyncio.sleep(0.2)
 
 
-async def _body() -> list[Figure]:
+async def body_peaks() -> list[float]:
+    """How far, in MB, the memory of a node rises above what it held for each of some largest legal bodies."""
     async with (
         canned_server() as url,
         node_process("front", servers={"canned": {"url": url}}, MESH_DISCOVERY="off") as (base, process_id),
@@ -87,7 +92,7 @@ async def _body() -> list[Figure]:
             Path(f"/proc/{process_id}/clear_refs").write_text("5")  # The peak begins anew.
             await client.call("canned__echo", {"text": "x" * BODY_BYTES})
             peaks.append((_peak_bytes(process_id) - before) / 2**20)
-    return [Figure("the largest legal body: peak of memory above what the node held", max(peaks), "MB", BODY_GOAL_MB)]
+    return peaks
 
 
 def _peak_bytes(process_id: int) -> int:

@@ -17,7 +17,9 @@ BACKLOG: Final = 1024
 PORTS_TRIED_MAX: Final = 100
 
 # A client that vanished without a word (a cable, a laptop's lid) is noticed in 30 s, like one that reads nothing
-# (`agent.server.write_deadline`): TCP may recover once. Other nodes are noticed sooner, by what dials them.
+# (`agent.server.write_deadline`): TCP may recover once. The options of dialled sockets (`agent.client.http.dial`), with
+# more time: a phone that changes its network is not heard for seconds, and Linux takes a reader that takes nothing for
+# one that is not heard, as another node may be whose own client reads slowly. Nodes are noticed by the links to them.
 KEEPALIVE_IDLE_S: Final = 15
 KEEPALIVE_INTERVAL_S: Final = 5
 KEEPALIVE_PROBES: Final = 3

@@ -54,14 +54,14 @@ class Deadline:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: TracebackType | None) -> None:
         self._deadlines.discard(self)
-        # It knows of this deadline: with that circle, everything of a call would wait for the garbage collector.
-        self._sink = None
+        # They know of this deadline: with that circle, everything of a call would wait for the garbage collector.
+        self._sink, task, self._task = None, self._task, None
         if self._timer is not None:
             self._timer.cancel()
         if not self._is_over:
             return
-        assert self._task is not None, "it was entered"
-        if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+        assert task is not None, "it was entered"
+        if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from exc
 
     def reschedule(self, when_s: float | None) -> None:

@@ -18,18 +18,26 @@ SELF_DOUBT_MAX_S: Final = 96.0
 
 @dataclass(slots=True)
 class Crowd:
-    """See the module. `down`: links that back off; `up`: those that are probed; `silent`: those that missed a probe."""
+    """See the module. `up`: links that are probed; `silent`: those of them that missed a probe.
+
+    `down`: links that back off and whose return a catalog announces; `named_down`: the others, without children.
+    """
 
     down: int = 0
+    named_down: int = 0
     up: int = 0
     silent: int = 0
     _most_silent_since_s: float | None = None
 
-    def note(self, before: LinkStanding, after: LinkStanding, now_s: float) -> None:
-        """Take one step of one link."""
-        self.down += (after.state is LinkState.BACKOFF) - (before.state is LinkState.BACKOFF)
+    def note(self, before: LinkStanding, after: LinkStanding, now_s: float, *, is_named: bool = False) -> None:
+        """Take one step of one link. `is_named`: no catalog announces it, or did so when it went down."""
         if after.is_child:
             return
+        more = (after.state is LinkState.BACKOFF) - (before.state is LinkState.BACKOFF)
+        if is_named:
+            self.named_down += more
+        else:
+            self.down += more
         self.up += _is_up(after) - _is_up(before)
         self.silent += _is_silent(after) - _is_silent(before)
         most = self.up >= OTHERS_MIN and 2 * self.silent > self.up

@@ -13,11 +13,11 @@ from agent.routing.digest import exported_digest
 class Relisting(Event):
     """Set while a listing is wanted; `on_wanted` is called when it becomes so."""
 
-    __slots__ = ("_certain", "_offer", "_on_wanted", "_sighting")
+    __slots__ = ("_certain", "_offer", "_sighting", "on_wanted")
 
     def __init__(self, on_wanted: Callable[[], None]) -> None:
         super().__init__()
-        self._on_wanted = on_wanted
+        self.on_wanted = on_wanted
         self._certain = False
         self._offer = Offer()
         self._sighting = ""
@@ -26,7 +26,7 @@ class Relisting(Event):
         """Want a listing, whatever is known."""
         self._certain = True
         super().set()
-        self._on_wanted()
+        self.on_wanted()
 
     def clear(self) -> None:
         """Forget that a listing was wanted."""
@@ -37,7 +37,7 @@ class Relisting(Event):
         """Want one unless `sighting`, the words of the catalog, has the digest of what is known by then."""
         self._sighting = sighting
         super().set()
-        self._on_wanted()
+        self.on_wanted()
 
     def taken(self, offer: Offer) -> None:
         """The offer was read."""

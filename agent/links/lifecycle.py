@@ -56,6 +56,7 @@ def one_failure(group: BaseExceptionGroup[BaseException]) -> Exception:
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     found: list[BaseException] = []
+    group.__traceback__ = None  # Its frames refer to it: a circle, for the garbage collector to find.
     for exc in group.exceptions:
         found += _leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc]
     return found
@@ -63,6 +64,14 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 # What a hung node has of reads is then moved in 6 s at most: this, and three probes that are waited for in vain.
 STALL_S: Final = 2.0
+
+
+def _nothing_waits() -> bool:
+    return False
+
+
+def _unheard(_affinity: str, _method: str) -> None:
+    """What is heard of sessions when there is nothing to do about it any more."""
 
 
 class StallDetector:
@@ -89,6 +98,13 @@ class StallDetector:
     def answered(self) -> None:
         """A call was answered."""
         self._answered_at_s = clock.now_s()
+
+    def end(self) -> None:
+        """No call is under way that anybody could doubt."""
+        self._waiting = _nothing_waits
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _look(self) -> None:
         self._timer = None
@@ -324,6 +340,7 @@ class LinkLifecycle:
             MeshError: what ended it, a failure or `ReloadAsked`.
             Retired: it was asked to end and has finished.
         """
+        failure: Exception | None = None
         try:
             async with SmallTaskGroup() as group:
                 self._group = group
@@ -346,11 +363,23 @@ class LinkLifecycle:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise asyncio.CancelledError from None
-            raise one_failure(group_failure) from group_failure
+            # Raised outside of this block: the failure would refer to the group, and the group does to it.
+            failure = one_failure(group_failure)
         finally:
             self.over = True
-            self._offer.end()
-        raise AssertionError("no child of a session returns")
+            self._leave()
+        assert failure is not None, "no child of a session returns"
+        try:
+            raise failure
+        finally:
+            del failure  # Its traceback has this frame: a circle, too.
+
+    def _leave(self) -> None:
+        """Cut what leads back here, so that this life goes with its last call and not with the garbage collector."""
+        self._offer.end()
+        self._client.hear_sessions(_unheard)
+        if self._stall is not None:
+            self._stall.end()
 
     # For the parts of this life, which have a task only as long as there is something to do
 
@@ -392,8 +421,12 @@ class LinkLifecycle:
     async def _raise_end(self) -> NoReturn:
         if self._end.is_set():
             await self._drain(self._drain_s)
-            assert self._ending is not None, "the end has a reason"
-            raise self._ending
+            ending, self._ending = self._ending, None
+            assert ending is not None, "the end has a reason"
+            try:
+                raise ending
+            finally:
+                del ending  # As in `run`.
         raise why_lost(self._client)
 
     async def _drain(self, timeout_s: float) -> None:

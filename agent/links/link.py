@@ -25,7 +25,7 @@ from agent.errors import CallNotSent, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import Dial, opened
 from agent.links.follower import Followers
 from agent.links.lifecycle import LinkLifecycle, ReloadAsked, Retired
-from agent.links.record import LinkHooks, LinkRecord
+from agent.links.record import LinkHooks, LinkRecord, is_announced
 from agent.links.session_offers import SessionOffersOfBackend
 from agent.links.state import (
     DIALS,
@@ -36,7 +36,7 @@ from agent.links.state import (
     WaitOver,
     wait_s,
 )
-from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Offer, PeerSource, PeerSpec
+from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Offer
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,9 @@ MISSED_FOR_S: Final = 1.0
 # Calls in flight are drained for at most as long as a node's own stop takes: a peer that leaves the catalog still
 # answers its calls.
 DRAIN_TIMEOUT_S: Final = 30.0
+
+# One for all, as it refers to itself.
+_ANY_FAILURE: Final = retry_if_exception_type(MeshError)
 
 
 @asynccontextmanager
@@ -255,7 +258,7 @@ class Link:
         Tenacity's part is over then: what it needs for each row of attempts is not held while the link is up.
         """
 
-        async def dialled() -> AsyncExitStack:
+        async def dialled() -> AsyncExitStack | BaseException:
             nonlocal lost
             if lost is not None:
                 failure, lost = lost, None
@@ -263,16 +266,25 @@ class Link:
                     raise failure
                 finally:
                     del failure  # Its traceback has this frame: a circle, as below.
-            return await self._dialled()
+            try:
+                return await self._dialled()
+            except MeshError:
+                raise
+            except BaseException as exc:  # noqa: BLE001 - raised below: what tenacity raises, it refers to itself
+                return exc
 
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(MeshError), stop=stop_never, wait=self._wait_s, sleep=self._pause
-        )
+        retrying = AsyncRetrying(retry=_ANY_FAILURE, stop=stop_never, wait=self._wait_s, sleep=self._pause)
         try:
-            return await retrying(dialled)
+            outcome: AsyncExitStack | BaseException = await retrying(dialled)
         finally:
             # Its last steps refer to it: a circle, which nothing collects of what was there when the node was ready.
             retrying.iter_state.reset()
+        if isinstance(outcome, AsyncExitStack):
+            return outcome
+        try:
+            raise outcome
+        finally:
+            del outcome
 
     async def _dialled(self) -> AsyncExitStack:
         """Dial once. Raises `MeshError` or `Retired`."""
@@ -388,13 +400,13 @@ class Link:
         """Answer tenacity: full jitter by the link's own count of attempts, which a long READY resets."""
         failure = retry_state.outcome.exception() if retry_state.outcome else None
         asked_s = failure.retry_after_s if isinstance(failure, Unreachable) else None
-        announced = isinstance(self.spec, PeerSpec) and self.spec.source is PeerSource.DISCOVERY
+        crowd, announced = self._hooks.crowd, is_announced(self.spec)
         return wait_s(
             self._record.standing,
             self._rng,
             retry_soon=retry_soon(failure),
             retry_after_s=asked_s,
-            down=self._hooks.crowd.down,
+            down=crowd.down if announced else crowd.named_down,
             now_s=clock.now_s(),
             dials=DIALS if announced else NAMED_DIALS,
         )

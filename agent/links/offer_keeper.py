@@ -106,6 +106,23 @@ class Life(Protocol):
         ...
 
 
+class _Over:
+    """The life that a keeper has when its own has ended: nothing begins any more."""
+
+    def begin_task(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None: ...
+
+    async def stream_ended(self) -> None: ...
+
+    def listed_first(self, took_s: float) -> None: ...
+
+
+_OVER: Final = _Over()
+
+
+def _ignored() -> None:
+    pass
+
+
 class OfferKeeper:
     """See the module. Sole writer: the task that lists; all else may be called from others.
 
@@ -181,6 +198,8 @@ class OfferKeeper:
     def end(self) -> None:
         """The keeper reads nothing any more, so no call waits for it."""
         self._ended = True
+        # Nothing here leads back to the life any more, or only the garbage collector could take either away.
+        self._life, self._relist.on_wanted = _OVER, _ignored
         self._read.set()
         drop, self._drop_stream = self._drop_stream, None
         if drop is not None:

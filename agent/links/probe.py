@@ -80,12 +80,30 @@ class Doubt(Event):
 
     def __init__(self, probe: "Probe") -> None:
         super().__init__()
-        self._probe = probe
+        self._probe: Probe | None = probe
 
     def set(self) -> None:
         """Set it, and probe."""
         super().set()
-        self._probe.ask_now()
+        if self._probe is not None:
+            self._probe.ask_now()
+
+    def end(self) -> None:
+        """Probe no more."""
+        self._probe = None
+
+
+class _Over:
+    """A life that is over."""
+
+    def may_be_busy(self) -> bool:
+        return False
+
+    def begin_task(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        """Nothing is begun any more."""
+
+
+_OVER: Final = _Over()
 
 
 class Probe:
@@ -131,7 +149,7 @@ class Probe:
         self._client = client
         self._hooks = hooks
         self._rng = rng
-        self._life = life
+        self._life: ProbedLife = life
         self._given_up_since_s = self._at_work_until_s = -math.inf
         self._pings = True
         self._patience_s = PROBE_TIMEOUT_S
@@ -178,9 +196,13 @@ class Probe:
             self._rest()
 
     def end(self) -> None:
-        """Probe no more."""
+        """Probe no more. Nothing here leads back to the life then, or only the garbage collector could take it away."""
         self._begun = False
         self._drop_quiet_one()
+        self._life, self._prober = _OVER, None
+        self.doubt.end()
+        # The next beat still has this probe, which need not hold a whole link for seconds.
+        del self._client, self._hooks
 
     def _drop_quiet_one(self) -> None:
         drop, self._drop = self._drop, None

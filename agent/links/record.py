@@ -29,7 +29,16 @@ from agent.links.state import (
     advance,
     is_calm,
 )
-from agent.model import BackendSpec, LinkView, NodeIdentity, Offer, StdioTarget
+from agent.model import (
+    BackendSpec,
+    LinkState,
+    LinkView,
+    NodeIdentity,
+    Offer,
+    PeerSource,
+    PeerSpec,
+    StdioTarget,
+)
 from agent.routing.about import about_of
 
 log = logging.getLogger(__name__)
@@ -68,15 +77,21 @@ LATENCY_STEP_S: Final = 0.1
 _UNSHOWN: Final = frozenset({"latency_s", "next_attempt_at_s"})
 
 
+def is_announced(spec: BackendSpec) -> bool:
+    """Whether a catalog says when it is back."""
+    return isinstance(spec, PeerSpec) and spec.source is PeerSource.DISCOVERY
+
+
 class LinkRecord:
     """See the module. `standing`: in the table of states; `view`: the frozen snapshot for all others."""
 
-    __slots__ = ("_hooks", "_latency_due_s", "_server_info", "standing", "view")
+    __slots__ = ("_hooks", "_is_named", "_latency_due_s", "_server_info", "standing", "view")
 
     def __init__(self, spec: BackendSpec, hooks: LinkHooks) -> None:
         self.standing = LinkStanding(is_child=isinstance(spec.target, StdioTarget))
         self.view = LinkView(spec)
         self._hooks = hooks
+        self._is_named = False  # As it was when it went down.
         self._latency_due_s = 0.0
         self._server_info: ServerInfo | None = None  # That of the last answer to a probe.
 
@@ -88,7 +103,9 @@ class LinkRecord:
         now_s = clock.now_s()
         before, self.standing = self.standing, advance(self.standing, event, now_s)
         if before is not self.standing:
-            self._hooks.crowd.note(before, self.standing, now_s)
+            if before.state is not LinkState.BACKOFF:
+                self._is_named = not is_announced(self.view.spec)
+            self._hooks.crowd.note(before, self.standing, now_s, is_named=self._is_named)
         self.show(state=self.standing.state, attempts=self.standing.attempts, **changes)
 
     def show(self, **changes: object) -> None:

@@ -24,13 +24,17 @@ if TYPE_CHECKING:
     import random
 
 
-# Half a second hides a restart; 30 s is the longest that a returned peer goes unnoticed when no catalog announces it.
-DIALS: Final = Backoff(first_s=0.5, last_s=30.0)
-# A server of ours, or a peer that people name: no catalog says when it is back.
-NAMED_DIALS: Final = Backoff(first_s=0.5, last_s=10.0)
-# All links that are down dial so often together: one in vain costs some milliseconds. Beyond 45 of them each waits
-# longer than 30 s; a node that returns registers anew and is dialled at once all the same, as is what a call waits for.
+# Half a second hides a restart; 15 s is the longest that a returned peer goes unnoticed when no catalog announces it
+# and it cannot reach us itself: a partition in both directions heals as soon as one in a single direction.
+DIALS: Final = Backoff(first_s=0.5, last_s=15.0)
+# A server of ours, or a peer that people name: no catalog says when it is back. It is found in 10 s: a dial may have
+# sent its last packet 2 s before the server returned, and has to be given up first.
+NAMED_DIALS: Final = Backoff(first_s=0.5, last_s=8.0)
+# All announced links that are down dial so often together: one in vain costs some milliseconds. Beyond 22 of them each
+# waits longer; a node that returns registers anew and is dialled at once all the same, as is what a call waits for.
 DIALS_PER_S_MAX: Final = 3
+# The same of the others, apart from them: a thousand dead peers delay no server of ours. Beyond 60 each waits longer.
+NAMED_DIALS_PER_S_MAX: Final = 15
 # And no more often just after they were lost: hundreds that die at once would take the loop from calls to the living.
 FIRST_DIALS_PER_S_MAX: Final = 60
 # A stdio child that keeps exiting costs a process start each time.
@@ -157,8 +161,8 @@ def wait_s(
     """Seconds until a link's next dial; none after a reload, and no fewer than the server asked for.
 
     Full jitter, but for a parked child, whose waits only grow. Without `retry_soon` (authentication, protocol,
-    identity) only an operator can help, so the wait is drawn from the upper half of the longest at once. `down`: how
-    many links of this node back off. `dials`: how the waits grow, but for a child.
+    identity) only an operator can help, so the wait is drawn from the upper half of the longest at once. `dials`: how
+    the waits grow, but for a child. `down`: how many links of this node back off that way.
     """
     match standing.state:
         case LinkState.IDLE:
@@ -175,7 +179,8 @@ def wait_s(
 def _dials_of(dials: Backoff, down: int) -> Backoff:
     """With full jitter the mean wait is half the longest."""
     first_s = max(dials.first_s, 2 * down / FIRST_DIALS_PER_S_MAX)
-    return replace(dials, first_s=first_s, last_s=max(dials.last_s, 2 * down / DIALS_PER_S_MAX))
+    per_s_max = DIALS_PER_S_MAX if dials is DIALS else NAMED_DIALS_PER_S_MAX
+    return replace(dials, first_s=first_s, last_s=max(dials.last_s, 2 * down / per_s_max))
 
 
 def _dials(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:

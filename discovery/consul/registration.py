@@ -39,6 +39,8 @@ CHANGE_SPACING_S = 0.25  # Leading edge at once, then at most one registration p
 COMPARE_S = 30.0  # Repairs a registration that another process changed; heartbeats show a lost one sooner.
 LEAVE_TIMEOUT_S = 2.0  # Of the drain's 30 s; a Consul that is away times us out by the TTL.
 _RIVAL_COMPARISONS = 2.5  # So many comparisons without the other process let it be forgotten.
+# A registration that is under way when the node leaves: an agent that takes it later would list a node that is gone.
+ARRIVE_TIMEOUT_S = 5.0
 _HEARTBEAT_JITTER = 0.1  # Nodes that were started together need not send heartbeats together.
 _DEFAULT_WEIGHTS = {"Passing": 1, "Warning": 1}  # Consul's own; an embedded catalog of an earlier version shows none.
 EPOCH_META_KEY = "epoch"  # Two processes that share a service ID differ in it.
@@ -58,6 +60,7 @@ class ConsulRegistrar:
         self._compare_at_s = 0.0
         self._sent_at_s: float | None = None
         self._wake = asyncio.Event()
+        self._sending: asyncio.Task[CatalogUnavailable | None] | None = None  # While one is under way.
         self._verify = self._repair = False
         self._token: str | None = None  # The one that the last registration was sent with ...
         self._held_token: str | None = None  # ... and that of the last one that the agent took, which it acts with.
@@ -130,6 +133,7 @@ class ConsulRegistrar:
         self._presence_expected = False
         if self._sent_at_s is None:
             return  # Nothing was ever sent; a registration that was cut short may have arrived.
+        await self._let_arrive()
         leaving = Leaving(self._client, self._wanted.service_name, self.service_id, check_id(self._wanted))
         try:
             async with asyncio.timeout(LEAVE_TIMEOUT_S):
@@ -179,14 +183,36 @@ class ConsulRegistrar:
             self._notes_total += 1  # The agent's lists name no tokens; the Notes show which one's arrived.
         self._sent_at_s = clock.now_s()
         self._token = self._client.token
+        payload = register_payload(wanted, self._notes_total)
+        # Its end is waited for by `leave`, whatever cancels this.
+        self._sending = asyncio.get_running_loop().create_task(self._outcome(payload), name="registration under way")
         try:
-            await self._client.register(register_payload(wanted, self._notes_total))
+            if (failure := await asyncio.shield(self._sending)) is not None:
+                raise failure
         except AgentSlow:
             if not await self._has_arrived(wanted):
                 raise
         self._held_token = self._token
         self._registrations_total += 1
         self._sent = wanted
+
+    async def _outcome(self, payload: dict[str, Any]) -> CatalogUnavailable | None:
+        try:
+            await self._client.register(payload)
+        except CatalogUnavailable as exc:
+            return exc
+        return None
+
+    async def _let_arrive(self) -> None:
+        """Wait for a registration under way: taken after our deregistration, it would list a node that is gone."""
+        sending, self._sending = self._sending, None
+        if sending is None or sending.done():
+            return
+        await asyncio.wait([sending], timeout=ARRIVE_TIMEOUT_S)
+        if not sending.done():
+            sending.cancel()
+        elif not sending.cancelled() and sending.exception() is None and sending.result() is None:
+            self._held_token = self._token
 
     async def _has_arrived(self, wanted: Registration) -> bool:
         """Look up whether the agent took a registration whose answer timed out.

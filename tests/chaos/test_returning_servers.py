@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.links.state import NAMED_DIALS
 from tests.e2e.by_hand import modern_answer
 from tests.e2e.running import RunningNode, running_nodes
 from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
@@ -24,10 +23,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 NAMES = ("called", "idle")
 FOUND_CALLED_S = 2.0
-# So many dials in vain, and the next pause is four seconds at most.
-ATTEMPTS = 3
-# The test machine's.
-MORE_S = 2.0
+FOUND_S = 10.0
+# So many dials in vain, and the pauses are as long as they ever get.
+ATTEMPTS = 6
 
 
 async def test_a_server_that_returns_is_found_in_two_seconds_while_it_is_called_and_in_ten_while_not(
@@ -53,8 +51,8 @@ async def test_a_server_that_returns_is_found_in_two_seconds_while_it_is_called_
             found = await all_of(seconds_until_up(node, name, back_s) for name in NAMES)
             caller.cancel()
     measured(f"found after {found[0]:.1f} s while called, after {found[1]:.1f} s while not")
-    assert found[0] < FOUND_CALLED_S + MORE_S
-    assert found[1] < NAMED_DIALS.last_s + MORE_S
+    assert found[0] < FOUND_CALLED_S
+    assert found[1] < FOUND_S
 
 
 async def answer(request: Seen) -> tuple[bytes, bool]:

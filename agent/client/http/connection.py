@@ -32,6 +32,12 @@ _HUNG_UP: Final = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLL
 _SWITCHING_PROTOCOLS: Final = 101
 
 
+def unbind(transport: asyncio.BaseTransport | None) -> None:
+    """Let a transport that is over go: Python 3.11 leaves it bound to itself, for the collector; 3.12 does this."""
+    if transport is not None and hasattr(transport, "_read_ready_cb"):
+        transport._read_ready_cb = None  # noqa: SLF001 - there is no other way
+
+
 class ConnectionOwner(Protocol):
     """The pool of a connection."""
 
@@ -283,9 +289,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """As `asyncio.Protocol`."""
         transport, self._transport = self._transport, None
-        if transport is not None and hasattr(transport, "_read_ready_cb"):
-            # Python 3.11 leaves a transport bound to itself when it is over, for the collector to find; 3.12 does this.
-            transport._read_ready_cb = None  # noqa: SLF001 - as above
+        unbind(transport)
         if self._taker is not None:
             self._taker.wait()
         response, body = self._response, self._body

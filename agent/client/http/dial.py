@@ -184,7 +184,11 @@ class Dialler:
 
 
 async def _connect(addresses: list[AddrInfoType]) -> socket.socket:
-    return await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, socket_factory=_socket)
+    try:
+        return await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, socket_factory=_socket)
+    except OSError as exc:
+        # The frames below keep it in a list: a circle at each dial in vain, for the garbage collector to find.
+        raise exc.with_traceback(None)  # noqa: B904 - it is the same one
 
 
 class _Names:

@@ -24,21 +24,29 @@ _KINDS_MAX: Final = 32
 
 
 class QuietQuestions:
-    """As those of `agent.client.protocol.Quiet`. `takes`: takes another answer to a probe, or raises what is wrong."""
+    """As those of `agent.client.protocol.Quiet`."""
 
-    __slots__ = ("_asked", "_pool", "_stamp", "_takes", "_to_node")
+    __slots__ = ("_asked", "_pool", "_stamp", "_to_node")
 
-    def __init__(self, pool: HttpPool, stamp: ModernStamp, takes: Callable[[Json], None], *, to_node: bool) -> None:
-        self._pool, self._stamp, self._takes, self._to_node = pool, stamp, takes, to_node
+    def __init__(self, pool: HttpPool, stamp: ModernStamp, *, to_node: bool) -> None:
+        self._pool, self._stamp, self._to_node = pool, stamp, to_node
         self._asked: tuple[tuple[str, Repeated], ...] = ()  # Two or three; a dict takes as much as one of them.
 
     def __repr__(self) -> str:
         return f"<QuietQuestions {self._asked!r}>"
 
-    def probe(self, heard: Callable[[bool], None]) -> Callable[[], None] | None:
-        """As what `Quiet.prober` returns."""
+    def probe(self, takes: Callable[[Json], None], heard: Callable[[bool], None]) -> Callable[[], None] | None:
+        """As what `Quiet.prober` returns. `takes`: takes another answer, or raises what is wrong.
+
+        It is not kept beyond the answer: it is a part of what these questions are a part of.
+        """
+
+        def taken(result: Json) -> bool:
+            takes(result)
+            return True
+
         question = self._question(DISCOVER)
-        return question.drop if question.ask(self._is_well, heard) else None
+        return question.drop if question.ask(lambda body: _is_result(body, taken), heard) else None
 
     def list_again(
         self, method: str, is_known: Callable[[Json], bool], heard: Callable[[bool], None]
@@ -48,13 +56,6 @@ class QuietQuestions:
             return None
         question = self._question(method)
         return question.drop if question.ask(lambda body: _is_result(body, is_known), heard) else None
-
-    def _is_well(self, body: bytes) -> bool:
-        return _is_result(body, self._taken)
-
-    def _taken(self, result: Json) -> bool:
-        self._takes(result)
-        return True
 
     def _question(self, method: str) -> Repeated:
         for asked, question in self._asked:

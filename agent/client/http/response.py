@@ -111,9 +111,9 @@ class HttpRefusal(Exception):
         return ProtocolBroken.about(where, what, f"{said}: no MCP endpoint")
 
     def _with_wait(self, error: RpcError) -> RpcError:
-        """The server's own error, and what only the answer's head says."""
+        """The server's own error, and what only the answer's head says; another object, for its cause is this one."""
         if self.retry_after_s is None or not isinstance(error.data, dict | None):
-            return error
+            return RpcError(error.code, error.message, error.data)
         return RpcError(error.code, error.message, {"retry_after_s": self.retry_after_s} | (error.data or {}))
 
 
@@ -328,7 +328,10 @@ async def check_status(response: Response, pool: HttpPool, *, in_session: bool =
         marked = _NODE_MARK.search(challenge) if by_node else None
         mark = marked[1] if marked is not None else None
         raise AuthRefused.about(*refusal.about, by_node=by_node, node_mark=mark, status=status)
-    raise refusal
+    try:
+        raise refusal
+    finally:
+        del refusal  # Its traceback has this frame: a circle, for the garbage collector to find.
 
 
 def _is_of_session(refusal: HttpRefusal, challenge: str, in_session: bool) -> bool:

@@ -180,8 +180,7 @@ class HttpStatelessClient:
         except HttpRefusal as exc:
             if exc.error is None and exc.status in (404, 405, 501):
                 raise ListenNotSupported(str(exc)) from exc
-            failure = exc.as_failure()
-            raise Unreachable(str(failure)) if isinstance(failure, CallFailed) else failure from exc
+            raise _failure_of_stream(exc) from exc
         except CallFailed as exc:
             raise Unreachable(str(exc)) from exc
 
@@ -217,7 +216,10 @@ class HttpStatelessClient:
 
     def prober(self) -> Callable[[Callable[[bool], None]], Callable[[], None] | None]:
         """As `Quiet.prober`."""
-        return self._questions.probe
+        return self._probe_quietly
+
+    def _probe_quietly(self, heard: Callable[[bool], None]) -> Callable[[], None] | None:
+        return self._questions.probe(self._take, heard)
 
     def list_quietly(
         self, method: str, is_known: Callable[[Json], bool], heard: Callable[[bool], None]
@@ -229,7 +231,7 @@ class HttpStatelessClient:
     def _questions(self) -> QuietQuestions:
         if self._quiet is None:
             to_node = self.server_info.mesh is not None
-            self._quiet = QuietQuestions(self._pool, self._stamp, self._take, to_node=to_node)
+            self._quiet = QuietQuestions(self._pool, self._stamp, to_node=to_node)
         return self._quiet
 
     def _lose(self, what: str) -> Unreachable:
@@ -268,6 +270,11 @@ class HttpStatelessClient:
             raise Unreachable(f"{self._pool.where} ended the stream of changes")
         finally:
             response.close()
+
+
+def _failure_of_stream(refusal: HttpRefusal) -> MeshError:
+    failure = refusal.as_failure()
+    return Unreachable(str(failure)) if isinstance(failure, CallFailed) else failure
 
 
 def _node_of(server_info: ServerInfo) -> object:

@@ -89,6 +89,7 @@ class BesideSessions(AbstractAsyncContextManager["BesideSessions[Main]"], Generi
         self.end()
         # Without the exception, so that what ended the client's life is not wrapped into a group of exceptions.
         await self._group.__aexit__(None, None, None)
+        self._listeners = ()  # They know of this client: a circle, for the garbage collector to find.
 
     @property
     def _pool(self) -> SessionPool:

@@ -19,6 +19,7 @@ from aiohttp.tcp_helpers import tcp_keepalive
 
 from agent import clock
 from agent.authority.caller import Caller
+from agent.client.http.connection import unbind
 from agent.server.fast_path.answers import Answers
 from agent.server.fast_path.heads import Beginning, Head, Heads
 from agent.server.fast_path.whole_body import WholeBody
@@ -150,6 +151,10 @@ class FastRequest(web.Request):
         """Note the task that it is handled in."""
         self._task = task
 
+    def ended(self) -> None:
+        """Forget the task: one that was cancelled refers to the request, a circle for the garbage collector."""
+        self._task = None  # type: ignore[assignment]  # of a request that is over, which aiohttp reads no more
+
     def take_route(self, route: "UrlMappingMatchInfo") -> None:
         """Note where it leads, which aiohttp finds anew for each request."""
         self._match_info = self.head.route = route
@@ -247,6 +252,7 @@ class Connection(BaseProtocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """As `asyncio.Protocol`. A client that has gone cancels its request's handler, as with aiohttp."""
+        unbind(self.transport)
         super().connection_lost(exc)
         self._owner.connections.discard(self)
         self._held = b""  # What it had sent ahead is not begun any more.
@@ -319,6 +325,7 @@ class Connection(BaseProtocol):
             self._ending = True
         finally:
             self._request = None
+            request.ended()
             self._go_on()
 
     def go_on(self, beginning: Beginning, body: bytes, handler_of: HandlerOf) -> None:

@@ -50,6 +50,12 @@ def test_links_that_are_down_or_children_are_not_asked() -> None:
         crowd.note(UP, DOWN, 1.0)
         crowd.note(IDLE, UP, 1.0)
     assert (crowd.down, crowd.up, crowd.silent) == (10, 6, 2)
+    for _ in range(3):
+        crowd.note(UP, DOWN, 1.0, is_named=True)
+        crowd.note(IDLE, UP, 1.0)
+    assert (crowd.down, crowd.named_down) == (10, 3), "a thousand dead peers delay no server of ours"
+    crowd.note(DOWN, IDLE, 1.0, is_named=True)
+    assert (crowd.down, crowd.named_down) == (10, 2)
     child = replace(UP, is_child=True)
     crowd.note(child, replace(child, misses=2), 1.0)
     assert (crowd.up, crowd.silent) == (6, 2)

@@ -15,6 +15,7 @@ from agent.links.state import (
     DIALS_PER_S_MAX,
     FIRST_DIALS_PER_S_MAX,
     NAMED_DIALS,
+    NAMED_DIALS_PER_S_MAX,
     Closed,
     DialStarted,
     LinkEvent,
@@ -264,14 +265,18 @@ def test_links_that_are_down_together_dial_only_so_often(down: int) -> None:
     waits_s = [wait_s(failed, rng, retry_soon=True, down=down) for _ in range(2000)]
     mean_s = sum(waits_s) / len(waits_s)
     assert down / mean_s <= DIALS_PER_S_MAX * 1.1
-    assert max(waits_s) <= max(30.0, 2 * down / DIALS_PER_S_MAX)
+    assert max(waits_s) <= max(15.0, 2 * down / DIALS_PER_S_MAX)
     lost = replace(failed, attempts=1)
     first_s = [wait_s(lost, rng, retry_soon=True, down=down) for _ in range(2000)]
     assert down / (sum(first_s) / len(first_s)) <= FIRST_DIALS_PER_S_MAX * 1.1
     assert max(first_s) <= max(0.5, 2 * down / FIRST_DIALS_PER_S_MAX)
 
 
-def test_what_no_catalog_announces_is_tried_every_ten_seconds_at_least() -> None:
+@pytest.mark.parametrize(("down", "longest_s"), [(0, 8.0), (60, 8.0), (600, 80.0)])
+def test_what_no_catalog_announces_is_tried_every_eight_seconds_unless_many_of_its_kind_are_down(
+    down: int, longest_s: float
+) -> None:
     failed = LinkStanding(LinkState.BACKOFF, attempts=50)
-    waits_s = [wait_s(failed, random.Random(n), retry_soon=True, dials=NAMED_DIALS) for n in range(500)]
-    assert 8.0 < max(waits_s) <= 10.0
+    waits_s = [wait_s(failed, random.Random(n), retry_soon=True, dials=NAMED_DIALS, down=down) for n in range(500)]
+    assert 0.9 * longest_s < max(waits_s) <= longest_s
+    assert down / (sum(waits_s) / len(waits_s)) <= NAMED_DIALS_PER_S_MAX * 1.1

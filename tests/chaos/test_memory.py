@@ -1,0 +1,39 @@
+"""What joins and leaves, and the largest legal request, leave behind in a real node's memory, and what it takes.
+
+Both are measured as `make bench ARGS=churn` does it. The one rule: only the first round, which fills the node's caches,
+has no bound of its own.
+"""
+
+import sys
+
+import pytest
+
+from bench.churn import BODY_GOAL_MB, GROWTH_GOAL_MB, JOINS, body_peaks, churned
+from tests.measured import measured
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
+]
+
+# Fewer rounds of waiting for the file of peers than in the benchmark, with more joins in each.
+STUBS = 500
+# More than that would be no cache any more: 500 links that were there at once, and all that is made once.
+FIRST_MB = 24.0
+
+
+async def test_memory_does_not_grow_with_two_thousand_joins_and_leaves_twice_in_a_row() -> None:
+    first, *grown = await churned(STUBS)
+    said = ", ".join(f"{mb:.1f}" for mb in grown)
+    measured(f"{JOINS:,} joins and leaves: {first:.1f} MB more in the first round, then {said} MB")
+    assert first < FIRST_MB
+    assert len(grown) == 2
+    assert max(grown) < GROWTH_GOAL_MB
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # The client's own care.
+async def test_the_largest_legal_body_costs_less_than_sixteen_megabytes() -> None:
+    peaks = await body_peaks()
+    measured(f"bodies of 4 MB: up to {max(peaks):.1f} MB above what the node held")
+    assert max(peaks) < BODY_GOAL_MB
