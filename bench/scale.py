@@ -149,7 +149,8 @@ async def _catalog() -> list[Figure]:
         own = NodeIdentity("id-own", "own")
         reader, selector = RowReader(), Selector(own, cast("Any", _NoWords()))
         shown, _ = reader.read(rows)
-        actual = {spec.key: spec for spec in (await selector.select(shown, (), ())).peers}
+        await selector.select(shown, (), ())
+        actual = {spec.key: spec for spec in selector.selection.peers}
         samples = []
         for epoch in range(2, 12):
             rows[epoch % count] = row(epoch % count, epoch)
@@ -158,7 +159,8 @@ async def _catalog() -> list[Figure]:
             verdict = weigh(shown, answer, canary=None, settling=False, suspects=frozenset(), confirming=False)
             assert verdict.catalog is not None
             shown = verdict.catalog
-            desired = {spec.key: spec for spec in (await selector.select(shown, (), ())).peers}
+            await selector.select(shown, (), ())
+            desired = {spec.key: spec for spec in selector.selection.peers}
             reconcile(desired, actual)
             actual = desired
             samples.append(1000 * (time.process_time() - began_s))

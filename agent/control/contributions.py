@@ -31,12 +31,16 @@ class Contributing:
     def __repr__(self) -> str:
         return f"<Contributing known={len(self._known)}>"
 
-    def parts(self, views: Iterable[LinkView]) -> list[Contribution]:
-        """Those of the connected ones, by backend key."""
-        known = self._known
-        made = {view.key: (view, self._made(view, known.get(view.key))) for view in views if view.connected}
-        self._known = made
-        return [made[key][1] for key in sorted(made)]
+    def part(self, view: LinkView) -> Contribution:
+        """That of a connected link."""
+        known = self._known.get(view.key)
+        made = self._made(view, known)
+        self._known[view.key] = view, made
+        return made
+
+    def forget(self, key: str) -> None:
+        """The link is not connected any more, or there is none."""
+        self._known.pop(key, None)
 
     def _made(self, view: LinkView, known: tuple[LinkView, Contribution] | None) -> Contribution:
         if known is not None and (known[0] is view or _is_alike(known[0], view)):

@@ -105,10 +105,21 @@ def with_fleets(
 
 
 def changed_only_in_fleets(
-    before: RouteTable, after: RouteTable, changed: Collection[RouteKind]
+    before: RouteTable,
+    after: RouteTable,
+    changed: Collection[RouteKind],
+    names: Mapping[RouteKind, Collection[str]] | None = None,
 ) -> frozenset[RouteKind]:
-    """The kinds of `changed` whose lists differ in nothing but what the nodes of fleets have."""
-    return frozenset(kind for kind in changed if _beside_fleets(before, kind) == _beside_fleets(after, kind))
+    """The kinds of `changed` whose lists differ in nothing but what the nodes of fleets have.
+
+    `names`: all others are as they were; None: any may differ.
+    """
+    looked_at = {kind: None if names is None else names.get(kind, ()) for kind in changed}
+    return frozenset(
+        kind
+        for kind, some in looked_at.items()
+        if _beside_fleets(before, kind, some) == _beside_fleets(after, kind, some)
+    )
 
 
 def nodes_uri(server: str) -> str:
@@ -135,11 +146,14 @@ def _nodes_routes(server: str, members: Mapping[str, Route]) -> tuple[Route, Rou
     )
 
 
-def _beside_fleets(table: RouteTable, kind: RouteKind) -> dict[str, Json]:
+def _beside_fleets(table: RouteTable, kind: RouteKind, names: Collection[str] | None) -> dict[str, Json]:
     """What is listed of one kind, without what fleets have; their prompts and resources are those of single nodes."""
+    routes = table.of_kind(kind)
     return {
         name: route.definition
-        for name, route in table.of_kind(kind).items()
+        for name, route in (
+            routes.items() if names is None else ((name, routes[name]) for name in names if name in routes)
+        )
         if route.listed and route.fleet is None and listed_origin(route.definition).get("fleet") is not True
     }
 

@@ -1,0 +1,59 @@
+"""A table that is built on from change to change is the one that is built of everything."""
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.model import HttpTarget, PeerSource, PeerSpec
+from agent.routing.away import AWAY_FOR_S, Absence, awaited_owners, with_away
+from agent.routing.build import build_routes, is_outdated
+from agent.routing.claims import read_contribution
+from agent.routing.rebuild import RouteBuilder
+from agent.routing.table import RouteKind, RouteTable
+from tests.unit.routing.test_build_properties import MESHES, OWN
+
+UNLISTED = tuple((PeerSpec(name, HttpTarget("http://x/mcp"), PeerSource.STATIC), 0.0) for name in ("p", "twin"))
+# What a step brings: the backends, which of them change by it, which are expected, and the seconds since the last one.
+STEPS = st.lists(
+    st.tuples(
+        MESHES,
+        st.sets(st.integers(0, 5)),
+        st.sets(st.sampled_from(["peer:0", "peer:1", "peer:2", "server:s", "server:twin"])),
+        st.sampled_from([0.0, 1.0, AWAY_FOR_S / 2, AWAY_FOR_S]),
+        st.sets(st.sampled_from(UNLISTED)),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def _in_order(table: RouteTable) -> RouteTable:
+    return replace(table, unlisted=tuple(sorted(table.unlisted, key=lambda one: (one.public_name, repr(one)))))
+
+
+@given(STEPS, st.booleans())
+def test_a_table_that_is_built_on_is_that_of_everything(steps: Any, for_clients: bool) -> None:
+    builder, table, now_s = RouteBuilder(OWN, for_clients=for_clients), RouteTable(), 0.0
+    present: dict[str, Any] = {}
+    for mesh, chosen, expected, passed_s, unlisted in steps:
+        now_s += passed_s
+        drawn = {part.backend_key: part for part in mesh}
+        keys = sorted({*drawn, *present})
+        changed = {key: drawn.get(key) for number, key in enumerate(keys) if number in chosen}
+        present = {key: part for key, part in (present | changed).items() if part is not None}
+        absence = Absence(frozenset(expected), tuple(sorted(unlisted, key=str)))
+        kinds = {key: part.kind for key, part in present.items()}
+        awaited = awaited_owners(table, kinds, absence, now_s)
+        parts = [present[key] for key in sorted(present)]
+        whole = build_routes(parts, OWN, table, now_s, awaited=awaited, for_clients=for_clients)
+        whole = with_away(table, whole, absence, OWN, now_s)
+        read = {key: None if part is None else read_contribution(part, OWN) for key, part in changed.items()}
+        rebuilt = builder.rebuilt(table, read, absence, now_s, everything=is_outdated(table, now_s))
+        assert _in_order(rebuilt.table) == _in_order(whole)
+        for kind in RouteKind:
+            was, now = table.of_kind(kind), rebuilt.table.of_kind(kind)
+            other = {name for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
+            assert other <= rebuilt.decided[kind]
+        table = rebuilt.table
