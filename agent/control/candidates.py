@@ -146,7 +146,7 @@ class CatalogReader:
         # By `id`, which is theirs alone for as long as they are held here.
         read = {id(one): known.get(id(one)) or (one, _read(one, own_place)) for one in others}
         self._own_place, self._known = own_place, read
-        return tuple(entry for _, entry in read.values())
+        return tuple([entry for _, entry in read.values()])
 
 
 def with_learned(entry: DiscoveredPeer | Unusable, learned: Mapping[str, str]) -> DiscoveredPeer | Unusable:

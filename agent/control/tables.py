@@ -133,7 +133,7 @@ class Tables:
         self.node_routes, self.local_routes, self.routes = routes.table, local.table, shown
         # What clients see by other names is compared whole.
         is_same = shown is routes.table and before_shown is before
-        self._notify(before_shown, before_local, routes.decided if is_same else None)
+        self._notify(before_shown, before_local, routes.decided if is_same else None, tasks=routes.tasks)
 
     def _begin(self) -> None:
         """Begin with no contribution: all that there are will be new ones."""
@@ -178,11 +178,16 @@ class Tables:
         return replace(part, blocked=blocked) if (blocked := pinning.blocked(part)) else part
 
     def _notify(
-        self, before: RouteTable, before_local: RouteTable, decided: Mapping[RouteKind, Collection[str]] | None
+        self,
+        before: RouteTable,
+        before_local: RouteTable,
+        decided: Mapping[RouteKind, Collection[str]] | None,
+        *,
+        tasks: bool,
     ) -> None:
         """Notify of new tables."""
         self._hooks.routes_changed()
-        changed = changed_kinds(before, self.routes, decided)
+        changed = changed_kinds(before, self.routes, decided, tasks=tasks)
         in_fleets = changed_only_in_fleets(before, self.routes, changed, decided)
         self._hooks.fleets_changed(in_fleets)
         self._hooks.mesh_changed(changed - in_fleets)

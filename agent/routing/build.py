@@ -8,6 +8,7 @@ another's names; then the claims under a held root are joined name by name. A no
 there keeps its root for a while, so that a restart gives no names away.
 """
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -116,17 +117,21 @@ def local_contributions(contributions: Sequence[Contribution]) -> tuple[Contribu
 
 
 def changed_kinds(
-    before: RouteTable, after: RouteTable, names: Mapping[RouteKind, Collection[str]] | None = None
+    before: RouteTable,
+    after: RouteTable,
+    names: Mapping[RouteKind, Collection[str]] | None = None,
+    *,
+    tasks: bool = True,
 ) -> frozenset[RouteKind]:
     """The kinds whose lists look different to a client, origins included (gateways go by them).
 
     Lists in sessions also show which tools may be tasks, which depends on the backends that serve them. `names`: all
-    others are as they were; None: any may differ.
+    others are as they were; None: any may differ. `tasks`: whether any backend has, or had.
     """
     looked_at = {kind: None if names is None else names.get(kind, ()) for kind in RouteKind}
     changed = {kind for kind, some in looked_at.items() if _looks(before, kind, some) != _looks(after, kind, some)}
     some = looked_at[RouteKind.TOOL]
-    if _may_be_tasks(before, some) != _may_be_tasks(after, some):
+    if tasks and _may_be_tasks(before, some) != _may_be_tasks(after, some):
         changed.add(RouteKind.TOOL)
     return frozenset(changed)
 
@@ -311,6 +316,34 @@ def settle(claims: list[Route], present: Route | None) -> tuple[Route, list[Conf
     return _joined(by_digest[digest], known), conflicts
 
 
+def settled_on(known: Route, gone: Iterable[Route], come: Iterable[Route], rest: Iterable[Route]) -> Route | None:
+    """What `settle` makes of claims that agree, from what it made of those before: without some, and with others.
+
+    `rest`: all that there are now, looked at where a word of one is enough. None: it has to be settled again, for they
+    may agree no more, or another one is shown.
+    """
+    replicas, origin, by_origin = known.replicas, _origin(known), known.kind is not RouteKind.NAMESPACE
+    for claim in gone:
+        place = bisect_left(replicas, _nearest_first(claim), key=_nearness)
+        is_in = place < len(replicas) and replicas[place] == claim.replicas[0]
+        if not is_in or claim.shown is not None or (by_origin and _origin(claim) == origin):
+            return None
+        replicas = replicas[:place] + replicas[place + 1 :]
+    listed, sticky = known.listed, known.sticky
+    for claim in come:
+        agrees = claim.owner == known.owner and claim.digest == known.digest and claim.namespace == known.namespace
+        if not agrees or claim.shown is not None or (by_origin and _origin(claim) == origin):
+            return None
+        place = bisect_left(replicas, _nearest_first(claim), key=_nearness)
+        replicas = (*replicas[:place], claim.replicas[0], *replicas[place:])
+        listed, sticky = listed or claim.listed, sticky or claim.sticky
+    if not replicas:
+        return None
+    listed = listed and any(claim.listed for claim in rest)
+    sticky = sticky and any(claim.sticky for claim in rest)
+    return replace(known, replicas=replicas, listed=listed, sticky=sticky)
+
+
 def _agreed_digest(by_digest: Mapping[str, list[Route]], known: Route | None) -> str:
     """Which of several definitions a name stands for; each group is sorted, the nearest replica first."""
 
@@ -338,7 +371,10 @@ def _origin(route: Route) -> object:
 
 
 def _nearest_first(claim: Route) -> tuple[int, str, str, str]:
-    replica = claim.replicas[0]
+    return _nearness(claim.replicas[0])
+
+
+def _nearness(replica: Replica) -> tuple[int, str, str, str]:
     return replica.hops, replica.node_id or "", replica.backend_key, replica.remote_name
 
 

@@ -4,7 +4,7 @@ Kept by `agent.routing.rebuild`. The one rule: taking and forgetting cost what t
 there are.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -12,19 +12,6 @@ from typing import TypeVar
 from agent.routing.table import Claims, Imported, Root, Route, RouteKind
 
 _One = TypeVar("_One")
-
-
-@dataclass(slots=True)
-class Touched:
-    """What has to be decided again."""
-
-    roots: set[Root] = field(default_factory=set)
-    names: dict[RouteKind, set[str]] = field(default_factory=lambda: {kind: set() for kind in RouteKind})
-
-    def add(self, routes: Iterable[Route]) -> None:
-        """The names of these."""
-        for route in routes:
-            self.names[route.kind].add(route.public_name)
 
 
 @dataclass(eq=False, slots=True)
@@ -35,12 +22,33 @@ class Claim:
     route: Route
 
 
+@dataclass(slots=True)
+class Touched:
+    """What has to be decided again."""
+
+    roots: set[Root] = field(default_factory=set)
+    names: dict[RouteKind, set[str]] = field(default_factory=lambda: {kind: set() for kind in RouteKind})
+    # The claims that made a name touched, by name and kind, where nothing else did.
+    gone: dict[tuple[RouteKind, str], list[Claim]] = field(default_factory=lambda: defaultdict(list))
+    come: dict[tuple[RouteKind, str], list[Claim]] = field(default_factory=lambda: defaultdict(list))
+    anew: set[tuple[RouteKind, str]] = field(default_factory=set)
+
+    def add(self, routes: Iterable[Route]) -> None:
+        """The names of these, for another reason than that these claims came or went."""
+        for route in routes:
+            self.names[route.kind].add(route.public_name)
+            self.anew.add((route.kind, route.public_name))
+
+
 class Claimed:
-    """See the module. `parts`: what was taken, by backend key. `in_fleets`: how many claims are to tools of fleets."""
+    """See the module. `parts`: what was taken, by backend key.
+
+    `in_fleets`: how many claims are to tools of fleets; `with_tasks`: how many backends have tasks.
+    """
 
     def __init__(self) -> None:
         self.parts: dict[str, Imported] = {}
-        self.in_fleets = 0
+        self.in_fleets = self.with_tasks = 0
         # Who claims a root, and whether as ours, by how many backends.
         self._owners: dict[Root, Counter[tuple[str, bool]]] = {}
         self._claims: dict[RouteKind, dict[str, tuple[Claim, ...]]] = {kind: {} for kind in RouteKind}
@@ -73,14 +81,16 @@ class Claimed:
     def take(self, key: str, part: Imported, touched: Touched) -> None:
         """What a backend claims that is not known yet."""
         self.parts[key] = part
+        self.with_tasks += part.source.has_tasks
         self._taken[key] = taken = tuple(Claim(by, route) for by in part.claims for route in by.routes)
         for by in part.claims:
             touched.roots.add(by.root)
             self._owners.setdefault(by.root, Counter())[by.owner, by.ours] += 1
-            touched.add(by.routes)
         for claim in taken:
             route, seen = claim.route, seen_as(claim.route)
             self.in_fleets += route.in_fleet
+            touched.names[route.kind].add(route.public_name)
+            touched.come[route.kind, route.public_name].append(claim)
             names = self._claims[route.kind]
             names[route.public_name] = (*names.get(route.public_name, ()), claim)
             if seen is not None:
@@ -90,9 +100,9 @@ class Claimed:
     def forget(self, key: str, touched: Touched) -> None:
         """A backend, if it is known."""
         part = self.parts.pop(key, None)
+        self.with_tasks -= part is not None and part.source.has_tasks
         for by in () if part is None else part.claims:
             touched.roots.add(by.root)
-            touched.add(by.routes)
             owners = self._owners[by.root]
             owners[by.owner, by.ours] -= 1
             if not owners[by.owner, by.ours]:
@@ -102,6 +112,8 @@ class Claimed:
         for claim in self._taken.pop(key, ()):
             route, seen = claim.route, seen_as(claim.route)
             self.in_fleets -= route.in_fleet
+            touched.names[route.kind].add(route.public_name)
+            touched.gone[route.kind, route.public_name].append(claim)
             _drop(self._claims[route.kind], route.public_name, claim)
             if seen is not None:
                 touched.names[route.kind].add(seen)

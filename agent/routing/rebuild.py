@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from agent.model import NodeIdentity
 from agent.routing.away import Absence, awaited_owners
@@ -24,6 +24,7 @@ from agent.routing.build import (
     handed_over,
     kept_roots,
     settle,
+    settled_on,
     share_roots,
     show,
 )
@@ -42,13 +43,20 @@ from agent.routing.table import (
     RouteTable,
 )
 
+# Fewer claims to a name are settled again as quickly.
+MANY: Final = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """A table, and the names that were decided again, by kind; what others lead to is the same as before."""
+    """A table, and the names that were decided again, by kind; what others lead to is the same as before.
+
+    `tasks`: whether any backend has tasks, or had them before.
+    """
 
     table: RouteTable
     decided: Mapping[RouteKind, frozenset[str]]
+    tasks: bool
 
 
 class RouteBuilder:
@@ -58,8 +66,8 @@ class RouteBuilder:
     one decides all, and learns from `before` who had which name.
     """
 
-    def __init__(self, own: NodeIdentity, *, for_clients: bool = True) -> None:
-        self._own, self._for_clients = own, for_clients
+    def __init__(self, own: NodeIdentity, *, for_clients: bool = True, many: int = MANY) -> None:
+        self._own, self._for_clients, self._many = own, for_clients, many
         self._own_roots = {Root(name, of_node=True) for name in (own.name, node_alias(own.name, own.node_id))}
         self._claimed, self._away = Claimed(), AwayNames(own)
         # Of a root, a name with its kind, or a backend.
@@ -86,7 +94,7 @@ class RouteBuilder:
         everything: bool = False,
     ) -> Rebuilt:
         """The table after `before`. `changed`: what backends claim now, by key; None for one that is not connected."""
-        touched = self._taken(changed, before)
+        had_tasks, touched = self._claimed.with_tasks > 0, self._taken(changed, before)
         # What is expected no more frees names; of too many kept ones the first give way.
         is_less = absence.expected is not self._expected and not self._expected <= absence.expected
         everything |= self._is_new or is_less or len(before.kept) + len(touched.roots) > KEPT_MAX
@@ -96,11 +104,15 @@ class RouteBuilder:
             touched.roots |= before.roots.keys() | self._own_roots
             for kind in RouteKind:
                 touched.names[kind] |= before.of_kind(kind).keys()
+            touched.gone.clear()
+            touched.come.clear()
             self._away.begin(before.away)
         kinds = _Kinds(self._claimed.parts)
         roots, kept, handed = self._shared(before, touched, kinds, absence, now_s)
         decided = {kind: self._claimed.closed(kind, names) for kind, names in touched.names.items()}
-        routes = {kind: self._decided(kind, names, roots, before.of_kind(kind)) for kind, names in decided.items()}
+        routes = {
+            kind: self._decided(kind, names, roots, before.of_kind(kind), touched) for kind, names in decided.items()
+        }
         handed += handed_over(routes, _only(before, decided), handed)
         parts = MappingProxyType(dict(self._claimed.parts)) if changed else before.parts
         step = Step(decided, routes, kinds, absence, now_s)
@@ -118,7 +130,7 @@ class RouteBuilder:
             unlisted=self._away.unlisted(before, parts, step),
             starting=absence.starting,
         )
-        return Rebuilt(table, decided)
+        return Rebuilt(table, decided, had_tasks or self._claimed.with_tasks > 0)
 
     def _taken(self, changed: Mapping[str, Imported | None], before: RouteTable) -> Touched:
         touched = Touched()
@@ -176,11 +188,19 @@ class RouteBuilder:
         return MappingProxyType(roots), MappingProxyType(kept), handed
 
     def _decided(
-        self, kind: RouteKind, names: Iterable[str], roots: Mapping[Root, str], known: Mapping[str, Route]
+        self,
+        kind: RouteKind,
+        names: Iterable[str],
+        roots: Mapping[Root, str],
+        known: Mapping[str, Route],
+        touched: Touched,
     ) -> dict[str, Route]:
         """What these names lead to, which are all that concern each other. `known`: what they led to before."""
         table = dict[str, Route]()
         for name in names:
+            if (route := self._settled_on(kind, name, roots, known.get(name), touched)) is not None:
+                table[name] = route
+                continue
             self._conflicts.pop((kind, name), None)
             held = [one.route for one in self._claimed.of_name(kind, name) if roots[one.by.root] == one.by.owner]
             if len(held) == 1:
@@ -191,6 +211,19 @@ class RouteBuilder:
         if self._for_clients and kind in NAME_MEMBER:
             self._note(kind, show(kind, table))
         return table
+
+    def _settled_on(
+        self, kind: RouteKind, name: str, roots: Mapping[Root, str], known: Route | None, touched: Touched
+    ) -> Route | None:
+        """The route of a name that many claim, of which a few came or went; None: it has to be decided again."""
+        named, rest = (kind, name), self._claimed.of_name(kind, name)
+        if known is None or len(rest) < self._many or named in touched.anew or named in self._conflicts:
+            return None
+        gone, come = touched.gone.get(named, ()), touched.come.get(named, ())
+        if not (gone or come) or any(roots.get(one.by.root) != one.by.owner for one in (*gone, *come)):
+            return None
+        held = (one.route for one in rest if roots.get(one.by.root) == one.by.owner)
+        return settled_on(known, (one.route for one in gone), (one.route for one in come), held)
 
     def _note(self, kind: RouteKind, conflicts: Iterable[Conflict]) -> None:
         for one in conflicts:

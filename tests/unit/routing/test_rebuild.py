@@ -10,7 +10,7 @@ from agent.model import HttpTarget, PeerSource, PeerSpec
 from agent.routing.away import AWAY_FOR_S, Absence, awaited_owners, with_away
 from agent.routing.build import build_routes, is_outdated
 from agent.routing.claims import read_contribution
-from agent.routing.rebuild import RouteBuilder
+from agent.routing.rebuild import MANY, RouteBuilder
 from agent.routing.table import RouteKind, RouteTable
 from tests.unit.routing.test_build_properties import MESHES, OWN
 
@@ -33,9 +33,9 @@ def _in_order(table: RouteTable) -> RouteTable:
     return replace(table, unlisted=tuple(sorted(table.unlisted, key=lambda one: (one.public_name, repr(one)))))
 
 
-@given(STEPS, st.booleans())
-def test_a_table_that_is_built_on_is_that_of_everything(steps: Any, for_clients: bool) -> None:
-    builder, table, now_s = RouteBuilder(OWN, for_clients=for_clients), RouteTable(), 0.0
+@given(STEPS, st.booleans(), st.sampled_from([1, MANY]))
+def test_a_table_that_is_built_on_is_that_of_everything(steps: Any, for_clients: bool, many: int) -> None:
+    builder, table, now_s = RouteBuilder(OWN, for_clients=for_clients, many=many), RouteTable(), 0.0
     present: dict[str, Any] = {}
     for mesh, chosen, expected, passed_s, unlisted in steps:
         now_s += passed_s
