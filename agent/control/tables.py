@@ -21,6 +21,7 @@ from agent.routing.away import Absence, without_private
 from agent.routing.build import changed_kinds, imported, is_outdated, local_contributions
 from agent.routing.client_names import ClientNames
 from agent.routing.fleet import changed_only_in_fleets
+from agent.routing.fleet_on import Decided, ShownFleets
 from agent.routing.rebuild import Rebuilt, RouteBuilder
 from agent.routing.table import Contribution, Imported, Route, RouteKind, RouteTable
 
@@ -73,6 +74,7 @@ class Tables:
         self.routes = self.node_routes = self.local_routes = RouteTable(starting=True)
         self._own, self._supervisor, self._hooks, self._contributing = own, supervisor, hooks, contributing
         self._servers, self._client_names, self._pinning, self._remembered = servers, client_names, pinning, remembered
+        self._fleets = ShownFleets(client_names.fleet_writes, client_names.len_max)
         self._absence = Absence(starting=True)
         self._begin()
 
@@ -112,28 +114,26 @@ class Tables:
             else:
                 self._contributions[key] = part
 
-        def made() -> tuple[Rebuilt, Rebuilt, RouteTable]:
+        def made() -> tuple[Rebuilt, Rebuilt, tuple[RouteTable, Decided | None]]:
             parts = {
                 key: None if part is None else imported(part, self._own, read.get(key)) for key, part in fresh.items()
             }
             routes = self._all.rebuilt(before, parts, absence, now_s, everything=everything)
             own = without_private(absence)
             local = self._local.rebuilt(before_local, _local_of(parts), own, now_s, everything=everything)
-            return routes, local, self.shown(routes.table) if self._is_shown_otherwise else routes.table
+            return routes, local, self._shown_of(routes, before, before_shown)
 
         # In a thread, once there is much to decide.
-        everything |= self._is_shown_otherwise
         looked_at = self._contributions.values() if everything else fresh.values()
         entries = sum(size_of(part.offer) for part in looked_at if part) + UNLISTED_ENTRIES * len(absence.unlisted)
+        entries += len(before.tools) if self._is_shown_otherwise else 0
         try:
-            routes, local, shown = await asyncio.to_thread(made) if entries > LARGE_TABLE else made()
+            routes, local, (shown, decided) = await asyncio.to_thread(made) if entries > LARGE_TABLE else made()
         except BaseException:
             self._begin()
             raise
         self.node_routes, self.local_routes, self.routes = routes.table, local.table, shown
-        # What clients see by other names is compared whole.
-        is_same = shown is routes.table and before_shown is before
-        self._notify(before_shown, before_local, routes.decided if is_same else None, tasks=routes.tasks)
+        self._notify(before_shown, before_local, decided, tasks=routes.tasks)
 
     def _begin(self) -> None:
         """Begin with no contribution: all that there are will be new ones."""
@@ -144,6 +144,20 @@ class Tables:
     def _is_shown_otherwise(self) -> bool:
         """Whether clients may see anything in another way than other nodes."""
         return self._client_names.short or self._all.has_fleets
+
+    def _shown_of(
+        self, routes: Rebuilt, before: RouteTable, before_shown: RouteTable
+    ) -> tuple[RouteTable, Decided | None]:
+        """What clients see now, and the names that may lead elsewhere than `before_shown`; None: any may."""
+        if not self._is_shown_otherwise:
+            return routes.table, routes.decided if before_shown is before else None
+        if not (self._client_names.short or routes.whole or before_shown is before):
+            moved = self._fleets.on(before_shown, before, routes.table, routes.decided)
+            if moved is not None:
+                return moved
+        shown = self.shown(routes.table)
+        self._fleets.learn(shown)
+        return shown, None
 
     def _views(self, keys: Collection[str] | None) -> Sequence[LinkView]:
         if keys is None:
@@ -181,7 +195,7 @@ class Tables:
         self,
         before: RouteTable,
         before_local: RouteTable,
-        decided: Mapping[RouteKind, Collection[str]] | None,
+        decided: Decided | None,
         *,
         tasks: bool,
     ) -> None:

@@ -43,6 +43,7 @@ class AwayNames:
         self._telling: dict[str, Imported] = {}
         self._places: dict[str, tuple[object, tuple[Route, ...]]] = {}
         self.in_fleets: set[Named] = set()
+        self.beyond = False  # Whether the last step changed names that it had not decided.
 
     def __repr__(self) -> str:
         return f"<AwayNames backends={len(self._by_backend)} places={len(self._places)}>"
@@ -80,6 +81,7 @@ class AwayNames:
         vanished = [
             (kind, name) for kind, name in found if name in before.of_kind(kind) and name not in step.routes[kind]
         ]
+        self.beyond = len(before.away) + len(vanished) > AWAY_MAX or not looked_at.keys() <= found.keys()
         if not looked_at and not vanished:
             return before.away
         away = copy_of(before.away)

@@ -51,12 +51,14 @@ MANY: Final = 4
 class Rebuilt:
     """A table, and the names that were decided again, by kind; what others lead to is the same as before.
 
-    `tasks`: whether any backend has tasks, or had them before.
+    `tasks`: whether any backend has tasks, or had them before. `whole`: whether nearly all names were decided, or names
+    that are away changed beside them.
     """
 
     table: RouteTable
     decided: Mapping[RouteKind, frozenset[str]]
     tasks: bool
+    whole: bool
 
 
 class RouteBuilder:
@@ -130,7 +132,7 @@ class RouteBuilder:
             unlisted=self._away.unlisted(before, parts, step),
             starting=absence.starting,
         )
-        return Rebuilt(table, decided, had_tasks or self._claimed.with_tasks > 0)
+        return Rebuilt(table, decided, had_tasks or self._claimed.with_tasks > 0, everything or self._away.beyond)
 
     def _taken(self, changed: Mapping[str, Imported | None], before: RouteTable) -> Touched:
         touched = Touched()
@@ -215,7 +217,7 @@ class RouteBuilder:
     def _settled_on(
         self, kind: RouteKind, name: str, roots: Mapping[Root, str], known: Route | None, touched: Touched
     ) -> Route | None:
-        """The route of a name that many claim, of which a few came or went; None: it has to be decided again."""
+        """The route of a name that many claim, where a few claims came or went; None: it has to be decided again."""
         named, rest = (kind, name), self._claimed.of_name(kind, name)
         if known is None or len(rest) < self._many or named in touched.anew or named in self._conflicts:
             return None
