@@ -305,7 +305,11 @@ class Mesh:
     def _taken_changes(self) -> Collection[str] | None:
         """The links that this step has to look at; None: everything."""
         now_s, made_of = clock.now_s(), (self.servers, self._store.overrides, self._store.suppressions)
-        known = len(made_of) == len(self._made_of) and all(map(is_, made_of, self._made_of))
+        known = (
+            not self._selector.wants_all
+            and len(made_of) == len(self._made_of)
+            and all(map(is_, made_of, self._made_of))
+        )
         changed, self._changed, self._made_of = self._changed, set(), made_of
         if known and not self.starting and self._whole_due_s is not None and now_s < self._whole_due_s:
             return changed

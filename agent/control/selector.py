@@ -41,6 +41,7 @@ class Selector:
         self._findings: tuple[Finding, ...] = ()
         self._server_names: frozenset[str] = frozenset()
         self._keys: dict[str, str] = {}
+        self._failed = False  # The last time, so what had changed then is lost.
         self._selection: Selection | None = Selection()
 
     def __repr__(self) -> str:
@@ -72,8 +73,10 @@ class Selector:
         `views`: of all links; with `gone`, of those that have changed, and the backend keys of those that there are no
         more.
         """
+        everything, self._failed = self._failed, True
         touched = self._learn(views, gone)
         names = frozenset(server_names)
+        everything |= names != self._server_names
         around = Surroundings(names, self._server_names - names, self._learned, self._connected)
         read = catalog, self._store.overrides, self._store.suppressions, statics
         known = self._read[0] is catalog and self._read[1:] == read[1:]
@@ -81,9 +84,9 @@ class Selector:
         def planned() -> tuple[Sequence[Entry], Plan]:
             entries = self._entries if self._read[0] is catalog else self._reader.read(catalog, self._own.node_id)
             things = None if known else [*entries, *read[1], *read[2], *read[3]]
-            return entries, self._groups.plan(around, touched, things, everything=names != self._server_names)
+            return entries, self._groups.plan(around, touched, things, everything=everything)
 
-        is_large = len(catalog.instances) > LARGE_CATALOG and not (known and names == self._server_names)
+        is_large = len(catalog.instances) > LARGE_CATALOG and (everything or not known)
         entries, plan = await asyncio.to_thread(planned) if is_large else planned()
         if self._read[0] is not catalog:
             findings, self._findings = self._findings, own_entries(catalog, self._own)
@@ -93,6 +96,7 @@ class Selector:
         if plan.made or plan.gone:
             self._selection = None
         self._note_keys(plan)
+        self._failed = False
         return self._groups.take(plan)
 
     def key_of(self, node_id: str) -> str:

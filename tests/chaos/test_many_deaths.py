@@ -24,7 +24,7 @@ CROWD, VICTIMS = 120, 60
 LINKED_WITHIN_S = 60.0
 # All links of the dead break in this time, are dialled again and wait for the next dial.
 FOR_S = 5.0
-# docs/reliability.md, "Many peers that die at once".
+# docs/reliability.md, "60 of 120 peers die at once".
 P50_FACTOR = 1.5
 # Of a call that takes a millisecond or two, for a machine that does something else meanwhile.
 SLACK_MS = 1.0

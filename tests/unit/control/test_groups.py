@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from agent.control.candidates import CatalogReader, own_entries, url_key
 from agent.control.groups import Groups, Surroundings
 from agent.control.selection import Selection, select
+from discovery.model import Catalog, Instance, InstanceKey
 from tests.unit.control.test_selection_properties import OWN, VALID_NAMES, WORLDS
 
 # What a step changes of the world before: a link's change is the two last ones.
@@ -53,3 +54,15 @@ def test_a_selection_in_groups_is_that_of_everything(steps: Any) -> None:
         assert chosen.peers == whole.peers == tuple(sorted(peers.values(), key=lambda spec: spec.name))
         assert chosen.discovered == whole.discovered
         assert chosen.findings == whole.findings
+
+
+def test_a_peer_loses_its_alias_to_one_that_comes_with_it_as_its_name() -> None:
+    groups, around = Groups(OWN), Surroundings(frozenset(), frozenset(), {}, ())
+    entries: list[Any] = []
+    for name, service_id, number in (("a", "web", 1), ("web", "b", 2)):
+        meta = {"node_id": str(number) * 32, "name": name}
+        entries += CatalogReader().read(
+            Catalog((Instance(InstanceKey("dc1", "m", service_id), f"10.0.0.{number}", 8000, meta=meta),)), OWN.node_id
+        )
+        groups.take(groups.plan(around, (), entries))
+    assert {spec.name: spec.aliases for spec in groups.chosen().peers} == {"a": (), "web": ("b",)}

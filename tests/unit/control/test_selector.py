@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.control import selector
+from agent.control import groups, selector
 from agent.control.candidates import Selection
 from agent.control.selector import Selector
 from agent.errors import DialledOurselves, Unreachable
@@ -121,3 +121,22 @@ async def test_a_large_catalog_is_selected_from_beside_the_event_loop_with_the_s
     assert len(large.peers) == count
     small = await selected(Selector(OWN, store), instances(10), (), [])
     assert [spec for spec in large.peers if spec in small.peers] == list(small.peers)
+
+
+async def test_a_selection_that_failed_is_made_of_everything_the_next_time(
+    selecting: Selector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = instances(3)
+    views = [down(spec) for spec in (await selected(selecting, catalog, (), [])).peers]
+    await settled(selecting, catalog, views)
+    up = replace(views[0], state=LinkState.READY, identity=NodeIdentity("id-0", "n0"))
+
+    def broken(*_args: object, **_more: object) -> Selection:
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(groups, "choose", broken)
+        with pytest.raises(ZeroDivisionError):
+            await selecting.select(catalog, (), [up, *views[1:]])
+    await selecting.select(catalog, (), [up], gone=())
+    assert selecting.selection.discovered["n0"][0].node_id == "id-0", "it has proven to be that node"

@@ -6,12 +6,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.model import HttpTarget, PeerSource, PeerSpec
+from agent.model import HttpTarget, Offer, PeerSource, PeerSpec, ServerScope
 from agent.routing.away import AWAY_FOR_S, Absence, awaited_owners, with_away
 from agent.routing.build import build_routes, is_outdated
 from agent.routing.claims import read_contribution
 from agent.routing.rebuild import MANY, RouteBuilder
-from agent.routing.table import RouteKind, RouteTable
+from agent.routing.table import Contribution, ContributionKind, RouteKind, RouteTable
 from tests.unit.routing.test_build_properties import MESHES, OWN
 
 UNLISTED = tuple((PeerSpec(name, HttpTarget("http://x/mcp"), PeerSource.STATIC), 0.0) for name in ("p", "twin"))
@@ -57,3 +57,21 @@ def test_a_table_that_is_built_on_is_that_of_everything(steps: Any, for_clients:
             other = {name for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
             assert other <= rebuilt.decided[kind]
         table = rebuilt.table
+
+
+def _of(key: str, kind: ContributionKind, *names: str) -> Contribution:
+    node, scope = (OWN, ServerScope.SERVICE) if kind is ContributionKind.SERVER else (None, None)
+    tools = tuple({"name": name, "inputSchema": {"type": "object"}} for name in names)
+    return Contribution(key, kind, "s", node, scope, Offer(tools=tools))
+
+
+def test_what_another_owner_claims_below_a_name_is_there_when_its_holder_has_gone() -> None:
+    builder, nothing = RouteBuilder(OWN), Absence()
+    held = _of("server:s", ContributionKind.SERVER, "a")
+    waiting = _of("peer:s", ContributionKind.PLAIN_PEER, "a", "b")
+    table = RouteTable()
+    for key, part in (("server:s", held), ("peer:s", waiting), ("server:s", None)):
+        read = None if part is None else read_contribution(part, OWN)
+        table = builder.rebuilt(table, {key: read}, nothing, 0.0).table
+        assert ("s__b" in table.tools) == (part is None)
+    assert table.tools["s__a"].owner == table.tools["s__b"].owner == "plain:s"
