@@ -19,7 +19,8 @@ import aiohttp
 import orjson
 
 from agent.control.pinning import PinMode, Pinning
-from agent.control.reconciler import Mesh, MeshHooks
+from agent.control.reconciler import Mesh
+from agent.control.tables import MeshHooks
 from agent.late import settle_memory
 from agent.links.supervisor import Supervisor
 from agent.model import BackendSpec, LinkState, LinkView, NodeIdentity, PeerSpec

@@ -1,4 +1,4 @@
-"""What the number of peers costs one node: idle links, dead peers, many deaths at once, a change of a long catalog.
+"""What the number of peers costs one node: idle links, dead peers, deaths, a link's change, a catalog's.
 
 The peers are `bench.stub_nodes`, hundreds in a process, listed by a file; their own cost is theirs. Made for
 docs/scale.md, which says what follows for a mesh of thousands. The one rule: processor time is read from the kernel,
@@ -24,9 +24,10 @@ import orjson
 
 from agent.control.selector import Selector
 from agent.links.actions import reconcile
-from agent.model import LinkState, NodeIdentity
+from agent.model import LinkState, NodeIdentity, ServerScope
 from bench.catalog_change import costs_of_changes
 from bench.figures import Figure, percentile
+from bench.link_change import cost_ms
 from bench.long_catalog import row
 from bench.processes import cpu_s, free_ports, node_process, resident_bytes, stub_node_process
 from bench.raw_client import RawClient
@@ -35,6 +36,7 @@ from discovery.consul.rows import RowReader
 
 PEERS = (10, 100, 300, 1_000)
 INSTANCES = (10, 100, 1_000, 5_000)
+LINKED = (100, 1_000, 4_000)
 REAL_NODES = 20
 STUBS_IN_PROCESS = 100
 CHANGES, LONGEST_PIECE_GOAL_MS = 7, 20.0
@@ -48,12 +50,13 @@ TOOL = "echo__echo"
 
 
 async def measure() -> list[Figure]:
-    """Everything; `SCALE=idle,dead,deaths,catalog,real` chooses."""
+    """Everything; `SCALE=idle,dead,deaths,change,catalog,real` chooses."""
     parts: dict[str, Callable[[], Any]] = {
         "idle": _idle,
         "real": _real,
         "dead": _dead,
         "deaths": _deaths,
+        "change": _change,
         "catalog": _catalog,
     }
     chosen = [name for name in os.environ.get("SCALE", "").split(",") if name] or list(parts)
@@ -142,6 +145,20 @@ async def _deaths() -> list[Figure]:
     ]
 
 
+async def _change() -> list[Figure]:
+    """Of a peer with tools of its own, and of one replica of a service or node of a fleet that all peers are."""
+    scopes = {
+        ServerScope.NODE: "tools of its own",
+        ServerScope.SERVICE: "a service of all",
+        ServerScope.FLEET: "a fleet",
+    }
+    return [
+        Figure(f"a link's change among {peers:,} peers, {what}: processor time", await cost_ms(peers, scope), "ms")
+        for scope, what in scopes.items()
+        for peers in LINKED
+    ]
+
+
 async def _catalog() -> list[Figure]:
     figures = []
     for count in INSTANCES:
@@ -149,7 +166,8 @@ async def _catalog() -> list[Figure]:
         own = NodeIdentity("id-own", "own")
         reader, selector = RowReader(), Selector(own, cast("Any", _NoWords()))
         shown, _ = reader.read(rows)
-        actual = {spec.key: spec for spec in (await selector.select(shown, (), ())).peers}
+        await selector.select(shown, (), ())
+        actual = {spec.key: spec for spec in selector.selection.peers}
         samples = []
         for epoch in range(2, 12):
             rows[epoch % count] = row(epoch % count, epoch)
@@ -158,7 +176,8 @@ async def _catalog() -> list[Figure]:
             verdict = weigh(shown, answer, canary=None, settling=False, suspects=frozenset(), confirming=False)
             assert verdict.catalog is not None
             shown = verdict.catalog
-            desired = {spec.key: spec for spec in (await selector.select(shown, (), ())).peers}
+            await selector.select(shown, (), ())
+            desired = {spec.key: spec for spec in selector.selection.peers}
             reconcile(desired, actual)
             actual = desired
             samples.append(1000 * (time.process_time() - began_s))

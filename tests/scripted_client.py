@@ -238,7 +238,7 @@ async def running_link(
     async def settled() -> None:
         told.settled.append(now_s())
 
-    def changed() -> None:
+    def changed(_key: str) -> None:
         told.changes += 1
 
     watches = (watch,) if watch is not None else ()

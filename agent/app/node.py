@@ -40,8 +40,9 @@ from agent.config.servers_file import ServersFile
 from agent.control.membership import Membership, MembershipPlan, own_address
 from agent.control.operator import OverrideService
 from agent.control.pinning import PinMode, Pinning
-from agent.control.reconciler import Mesh, MeshHooks
+from agent.control.reconciler import Mesh
 from agent.control.sources import Sources
+from agent.control.tables import MeshHooks
 from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.ended_sessions import EndedSessionsNotices
 from agent.identity.keeper import AssociationKeeper
@@ -180,7 +181,7 @@ class Node:
             mesh, metrics, watches = self._mesh, self._metrics, self._updates.watches
             self._associations.heard = mesh.heard_of
             counted = metrics.dialled, metrics.link_reconnected
-            self._link_hooks = LinkHooks(mesh.link_changed, *counted, watches, mesh.settled, self._offers)
+            self._link_hooks = LinkHooks(mesh.link_changed, *counted, watches, mesh.links_settled, self._offers)
             self._override_service = OverrideService(self._mesh, store, tasks)
             self._sources = sources = Sources(mesh.take_catalog, self._node_state.folder, mesh.answers)
             self._membership = Membership(

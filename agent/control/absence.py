@@ -21,7 +21,11 @@ class AbsenceTracker:
         self._waits_for_catalog = waits_for_catalog
         self._left: dict[str, tuple[PeerSpec, float]] = {}
         self._before: dict[str, float] = {}
+        self._wanted: set[str] = set()
+        self._expected: frozenset[str] | None = None  # None: to be put together again.
         self._down_since_s: dict[str, float] = {}
+        self._unlisted: dict[str, tuple[ServerSpec | PeerSpec, float]] = {}
+        self._servers: dict[str, tuple[ServerSpec, float]] = {}
         self._first: set[str] | None = None
         self._start_until_s: float | None = None
         self.starting = True
@@ -36,7 +40,7 @@ class AbsenceTracker:
         are the settings' and operators', and no other is expected.
         """
         if self._waits_for_catalog:
-            self._before = dict(peers)
+            self._before, self._expected = dict(peers), None
 
     def start_left_s(self, now_s: float) -> float | None:
         """Seconds until this node counts as started whatever is still open; None when it does already."""
@@ -56,11 +60,22 @@ class AbsenceTracker:
         removed: Iterable[BackendSpec],
         suppressions: Sequence[Suppression],
         now_s: float,
+        *,
+        some: bool = False,
     ) -> None:
-        """Take what is wanted now, and which links have just been closed."""
+        """Take what is wanted now, and which links have just been closed. `some`: `desired` is what has changed of it.
+
+        What time makes of it, and what an operator, waits for the next that has all.
+        """
+        self._expected = None
         for spec in removed:
             if isinstance(spec, PeerSpec) and spec.source is PeerSource.DISCOVERY:
                 self._left[spec.key] = spec, now_s
+        if some:
+            for key in desired:
+                self._left.pop(key, None)
+                self._before.pop(key, None)
+            return
         known = list(self._left.items())[-AWAY_MAX:]
         self._left = {
             key: (spec, at_s)
@@ -74,22 +89,50 @@ class AbsenceTracker:
             if key not in desired and now_s - since_s < AWAY_FOR_S and key not in suppressed
         }
 
-    def absence(self, views: Sequence[LinkView], tried: Collection[str], now_s: float) -> Absence:
-        """What may come back. `tried`: the keys of the links whose first attempt has an outcome."""
-        wanted = {view.key for view in views}
+    def absence(
+        self, views: Sequence[LinkView], tried: Collection[str], now_s: float, *, gone: Iterable[str] | None = None
+    ) -> Absence:
+        """What may come back. `tried`: the keys of the links whose first attempt has an outcome.
+
+        `views`: of all links; with `gone`, of those that have changed, and the keys of those that there are no more.
+        """
+        keys = {view.key for view in views}
+        for key in self._wanted - keys if gone is None else gone:
+            self._wanted.discard(key)
+            self._expected = None
+            for known in (self._down_since_s, self._unlisted, self._servers):
+                known.pop(key, None)
+        if not keys <= self._wanted:
+            self._wanted |= keys
+            self._expected = None
         if self.starting:
             if self._first is None and not self._waits_for_catalog:
-                self._first = set(wanted)
-            pending = self._first is None or self._first & wanted - set(tried)
+                self._first = set(self._wanted)
+            pending = self._first is None or self._first & self._wanted - set(tried)
             self.starting = bool(pending) and self.start_left_s(now_s) != 0.0
-        before = self._down_since_s
-        down = [(view, before.get(view.key, now_s)) for view in views if not view.connected or _fails_to_list(view)]
-        self._down_since_s = {view.key: since_s for view, since_s in down}
-        recent = [(view, since_s) for view, since_s in down if now_s - since_s < AWAY_FOR_S]
-        expected = frozenset(wanted | self._left.keys() | self._before.keys())
-        unlisted = ((v.spec, since_s) for v, since_s in recent if _was_never_listed(v) or _fails_to_list(v))
-        servers = ((v.spec, since_s) for v, since_s in recent if isinstance(v.spec, ServerSpec))
-        return Absence(expected, tuple(unlisted), self.starting, down=tuple(servers))
+        for view in views:
+            self._note_view(view, now_s)
+        if self._expected is None:
+            self._expected = frozenset(self._wanted | self._left.keys() | self._before.keys())
+        unlisted, servers = tuple(self._unlisted.values()), tuple(self._servers.values())
+        return Absence(self._expected, unlisted, self.starting, down=servers)
+
+    def _note_view(self, view: LinkView, now_s: float) -> None:
+        key, fails = view.key, _fails_to_list(view)
+        if view.connected and not fails:
+            self._down_since_s.pop(key, None)
+        else:
+            since_s = self._down_since_s.setdefault(key, now_s)
+            if now_s - since_s < AWAY_FOR_S:
+                if fails or _was_never_listed(view):
+                    self._unlisted[key] = view.spec, since_s
+                else:
+                    self._unlisted.pop(key, None)
+                if isinstance(view.spec, ServerSpec):
+                    self._servers[key] = view.spec, since_s
+                return
+        self._unlisted.pop(key, None)
+        self._servers.pop(key, None)
 
 
 def _was_never_listed(view: LinkView) -> bool:

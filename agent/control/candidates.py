@@ -136,10 +136,8 @@ class CatalogReader:
     def __repr__(self) -> str:
         return f"<CatalogReader instances={len(self._known)}>"
 
-    def read(
-        self, catalog: Catalog, own_node_id: str, learned: Mapping[str, str]
-    ) -> tuple[DiscoveredPeer | Unusable, ...]:
-        """Every instance but our own. `learned`: URL -> the node ID that answered there."""
+    def read(self, catalog: Catalog, own_node_id: str) -> tuple[DiscoveredPeer | Unusable, ...]:
+        """Every instance but our own."""
         others: list[Instance] = []
         own_place: _Place = None
         for instance in catalog.instances:
@@ -151,11 +149,11 @@ class CatalogReader:
         # By `id`, which is theirs alone for as long as they are held here.
         read = {id(one): known.get(id(one)) or (one, _read(one, own_place)) for one in others}
         self._own_place, self._known = own_place, read
-        found = (entry for _, entry in read.values())
-        return tuple(_with_learned(entry, learned) for entry in found) if learned else tuple(found)
+        return tuple([entry for _, entry in read.values()])
 
 
-def _with_learned(entry: DiscoveredPeer | Unusable, learned: Mapping[str, str]) -> DiscoveredPeer | Unusable:
+def with_learned(entry: DiscoveredPeer | Unusable, learned: Mapping[str, str]) -> DiscoveredPeer | Unusable:
+    """The entry with the node that answered at its URL, where it names none. `learned`: URL -> node ID."""
     if isinstance(entry, Unusable) or entry.node_id or entry.url not in learned:
         return entry
     return replace(entry, learned_id=learned[entry.url])

@@ -34,12 +34,14 @@ class Contributing:
     def __repr__(self) -> str:
         return f"<Contributing known={len(self._known)}>"
 
-    def parts(self, views: Iterable[LinkView]) -> list[Contribution]:
-        """Those of the connected ones, by backend key."""
-        known = self._known
-        made = {view.key: self._made(view, known.get(view.key)) for view in views if view.connected}
-        self._known = made
-        return [made[key][1] for key in sorted(made)]
+    def part(self, view: LinkView) -> Contribution:
+        """That of a connected link."""
+        made = self._known[view.key] = self._made(view, self._known.get(view.key))
+        return made[1]
+
+    def forget(self, key: str) -> None:
+        """The link is not connected any more, or there is none."""
+        self._known.pop(key, None)
 
     def _made(
         self, view: LinkView, known: tuple[tuple[object, ...], Contribution] | None

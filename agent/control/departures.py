@@ -63,24 +63,39 @@ class Departures:
         removed: Collection[str],
         suppressions: Sequence[Suppression],
         now_s: float,
+        *,
+        some: bool = False,
     ) -> None:
-        """Take every link as it was before this step, what is wanted now, and the keys of those just closed."""
+        """Take every link as it was before this step, what is wanted now, and the keys of those just closed.
+
+        `some`: of both what has changed, and every link that was closed.
+        """
         views = tuple(views)
-        before = self._down_since_s
-        self._down_since_s = down = {view.key: before.get(view.key, now_s) for view in views if not view.connected}
-        by_key = {view.key: view for view in views} if removed else {}
+        by_key: dict[str, LinkView] = {view.key: view for view in views}
+        for view in views:
+            if view.connected:
+                self._down_since_s.pop(view.key, None)
+            else:
+                self._down_since_s.setdefault(view.key, now_s)
+        if not some:
+            for key in self._down_since_s.keys() - by_key.keys():
+                del self._down_since_s[key]
         for key in removed:
-            view = by_key.get(key)
-            spec = None if view is None else view.spec
-            if view is None or not isinstance(spec, PeerSpec) or spec.source is not PeerSource.DISCOVERY:
+            gone = by_key.get(key)
+            spec = None if gone is None else gone.spec
+            if gone is None or not isinstance(spec, PeerSpec) or spec.source is not PeerSource.DISCOVERY:
                 continue
-            if view.failure == DialledOurselves.__name__:
+            if gone.failure == DialledOurselves.__name__:
                 continue  # A file or a name of DNS lists all nodes, this one too.
-            failed = key in down and _GOODBYE not in view.last_error
-            said = view.identity.node_id if view.identity else spec.expected_node_id
+            failed = key in self._down_since_s and _GOODBYE not in gone.last_error
+            said = gone.identity.node_id if gone.identity else spec.expected_node_id
             node_id = said or self._node_at(spec.target.url)
             since_s = self._down_since_s.get(key, now_s)
-            self._gone[key] = Departed(spec, node_id, failed, since_s, view.last_error if failed else "")
+            self._gone[key] = Departed(spec, node_id, failed, since_s, gone.last_error if failed else "")
+        if some and not (desired or removed):
+            return
+        for key in removed:
+            self._down_since_s.pop(key, None)
         peers = [spec for spec in desired.values() if isinstance(spec, PeerSpec)] if self._gone else []
         names = {name for spec in peers for name in (spec.name, *spec.aliases)}
         nodes, urls = {spec.expected_node_id for spec in peers} - {None}, {spec.target.url for spec in peers}

@@ -1,15 +1,16 @@
 """The node's picture of the mesh: catalog, overrides and servers in, links and route tables out.
 
 One loop: woken by any change, it selects the desired peers, reconciles them with the actual links, rebuilds the route
-tables, and notifies clients and discovery. The one rule: everything is recomputed from whole snapshots, so a missed
-event costs one resync and never a wrong state.
+tables, and notifies clients and discovery. A link's change costs what it touches: only that is selected, compared and
+routed again. The one rule: the outcome is that of whole snapshots, and every resync looks at those, so a missed event
+costs one resync and never a wrong state.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import is_
 from types import MappingProxyType
 from typing import Final
 
@@ -17,31 +18,26 @@ from agent import clock
 from agent.config.values import StaticPeer
 from agent.control.absence import AbsenceTracker
 from agent.control.candidates import Selection
-from agent.control.contributions import Contributing, contribution_of, read_large, size_of, table_digest
+from agent.control.contributions import Contributing
 from agent.control.departures import Departed, Departures
+from agent.control.groups import Changes
 from agent.control.maintenance import Maintenance, log_changes, maintenance_of
 from agent.control.pinning import Pinning
 from agent.control.selector import Selector
+from agent.control.tables import MeshHooks, Tables
 from agent.errors import MeshError, OverrideRefused
 from agent.late import give_back_memory
 from agent.links.actions import reconcile
 from agent.links.link import Link
 from agent.links.supervisor import Supervisor
 from agent.model import PUBLIC_NAME_LEN_MAX, BackendSpec, LinkView, NodeIdentity, PeerSpec, ServerSpec
-from agent.routing.away import Absence, awaited_owners, with_away, without_private
-from agent.routing.build import build_routes, changed_kinds, is_outdated, local_contributions
+from agent.routing.away import Absence
 from agent.routing.client_names import AS_BETWEEN_NODES, ClientNames
-from agent.routing.fleet import changed_only_in_fleets
-from agent.routing.table import Contribution, Route, RouteKind, RouteTable
+from agent.routing.table import Route, RouteKind, RouteTable
 from agent.state.overrides import OverrideStore
 from discovery.model import Catalog, Instance
 
 log = logging.getLogger(__name__)
-
-# A table of as many entries takes 10 ms for each thousand to build: beyond this a thread does it.
-LARGE_TABLE: Final = 1000
-# A peer that has listed nothing is two names in each of two tables.
-UNLISTED_ENTRIES: Final = 2
 
 # Repairs any missed event: a wake that was lost costs at most this long.
 RESYNC_EVERY_S: Final = 30.0
@@ -54,25 +50,6 @@ QUICK_STEP_S: Final = 0.01
 MANY_LINKS: Final = 100
 LINKS_REST_FACTOR: Final = 5.0
 LINKS_REST_MAX_S: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class MeshHooks:
-    """Who is notified: clients of both endpoints of changed lists, discovery of our offer's digest.
-
-    `routes_changed` is called with every new pair of route tables, also where no list has changed. `fleets_changed`: in
-    the place of `mesh_changed`, of lists that differ only in what nodes of fleets have. `drained`: the
-    backends in maintenance, after each change of them; `far`: those in other datacentres.
-    """
-
-    mesh_changed: Callable[[frozenset[RouteKind]], None]
-    local_changed: Callable[[frozenset[RouteKind]], None]
-    offer_changed: Callable[[str], None]
-    backend_gone: Callable[[str], None]
-    routes_changed: Callable[[], None] = lambda: None
-    fleets_changed: Callable[[frozenset[RouteKind]], None] = lambda _kinds: None
-    drained: Callable[[frozenset[str]], None] = lambda _backends: None
-    far: Callable[[frozenset[str]], None] = lambda _backends: None
 
 
 class Mesh:
@@ -106,25 +83,31 @@ class Mesh:
         self.statics = tuple(statics)
         self.catalog = Catalog()
         self.servers: tuple[ServerSpec, ...] = ()
-        self.routes = RouteTable(starting=True)
-        self.node_routes = self.routes  # The same with the tools of fleets by their nodes, as other nodes list them.
-        self.local_routes = RouteTable(starting=True)
-        self.selection = Selection()
         self.maintenance = Maintenance()
         self._supervisor = supervisor
         self._store = store
-        self._contributing = Contributing(own, name_len_max=name_len_max, pinned=pinned)
-        self._remembered = remembered or {}
-        self._client_names = client_names
         self._pinning = pinning
         self._hooks = hooks
         self._absences = AbsenceTracker(waits_for_catalog=waits_for_catalog)
-        away = [(replica, route.away_since_s) for route in self._remembered.values() for replica in route.replicas]
-        self._absences.remember({replica.backend_key: since_s or 0.0 for replica, since_s in away})
-        self._absence = Absence(starting=True)
-        self._contributions: tuple[Contribution, ...] = ()
+        self._tables = Tables(
+            own,
+            supervisor,
+            hooks,
+            Contributing(own, name_len_max=name_len_max, pinned=pinned),
+            servers=lambda: self.servers,
+            client_names=client_names,
+            pinning=pinning,
+            remembered=remembered or {},
+        )
+        known = [(replica, route.away_since_s) for route in (remembered or {}).values() for replica in route.replicas]
+        self._absences.remember({replica.backend_key: since_s or 0.0 for replica, since_s in known})
         self._selector = Selector(own, store)
         self._departures = Departures(self._selector.node_at, self._selector.key_of)
+        self._desired: dict[str, BackendSpec] = {}
+        self._changed: set[str] = set()  # Backend keys of links.
+        self._whole_due_s: float | None = None  # None: now.
+        self._made_of: tuple[object, ...] = ()
+        self._noted_catalog: Catalog | None = None
         self._wake = asyncio.Event()
         self._urgent = asyncio.Event()
         self._generation = 0
@@ -136,6 +119,26 @@ class Mesh:
         return f"<Mesh {self.own.name} links={len(self._supervisor.actual)} tools={len(self.routes.tools)}>"
 
     # What others read
+
+    @property
+    def routes(self) -> RouteTable:
+        """What clients see."""
+        return self._tables.routes
+
+    @property
+    def node_routes(self) -> RouteTable:
+        """The same with the tools of fleets by their nodes, as other nodes list them."""
+        return self._tables.node_routes
+
+    @property
+    def local_routes(self) -> RouteTable:
+        """What other nodes see of our own servers."""
+        return self._tables.local_routes
+
+    @property
+    def selection(self) -> Selection:
+        """The peers that are wanted, and what is to be said of them."""
+        return self._selector.selection
 
     def views(self) -> tuple[LinkView, ...]:
         """Every link's view."""
@@ -204,21 +207,26 @@ class Mesh:
     # What changes the picture
 
     def wake(self) -> int:
-        """Request a step; returns the generation that it will have observed."""
+        """Request a step that looks at everything; returns the generation that it will have observed."""
+        self._whole_due_s = None
+        return self._request()
+
+    def _request(self) -> int:
         self._generation += 1
         self._urgent.set()
         self._wake.set()
         return self._generation
 
-    def link_changed(self) -> None:
+    def link_changed(self, key: str) -> None:
         """Request a step soon: a link came up or went down, or offers something else."""
+        self._changed.add(key)
         self._wake.set()
 
     def take_catalog(self, catalog: Catalog) -> None:
         """A new snapshot from discovery."""
         self.catalog = catalog
         self._absences.caught_catalog()
-        self.wake()
+        self._request()
 
     def take_servers(self, servers: Sequence[ServerSpec]) -> None:
         """A new configuration of local servers."""
@@ -231,7 +239,13 @@ class Mesh:
 
     async def settled(self) -> None:
         """Request a step and wait until it has acted. Raises `OverrideRefused` (503) when there will be none."""
-        generation = self.wake()
+        await self._observed(self.wake())
+
+    async def links_settled(self) -> None:
+        """As `settled`, of what links have said that they changed."""
+        await self._observed(self._request())
+
+    async def _observed(self, generation: int) -> None:
         while self.observed_generation < generation:
             if self._ended:
                 raise OverrideRefused(503, "stopping", "This node is stopping")
@@ -261,18 +275,16 @@ class Mesh:
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
-                    left_s = self._absences.start_left_s(clock.now_s())
-                    async with asyncio.timeout(RESYNC_EVERY_S if left_s is None else left_s):
+                    async with asyncio.timeout(self._pause_s()):
                         await self._wake.wait()
                 self._wake.clear()
                 self._urgent.clear()
                 generation, began_at_s = self._generation, clock.now_s()
                 try:
-                    await self._step()
-                    await asyncio.sleep(0)  # Others have their turn: of thousands of links each part takes a while.
-                    await self._rebuild_routes()
+                    await self.step()
                 except Exception:  # The top of an eternal loop: a bug in one step must not end the node.
                     log.exception("a mesh step failed; the next change or resync tries again")
+                    self._whole_due_s = None
                 self._note_step(generation)
                 # Opening links takes far more memory than holding them.
                 if given_back is not None:
@@ -286,6 +298,33 @@ class Mesh:
                 given_back.cancel()
             self._ended = True
             self._note_step(self.observed_generation)
+
+    async def step(self) -> None:
+        """Act on what has changed since the last one; `run` does so whenever it is woken."""
+        changed = await self._have_links(self._taken_changes())
+        await asyncio.sleep(0)  # Others have their turn: of thousands of links each part takes a while.
+        await self._rebuild_routes(changed)
+
+    def _pause_s(self) -> float:
+        """Until the next resync, or until this node counts as started."""
+        now_s = clock.now_s()
+        due_s = RESYNC_EVERY_S if self._whole_due_s is None else max(0.0, self._whole_due_s - now_s)
+        left_s = self._absences.start_left_s(now_s)
+        return due_s if left_s is None else min(due_s, left_s)
+
+    def _taken_changes(self) -> Collection[str] | None:
+        """The links that this step has to look at; None: everything."""
+        now_s, made_of = clock.now_s(), (self.servers, self._store.overrides, self._store.suppressions)
+        known = (
+            not self._selector.wants_all
+            and len(made_of) == len(self._made_of)
+            and all(map(is_, made_of, self._made_of))
+        )
+        changed, self._changed, self._made_of = self._changed, set(), made_of
+        if known and not self.starting and self._whole_due_s is not None and now_s < self._whole_due_s:
+            return changed
+        self._whole_due_s = now_s + RESYNC_EVERY_S
+        return None
 
     async def _rest(self, took_s: float) -> None:
         await asyncio.sleep(took_s)
@@ -301,114 +340,88 @@ class Mesh:
         stepped, self._stepped = self._stepped, asyncio.Event()
         stepped.set()
 
-    async def _step(self) -> None:
-        names = [server.name for server in self.servers]
-        self.selection = await self._selector.select(self.catalog, names, self.views(), self.statics)
-        views = self.views()
-        wanted: list[BackendSpec] = [server for server in self.servers if server.enabled]
-        desired = {spec.key: spec for spec in [*wanted, *self.selection.peers]}
-        self._note_maintenance(desired.values())
-        self._hooks.far(frozenset(spec.key for spec in self.selection.peers if spec.datacenter))
-        actual = self._supervisor.actual
+    async def _have_links(self, changed: Collection[str] | None) -> Collection[str] | None:
+        """Have the links that there should be. `changed`: those that did; None: look at everything.
+
+        Returns the links that were changed, opened or closed.
+        """
+        names, gone = [server.name for server in self.servers], None
+        if changed is not None:
+            gone = [key for key in changed if self._supervisor.link(key) is None]
+        catalog = self.catalog
+        peers = await self._selector.select(catalog, names, self._views_of(changed), self.statics, gone=gone)
+        keys = self._desire(peers, gone) if gone is not None else self._desire_all()
+        desired = {key: spec for key in keys if (spec := self._desired.get(key)) is not None}
+        links = {key: link for key in keys if (link := self._supervisor.link(key)) is not None}
+        actual = {key: link.spec for key, link in links.items()}
+        self._note_maintenance(peers, everything=changed is None or catalog is not self._noted_catalog)
+        self._noted_catalog = catalog
+        views = self._views_of(None if changed is None else {*changed, *links})
         self._supervisor.apply(reconcile(desired, actual))
         removed = actual.keys() - desired.keys()
-        now_s = clock.now_s()
-        self._absences.note(desired, [actual[key] for key in removed], self._store.suppressions, now_s)
-        self._departures.note(views, desired, removed, self._store.suppressions, now_s)
+        now_s, some = clock.now_s(), changed is not None
+        if desired or removed or not some:
+            removed_specs = [actual[key] for key in removed]
+            self._absences.note(desired, removed_specs, self._store.suppressions, now_s, some=some)
+        self._departures.note(views, desired, removed, self._store.suppressions, now_s, some=some)
         for key in removed:
             self._hooks.backend_gone(key)
             if self._pinning is not None:
                 self._pinning.forget(key)
+        self._changed |= removed  # The next selection hears that they are not up any more.
+        return None if changed is None else {*changed, *keys}
 
-    def _note_maintenance(self, desired: Iterable[BackendSpec]) -> None:
-        before, self.maintenance = self.maintenance, maintenance_of(self.catalog, self.own.node_id, desired)
+    def _views_of(self, keys: Collection[str] | None) -> tuple[LinkView, ...]:
+        """The views of these links, as far as there are such; None: of all."""
+        if keys is None:
+            return self.views()
+        return tuple(link.view for key in keys if (link := self._supervisor.link(key)) is not None)
+
+    def _desire_all(self) -> Collection[str]:
+        servers: list[BackendSpec] = [server for server in self.servers if server.enabled]
+        self._desired = {spec.key: spec for spec in [*servers, *self.selection.peers]}
+        return self._desired.keys() | self._supervisor.actual.keys()
+
+    def _desire(self, peers: Changes, gone: Iterable[str]) -> Collection[str]:
+        """Take what has changed; returns its backend keys, and those of links that ended against their will."""
+        keys = [key for key in gone if key in self._desired]
+        for was, now in peers.values():
+            spec = now or was
+            assert spec is not None
+            keys.append(spec.key)
+            if now is None:
+                self._desired.pop(spec.key, None)
+            else:
+                self._desired[spec.key] = now
+        return keys
+
+    def _note_maintenance(self, peers: Changes, *, everything: bool) -> None:
+        specs = [spec for pair in peers.values() for spec in pair if spec is not None]
+        if everything or any(spec.datacenter for spec in specs):
+            far = (spec.key for spec in self._desired.values() if isinstance(spec, PeerSpec) and spec.datacenter)
+            self._hooks.far(frozenset(far))
+        if not everything and not any(spec.maintenance for spec in specs):
+            return
+        before, self.maintenance = (
+            self.maintenance,
+            maintenance_of(self.catalog, self.own.node_id, self._desired.values()),
+        )
         if self.maintenance != before:
             log_changes(before, self.maintenance)
             self._hooks.drained(self.maintenance.backends)
 
-    def _contributed(self) -> tuple[Contribution, ...]:
-        parts = self._contributing.parts(self.views())
-        pinning, before = self._pinning, {part.backend_key: part for part in self._contributions}
-        if pinning is None:
-            return tuple(parts)
-        found: list[Contribution] = []
-        for part in parts:
-            if not pinning.concerns(part):
-                found.append(part)
-            elif not pinning.waits(part):
-                found.append(replace(part, blocked=blocked) if (blocked := pinning.blocked(part)) else part)
-            elif part.backend_key in before:
-                # Too large to be looked at here, it stays as it was: the change that brought it wakes the mesh again.
-                found.append(before[part.backend_key])
-        return tuple(found)
+    async def _rebuild_routes(self, changed: Collection[str] | None) -> None:
+        def absent(views: Sequence[LinkView], now_s: float) -> Absence:
+            gone = None if changed is None else [key for key in changed if self._supervisor.link(key) is None]
+            return self._absences.absence(views, self._tried(), now_s, gone=gone)
 
-    async def _rebuild_routes(self) -> None:
-        if self._pinning is not None:
-            # Of other nodes nothing is pinned.
-            views = (v for v in self.views() if v.connected and (v.identity is None or isinstance(v.spec, ServerSpec)))
-            await self._pinning.look_at_large(contribution_of(view, self.own) for view in views)
-        contributions = self._contributed()
-        known = await read_large(contributions, self.own, self.routes.parts)
-        if known is not self.routes.parts:
-            contributions = self._contributed()  # Read again after the await.
-        now_s = clock.now_s()
-        absence = self._absences.absence(self.views(), self._tried(), now_s)
-        before, before_local, before_shown = self.node_routes, self.local_routes, self.routes
-        if self._remembered and not absence.starting:
-            # Only now is it known which of their backends are wanted; until now every name might exist.
-            before, self._remembered = replace(before, away=MappingProxyType({**self._remembered, **before.away})), {}
-        rebuild = contributions != self._contributions or is_outdated(before, now_s)
-        if not rebuild and absence.leaves_as_is(self._absence):
-            return
-        self._contributions, self._absence = contributions, absence
-
-        def made() -> tuple[RouteTable, RouteTable, RouteTable]:
-            routes, local = before, before_local
-            if rebuild:
-                kinds = {part.backend_key: part.kind for part in contributions}
-                awaited = awaited_owners(before, kinds, absence, now_s)
-                routes = build_routes(contributions, self.own, before, now_s, known, awaited=awaited, for_clients=True)
-                local = build_routes(local_contributions(contributions), self.own, before_local, now_s, routes.parts)
-            by_nodes = with_away(before, routes, absence, self.own, now_s)
-            own = with_away(before_local, local, without_private(absence), self.own, now_s)
-            return by_nodes, self.shown(by_nodes), own
-
-        # Both in a thread, once they are large: all that they read is frozen.
-        entries = sum(size_of(part.offer) for part in contributions) + UNLISTED_ENTRIES * len(absence.unlisted)
-        is_large = entries > LARGE_TABLE
-        tables = await asyncio.to_thread(made) if is_large else made()
-        self.node_routes, self.routes, self.local_routes = tables
-        self._notify(before_shown, before_local)
+        await self._tables.rebuild(changed, absent)
 
     def shown(self, table: RouteTable) -> RouteTable:
         """What clients of `/mcp` see of a table by nodes, all callers' or a single one's."""
-        return self._client_names.of(table, self.own, self.servers, self.routes)
+        return self._tables.shown(table)
 
     def _tried(self) -> frozenset[str]:
         """The links whose first attempt has an outcome; looked at while this node has only begun."""
         links = {key: self._supervisor.link(key) for key in self._supervisor.actual} if self.starting else {}
         return frozenset(key for key, link in links.items() if link is not None and link.first_attempt.is_set())
-
-    def _notify(self, before: RouteTable, before_local: RouteTable) -> None:
-        """Notify of new tables."""
-        self._hooks.routes_changed()
-        changed = changed_kinds(before, self.routes)
-        in_fleets = changed_only_in_fleets(before, self.routes, changed)
-        self._hooks.fleets_changed(in_fleets)
-        self._hooks.mesh_changed(changed - in_fleets)
-        local = changed_kinds(before_local, self.local_routes)
-        if RouteKind.SERVER in local or before_local.places() != self.local_routes.places():
-            local |= {RouteKind.RESOURCE}  # Other nodes read it there.
-        self._hooks.local_changed(local)
-        if local:
-            self._hooks.offer_changed(table_digest(self.local_routes))
-        for conflict in set(self.routes.conflicts) - set(before.conflicts):
-            log.warning(
-                "name conflict",
-                extra={
-                    "public_name": conflict.name,
-                    "holder": conflict.holder,
-                    "others": conflict.others,
-                    "reason": conflict.reason,
-                },
-            )

@@ -23,6 +23,7 @@ from agent.control.candidates import (
     Unusable,
     own_entries,
     url_key,
+    with_learned,
 )
 from agent.model import HttpTarget, NodeIdentity, Override, PeerScope, PeerSource, PeerSpec, Suppression, masked_url
 from agent.peer_kind import PeerKind
@@ -67,7 +68,7 @@ class LastChosen:
     def held_second_name(self, candidate: DiscoveredPeer) -> bool:
         """Whether this candidate was called by its name and ID, whatever held its name."""
         spec = self.spec_of(candidate)
-        return spec is not None and spec.name != candidate.name and spec.name in _second_names(candidate)
+        return spec is not None and spec.name != candidate.name and spec.name in second_names(candidate)
 
 
 @dataclass(slots=True)
@@ -134,9 +135,38 @@ def select(
     that they keep their names; `freed`: of the local servers that are gone since. `reader`: of the catalogs before,
     which saves reading again what has not changed.
     """
-    findings: set[Finding] = set(own_entries(catalog, own))
+    chosen = choose(
+        (reader or CatalogReader()).read(catalog, own.node_id),
+        own,
+        overrides=overrides,
+        suppressions=suppressions,
+        statics=statics,
+        server_names=server_names,
+        learned=learned,
+        connected=connected,
+        previous=previous,
+        freed=freed,
+    )
+    return replace(chosen, findings=tuple(sorted({*chosen.findings, *own_entries(catalog, own)})))
+
+
+def choose(
+    entries: Iterable[DiscoveredPeer | Unusable],
+    own: NodeIdentity,
+    *,
+    overrides: Sequence[Override],
+    suppressions: Sequence[Suppression],
+    statics: Sequence["StaticPeer"],
+    server_names: Collection[str],
+    learned: Mapping[str, str],
+    connected: Collection[str],
+    previous: Sequence[PeerSpec],
+    freed: Collection[str],
+) -> Selection:
+    """`select`, of entries that have been read, without what is to be said of our own entries."""
+    findings: set[Finding] = set()
     last = LastChosen(previous, freed)
-    found = _usable((reader or CatalogReader()).read(catalog, own.node_id, learned), own, findings)
+    found = _usable((with_learned(entry, learned) for entry in entries), own, findings)
     builders = peer_builders(overrides, statics, previous)
     up: Collection[str] = ()
     if builders:
@@ -195,7 +225,7 @@ def give_names(
             waiting += contenders
     # Only now: no peer may lose its own name to the second name of another.
     for candidate in waiting:
-        name, longer = _second_names(candidate)
+        name, longer = second_names(candidate)
         if name in taken or not is_valid_name(name):
             name = longer
         findings.add(Finding(candidate.name, FindingKind.NAME_TAKEN, "" if name in taken else name))
@@ -205,7 +235,7 @@ def give_names(
     return named
 
 
-def _second_names(candidate: DiscoveredPeer) -> tuple[str, str]:
+def second_names(candidate: DiscoveredPeer) -> tuple[str, str]:
     """Its name when the preferred one is taken, and when that is taken, too."""
     longer = valid_name(f"{candidate.name}/{candidate.unique}/{candidate.key}")
     return node_alias(candidate.name, candidate.unique), longer

@@ -50,13 +50,13 @@ async def _nothing_to_settle() -> None:
 
 @dataclass(frozen=True, slots=True)
 class LinkHooks:
-    """Callbacks: `changed` for what `_TOLD` names of the view, `dialled` for a dial, `reconnected` for a loss.
+    """Callbacks: `changed` for what `_TOLD` names of a link's view, `dialled` for a dial, `reconnected` for a loss.
 
     `settled` returns when all changes up to now have had their effect on the lists of clients. `offers`: what single
     callers are offered. `shown`: for any change of the view but its latency. `crowd`, `last_offers`: of all links.
     """
 
-    changed: Callable[[], object]
+    changed: Callable[[str], object]
     dialled: Callable[[str], None]
     reconnected: Callable[[str], None]
     watches: tuple[Watch, ...] = ()
@@ -116,7 +116,7 @@ class LinkRecord:
         if not changes.keys() <= _UNSHOWN:
             self._hooks.shown()
             if _TOLD(before) != _TOLD(self.view):
-                self._hooks.changed()
+                self._hooks.changed(self.view.key)
 
     def alive(self, latency_s: float, server_info: ServerInfo) -> None:
         """A probe was answered; as nearly always, that changes nothing but how long it took."""

@@ -85,8 +85,9 @@ class Supervisor(AbstractAsyncContextManager["Supervisor"]):
 
     def _open(self, spec: BackendSpec) -> None:
         # Two children of one command must not meet: the first may hold a lock, a port or a file.
-        before = [link for link in self._tasks if link.spec.key == spec.key and _is_child(link.spec)]
-        after = [self._tasks[link] for link in before] if _is_child(spec) else []
+        links = self._tasks if _is_child(spec) else ()
+        before = [link for link in links if link.spec.key == spec.key and _is_child(link.spec)]
+        after = [self._tasks[link] for link in before]
         link = self._links[spec.key] = self._make_link(spec, self._dials)
         work = _run_after(after, link) if after else link.run()
         task = self._tasks[link] = self._group.create_task(work, name=f"link {spec.key}")

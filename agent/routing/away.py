@@ -18,7 +18,7 @@ from agent.model import Json, NodeIdentity, PeerSpec, ServerScope, ServerSpec
 from agent.routing.about import ABOUT_URI, away_entry
 from agent.routing.names import name_beginning, node_alias, public_name, public_uri
 from agent.routing.origins import Origin, namings_of
-from agent.routing.table import ContributionKind, Replica, Route, RouteKind, RouteTable
+from agent.routing.table import ContributionKind, Imported, Replica, Route, RouteKind, RouteTable
 
 # Longer than a restart or an upgrade takes; after that an agent had better look at the list again.
 AWAY_FOR_S: Final = 600.0
@@ -61,12 +61,15 @@ def with_away(before: RouteTable, after: RouteTable, absence: Absence, own: Node
         assert since_s is not None
         if now_s - since_s >= AWAY_FOR_S or name in after.of_kind(kind):
             continue
-        kept = tuple(replica for replica in route.replicas if _may_return(replica, absence.expected, kinds))
+        kept = tuple(replica for replica in route.replicas if may_return(replica, absence.expected, kinds))
         if kept:
             away[kind, name] = route if len(kept) == len(route.replicas) else replace(route, replicas=kept)
     away = dict(islice(away.items(), max(0, len(away) - AWAY_MAX), None))
-    places = [place for spec, since_s in absence.unlisted for place in _places(spec, since_s, own)]
-    unlisted = (*_kept_as_they_are(places, before.unlisted), *_told(before, after, absence.expected, now_s))
+    places = [place for spec, since_s in absence.unlisted for place in places_of(spec, since_s, own)]
+    unlisted = (
+        *_kept_as_they_are(places, before.unlisted),
+        *told(before, after.parts, after.parts, absence.expected, now_s),
+    )
     return replace(after, away=MappingProxyType(away), unlisted=unlisted, starting=absence.starting)
 
 
@@ -79,7 +82,7 @@ def awaited_owners(
     """
     awaited: dict[str, float] = {}
     for route in [*before.away.values(), *before.namespaces.values()]:
-        if any(_may_return(replica, absence.expected, kinds) for replica in route.replicas):
+        if any(may_return(replica, absence.expected, kinds) for replica in route.replicas):
             since_s = now_s if route.away_since_s is None else route.away_since_s
             awaited[route.owner] = max(awaited.get(route.owner, 0.0), since_s + AWAY_FOR_S)
     return {owner: until_s for owner, until_s in awaited.items() if until_s > now_s}
@@ -122,12 +125,13 @@ def _vanished(before: RouteTable, after: RouteTable, now_s: float) -> Iterable[t
             yield (kind, name), replace(known[name], away_since_s=now_s)
 
 
-def _may_return(replica: Replica, expected: Collection[str], kinds: Mapping[str, ContributionKind]) -> bool:
+def may_return(replica: Replica, expected: Collection[str], kinds: Mapping[str, ContributionKind]) -> bool:
+    """Whether what a backend had may be there again. `kinds`: of the backends that are connected, by key."""
     connected_as = kinds.get(replica.backend_key)
     return replica.backend_key in expected and connected_as in (None, ContributionKind.MESH_PEER)
 
 
-def _places(spec: ServerSpec | PeerSpec, since_s: float, own: NodeIdentity) -> Iterator[Route]:
+def places_of(spec: ServerSpec | PeerSpec, since_s: float, own: NodeIdentity) -> Iterator[Route]:
     """Routes that say whose the names are; theirs are what those begin with. The first of a server is listed for nodes.
 
     A peer's own name is what those of a plain one begin with, and those of a node that is called so.
@@ -174,13 +178,22 @@ def _kept_as_they_are(places: Iterable[Route], before: Iterable[Route]) -> Itera
         yield same if same == place else place
 
 
-def _told(before: RouteTable, after: RouteTable, expected: Collection[str], now_s: float) -> Iterator[Route]:
-    """What connected nodes say is away there; and while one is not connected and may come back, what it last said."""
+def told(
+    before: RouteTable,
+    telling: Mapping[str, Imported],
+    parts: Collection[str],
+    expected: Collection[str],
+    now_s: float,
+) -> Iterator[Route]:
+    """What connected nodes say is away there; and while one is not connected and may come back, what it last said.
+
+    `telling`: those of the `parts` that say so, at least.
+    """
     known = {(place.public_name, place.replicas): place for place in before.unlisted if place.replicas[0].hops > 0}
-    for part in after.parts.values():
+    for part in telling.values():
         for place in part.away:
             yield known.get((place.public_name, place.replicas)) or replace(place, away_since_s=now_s)
     for place in known.values():
         key, since_s = place.replicas[0].backend_key, place.away_since_s or now_s
-        if key in expected and key not in after.parts and now_s - since_s < AWAY_FOR_S:
+        if key in expected and key not in parts and now_s - since_s < AWAY_FOR_S:
             yield place

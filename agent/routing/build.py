@@ -8,6 +8,7 @@ another's names; then the claims under a held root are joined name by name. A no
 there keeps its root for a while, so that a restart gives no names away.
 """
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -77,16 +78,16 @@ def build_routes(
     """
     before = RouteTable() if previous is None else previous
     known = before.parts if known is None else known
-    parts = {part.backend_key: _read(part, own, known.get(part.backend_key)) for part in contributions}
+    parts = {part.backend_key: imported(part, own, known.get(part.backend_key)) for part in contributions}
     assert len(parts) == len(contributions)
     claims = [claimed for part in parts.values() for claimed in part.claims]
-    kept = _kept(claims, own, before, now_s) | _awaited(claims, before, awaited)
-    roots, root_conflicts = _share_roots(claims, own, before.roots, kept)
+    kept = kept_roots(claims, own, before, now_s) | awaited_roots(claims, before, awaited)
+    roots, root_conflicts = share_roots(claims, own, before.roots, kept)
     held = (claimed for claimed in claims if roots[claimed.root] == claimed.owner)
     tables, name_conflicts = _join(held, before)
-    handed = _handed_over(tables, before, root_conflicts)
+    handed = handed_over(tables, before, root_conflicts)
     if for_clients:
-        name_conflicts += [conflict for kind in NAME_MEMBER for conflict in _show(kind, tables[kind])]
+        name_conflicts += [conflict for kind in NAME_MEMBER for conflict in show(kind, tables[kind])]
     refused = (conflict for part in parts.values() for conflict in part.refused)
     return RouteTable(
         tools=MappingProxyType(tables[RouteKind.TOOL]),
@@ -95,7 +96,7 @@ def build_routes(
         templates=MappingProxyType(tables[RouteKind.TEMPLATE]),
         namespaces=MappingProxyType(tables[RouteKind.NAMESPACE]),
         servers=MappingProxyType(tables[RouteKind.SERVER]),
-        conflicts=tuple(sorted({*root_conflicts, *name_conflicts, *handed, *refused}, key=_conflict_order)),
+        conflicts=tuple(sorted({*root_conflicts, *name_conflicts, *handed, *refused}, key=conflict_order)),
         left_out=tuple(left for key in sorted(parts) for left in parts[key].left_out),
         roots=MappingProxyType(roots),
         kept=MappingProxyType(kept),
@@ -115,33 +116,44 @@ def local_contributions(contributions: Sequence[Contribution]) -> tuple[Contribu
     )
 
 
-def changed_kinds(before: RouteTable, after: RouteTable) -> frozenset[RouteKind]:
+def changed_kinds(
+    before: RouteTable,
+    after: RouteTable,
+    names: Mapping[RouteKind, Collection[str]] | None = None,
+    *,
+    tasks: bool = True,
+) -> frozenset[RouteKind]:
     """The kinds whose lists look different to a client, origins included (gateways go by them).
 
-    Lists in sessions also show which tools may be tasks, which depends on the backends that serve them.
+    Lists in sessions also show which tools may be tasks, which depends on the backends that serve them. `names`: all
+    others are as they were; None: any may differ. `tasks`: whether any backend has, or had.
     """
-    changed = {kind for kind in RouteKind if _looks(before, kind) != _looks(after, kind)}
-    backends = _with_tasks(before), _with_tasks(after)
-    if backends[0] != backends[1] and _served_by(backends[0], before) != _served_by(backends[1], after):
+    looked_at = {kind: None if names is None else names.get(kind, ()) for kind in RouteKind}
+    changed = {kind for kind, some in looked_at.items() if _looks(before, kind, some) != _looks(after, kind, some)}
+    some = looked_at[RouteKind.TOOL]
+    if tasks and _may_be_tasks(before, some) != _may_be_tasks(after, some):
         changed.add(RouteKind.TOOL)
     return frozenset(changed)
 
 
-def _with_tasks(table: RouteTable) -> set[str]:
-    return {key for key, part in table.parts.items() if part.source.has_tasks}
-
-
-def _served_by(backends: set[str], table: RouteTable) -> set[str]:
-    """The listed tools that one of these backends has."""
+def _may_be_tasks(table: RouteTable, names: Collection[str] | None) -> set[str]:
+    """The listed tools that a backend with tasks has."""
+    parts = table.parts
     return {
         route.public_name
-        for route in table.listed_tools()
-        if any(replica.backend_key in backends for replica in route.replicas)
+        for route in _listed(table, RouteKind.TOOL, names)
+        if any(part.source.has_tasks for one in route.replicas if (part := parts.get(one.backend_key)) is not None)
     }
 
 
-def _looks(table: RouteTable, kind: RouteKind) -> dict[str, object]:
-    return {route.public_name: route.definition for route in table.of_kind(kind).values() if route.listed}
+def _looks(table: RouteTable, kind: RouteKind, names: Collection[str] | None) -> dict[str, object]:
+    return {route.public_name: route.definition for route in _listed(table, kind, names)}
+
+
+def _listed(table: RouteTable, kind: RouteKind, names: Collection[str] | None) -> Iterator[Route]:
+    routes = table.of_kind(kind)
+    some = routes.values() if names is None else (routes[name] for name in names if name in routes)
+    return (route for route in some if route.listed)
 
 
 def is_read(contribution: Contribution, own: NodeIdentity, known: Imported | None) -> bool:
@@ -149,7 +161,7 @@ def is_read(contribution: Contribution, own: NodeIdentity, known: Imported | Non
     return known is not None and known.own == own and _same(known.source, contribution)
 
 
-def _read(contribution: Contribution, own: NodeIdentity, known: Imported | None) -> Imported:
+def imported(contribution: Contribution, own: NodeIdentity, known: Imported | None) -> Imported:
     """Read an offer, or take what was read of the same one."""
     if known is not None and is_read(contribution, own, known):
         return known
@@ -161,7 +173,7 @@ def _same(one: Contribution, other: Contribution) -> bool:
     return same_offer and replace(one, offer=other.offer, backend_key=other.backend_key) == other
 
 
-def _kept(claims: Sequence[Claims], own: NodeIdentity, before: RouteTable, now_s: float) -> dict[Root, float]:
+def kept_roots(claims: Sequence[Claims], own: NodeIdentity, before: RouteTable, now_s: float) -> dict[Root, float]:
     """The node names that stay with an absent node: those that a namesake wanted when it went.
 
     A name that no other node wanted is free at once, for a node that was set up anew has another ID.
@@ -183,7 +195,7 @@ def _kept(claims: Sequence[Claims], own: NodeIdentity, before: RouteTable, now_s
     return dict(sorted(kept.items(), key=lambda entry: entry[1])[:KEPT_MAX])
 
 
-def _awaited(claims: Sequence[Claims], before: RouteTable, awaited: Mapping[str, float]) -> dict[Root, float]:
+def awaited_roots(claims: Sequence[Claims], before: RouteTable, awaited: Mapping[str, float]) -> dict[Root, float]:
     """The names that stay with servers that are away, but for those that a server of our own claims."""
     present = {claimed.owner for claimed in claims}
     ours = {claimed.root for claimed in claims if claimed.ours}
@@ -194,10 +206,10 @@ def _awaited(claims: Sequence[Claims], before: RouteTable, awaited: Mapping[str,
     }
 
 
-def _share_roots(
+def share_roots(
     claims: Sequence[Claims], own: NodeIdentity, before: Mapping[Root, str], kept: Collection[Root]
 ) -> tuple[dict[Root, str], list[Conflict]]:
-    """Give every root one owner; `kept` ones stay with theirs."""
+    """Give every root of `claims`, and our own, one owner; `kept` ones stay with theirs."""
     candidates: dict[Root, dict[str, bool]] = defaultdict(dict)
     own_owner = NODE_OWNER + own.node_id
     # Reserved even while none of our servers runs: a namesake must not get calls that are meant for this machine.
@@ -243,12 +255,12 @@ def _join(claims: Iterable[Claims], before: RouteTable) -> tuple[dict[RouteKind,
     for kind, table in tables.items():
         known = before.of_kind(kind)
         for name, more in shared[kind].items():
-            table[name], found = _settle([table[name], *more], known.get(name))
+            table[name], found = settle([table[name], *more], known.get(name))
             conflicts += found
     return tables, conflicts
 
 
-def _handed_over(
+def handed_over(
     tables: Mapping[RouteKind, _Named], before: RouteTable, root_conflicts: Iterable[Conflict]
 ) -> Iterator[Conflict]:
     """Names whose owner is another one than before, unless that was said of their whole root."""
@@ -262,7 +274,7 @@ def _handed_over(
                 yield Conflict(name, now.owner, (earlier.owner,), ConflictReason.HANDED_OVER)
 
 
-def _show(kind: RouteKind, table: _Named) -> Iterator[Conflict]:
+def show(kind: RouteKind, table: _Named) -> Iterator[Conflict]:
     """List what has another name for clients by that; its name between nodes becomes an alias."""
     for name, route in sorted((name, route) for name, route in table.items() if route.shown is not None):
         assert route.shown is not None
@@ -282,7 +294,7 @@ def _root_owner(owner: str) -> str:
     return owner.partition("/")[0] if owner.startswith(NODE_OWNER) else owner
 
 
-def _settle(claims: list[Route], present: Route | None) -> tuple[Route, list[Conflict]]:
+def settle(claims: list[Route], present: Route | None) -> tuple[Route, list[Conflict]]:
     """Make one route of several claims to its name."""
     conflicts: list[Conflict] = []
     name = claims[0].public_name
@@ -302,6 +314,34 @@ def _settle(claims: list[Route], present: Route | None) -> tuple[Route, list[Con
         holder = by_digest[digest][0].replicas[0].backend_key
         conflicts.append(Conflict(name, holder, tuple(sorted(others)), ConflictReason.DEFINITION))
     return _joined(by_digest[digest], known), conflicts
+
+
+def settled_on(known: Route, gone: Iterable[Route], come: Iterable[Route], rest: Iterable[Route]) -> Route | None:
+    """What `settle` makes of claims that agree, from what it made of those before: without some, and with others.
+
+    `rest`: all that there are now, looked at where a word of one is enough. None: it has to be settled again, for they
+    may agree no more, or another one is shown.
+    """
+    replicas, origin, by_origin = known.replicas, _origin(known), known.kind is not RouteKind.NAMESPACE
+    for claim in gone:
+        place = bisect_left(replicas, _nearest_first(claim), key=_nearness)
+        is_in = place < len(replicas) and replicas[place] == claim.replicas[0]
+        if not is_in or claim.shown is not None or (by_origin and _origin(claim) == origin):
+            return None
+        replicas = replicas[:place] + replicas[place + 1 :]
+    listed, sticky = known.listed, known.sticky
+    for claim in come:
+        agrees = claim.owner == known.owner and claim.digest == known.digest and claim.namespace == known.namespace
+        if not agrees or claim.shown is not None or (by_origin and _origin(claim) == origin):
+            return None
+        place = bisect_left(replicas, _nearest_first(claim), key=_nearness)
+        replicas = (*replicas[:place], claim.replicas[0], *replicas[place:])
+        listed, sticky = listed or claim.listed, sticky or claim.sticky
+    if not replicas:
+        return None
+    listed = listed and any(claim.listed for claim in rest)
+    sticky = sticky and any(claim.sticky for claim in rest)
+    return replace(known, replicas=replicas, listed=listed, sticky=sticky)
 
 
 def _agreed_digest(by_digest: Mapping[str, list[Route]], known: Route | None) -> str:
@@ -331,9 +371,12 @@ def _origin(route: Route) -> object:
 
 
 def _nearest_first(claim: Route) -> tuple[int, str, str, str]:
-    replica = claim.replicas[0]
+    return _nearness(claim.replicas[0])
+
+
+def _nearness(replica: Replica) -> tuple[int, str, str, str]:
     return replica.hops, replica.node_id or "", replica.backend_key, replica.remote_name
 
 
-def _conflict_order(conflict: Conflict) -> tuple[str, str, str, tuple[str, ...]]:
+def conflict_order(conflict: Conflict) -> tuple[str, str, str, tuple[str, ...]]:
     return conflict.name, conflict.reason, conflict.holder, conflict.others

@@ -7,7 +7,7 @@ shown, the others are findings and are not called.
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any, Final
@@ -62,11 +62,11 @@ def with_fleets(
     `writes`: globs of the names of tools that may run on several nodes though they are not read-only. `len_max`: of
     the names that clients see. `before`: what was made of an earlier table; what has not changed is the same object.
     """
-    members = _grouped(_members(table.tools.values()))
-    away = _grouped(_members(route for (kind, _), route in table.away.items() if kind is RouteKind.TOOL))
+    members = grouped(members_of(table.tools.values()))
+    away = grouped(members_of(route for (kind, _), route in table.away.items() if kind is RouteKind.TOOL))
     if not members and not away:
         return table
-    tools, gone, conflicts = dict(table.tools), dict(table.away), list[Conflict]()
+    tools, gone, conflicts = dict(table.tools), dict[tuple[RouteKind, str], Route](), list[Conflict]()
     fleets: dict[str, dict[str, Route]] = defaultdict(dict)
     for server, tool in sorted(members.keys() | away.keys()):
         name = shown_name(server, tool, len_max=len_max)
@@ -89,26 +89,37 @@ def with_fleets(
             tools[member.public_name] = replace(member, listed=False)
         if route.fleet.others:
             others = tuple(
-                sorted(one.replicas[0].backend_key for one in members[key] if _node(one) in route.fleet.others)
+                sorted(one.replicas[0].backend_key for one in members[key] if node_of(one) in route.fleet.others)
             )
             conflicts.append(Conflict(name, route.replicas[0].backend_key, others, ConflictReason.DEFINITION))
-    more = [_nodes_routes(server, members) for server, members in fleets.items()]
+    more = [nodes_routes(server, members) for server, members in fleets.items()]
     return replace(
         table,
         tools=MappingProxyType(tools),
         resources=MappingProxyType({**table.resources, **{one.public_name: one for one, _, _ in more}}),
         templates=MappingProxyType({**table.templates, **{one.public_name: one for _, one, _ in more}}),
         namespaces=MappingProxyType({**table.namespaces, **{one.public_name: one for _, _, one in more}}),
-        away=MappingProxyType(gone),
+        away=MappingProxyType({**table.away, **gone}) if gone else table.away,
         conflicts=(*table.conflicts, *sorted(set(conflicts) - set(table.conflicts), key=lambda one: one.name)),
     )
 
 
 def changed_only_in_fleets(
-    before: RouteTable, after: RouteTable, changed: Collection[RouteKind]
+    before: RouteTable,
+    after: RouteTable,
+    changed: Collection[RouteKind],
+    names: Mapping[RouteKind, Collection[str]] | None = None,
 ) -> frozenset[RouteKind]:
-    """The kinds of `changed` whose lists differ in nothing but what the nodes of fleets have."""
-    return frozenset(kind for kind in changed if _beside_fleets(before, kind) == _beside_fleets(after, kind))
+    """The kinds of `changed` whose lists differ in nothing but what the nodes of fleets have.
+
+    `names`: all others are as they were; None: any may differ.
+    """
+    looked_at = {kind: None if names is None else names.get(kind, ()) for kind in changed}
+    return frozenset(
+        kind
+        for kind, some in looked_at.items()
+        if _beside_fleets(before, kind, some) == _beside_fleets(after, kind, some)
+    )
 
 
 def nodes_uri(server: str) -> str:
@@ -116,7 +127,7 @@ def nodes_uri(server: str) -> str:
     return f"mesh-fleet://{server}/nodes"
 
 
-def _nodes_routes(server: str, members: Mapping[str, Route]) -> tuple[Route, Route, Route]:
+def nodes_routes(server: str, members: Mapping[str, Route]) -> tuple[Route, Route, Route]:
     """The resource with the nodes of a fleet, the template of one of them, and the namespace of both.
 
     They are listed where the tools do not name the nodes, and can always be read.
@@ -135,16 +146,19 @@ def _nodes_routes(server: str, members: Mapping[str, Route]) -> tuple[Route, Rou
     )
 
 
-def _beside_fleets(table: RouteTable, kind: RouteKind) -> dict[str, Json]:
+def _beside_fleets(table: RouteTable, kind: RouteKind, names: Collection[str] | None) -> dict[str, Json]:
     """What is listed of one kind, without what fleets have; their prompts and resources are those of single nodes."""
+    routes = table.of_kind(kind)
     return {
         name: route.definition
-        for name, route in table.of_kind(kind).items()
+        for name, route in (
+            routes.items() if names is None else ((name, routes[name]) for name in names if name in routes)
+        )
         if route.listed and route.fleet is None and listed_origin(route.definition).get("fleet") is not True
     }
 
 
-def _members(routes: Iterable[Route]) -> list[Route]:
+def members_of(routes: Iterable[Route]) -> list[Route]:
     """One route for each tool of each node. Of two nodes of one name, only one has it; the other goes by its ID."""
     found = [route for route in routes if route.in_fleet]
     by_name = [route for route in found if route.listed]
@@ -155,7 +169,8 @@ def _members(routes: Iterable[Route]) -> list[Route]:
     return [*by_name, *by_id.values()]
 
 
-def _grouped(routes: Iterable[Route]) -> defaultdict[tuple[str, str], list[Route]]:
+def grouped(routes: Iterable[Route]) -> defaultdict[tuple[str, str], list[Route]]:
+    """The routes by their server and its tool."""
     groups: defaultdict[tuple[str, str], list[Route]] = defaultdict(list)
     for route in routes:
         origin = listed_origin(route.definition)
@@ -165,7 +180,7 @@ def _grouped(routes: Iterable[Route]) -> defaultdict[tuple[str, str], list[Route
     return groups
 
 
-def _node(route: Route) -> str:
+def node_of(route: Route) -> str:
     """What a call names the node by: its name, or one made with its ID where that is another node's, or a word."""
     origin = listed_origin(route.definition)
     name = str(origin.get("node"))
@@ -182,13 +197,29 @@ def _fleet_route(
     known: Route | None,
 ) -> Route:
     """One route for the members of a fleet that agree. `known`: what it was before, whose definition may still hold."""
-    server, tool = key
     by_digest: dict[str, list[Route]] = defaultdict(list)
     for member in members:
-        by_digest[_digest(member)].append(member)
+        by_digest[bare_digest(member)].append(member)
     count = Counter({digest: len(group) for digest, group in by_digest.items()})
     digest = min(count, key=lambda one: (-count[one], one))
-    agreed = {_node(member): member for member in sorted(by_digest[digest], key=_node)}
+    agreed = {node_of(member): member for member in sorted(by_digest[digest], key=node_of)}
+    others = {node_of(member): member for member in sorted(members, key=node_of) if node_of(member) not in agreed}
+    gone = {node_of(route): route for route in away if node_of(route) not in agreed}
+    return joined(name, key, Parts(agreed, others, gone), may_write=may_write, known=known)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The members of a fleet's tool by what calls name their nodes by, in that order: see `Fleet`."""
+
+    agreed: dict[str, Route]
+    others: dict[str, Route]
+    away: dict[str, Route]
+
+
+def joined(name: str, key: tuple[str, str], parts: Parts, *, may_write: bool, known: Route | None) -> Route:
+    """The route of a fleet's tool. `known`: what it was before, whose definition may still hold."""
+    (server, tool), agreed = key, parts.agreed
     shown = next(iter(agreed.values()))
     several = may_write or _is_read_only(shown.definition)
     fleet = Fleet(
@@ -196,10 +227,8 @@ def _fleet_route(
         tool=tool,
         argument=_argument(shown.definition),
         members=MappingProxyType(agreed),
-        others=MappingProxyType(
-            {_node(member): member for member in sorted(members, key=_node) if _node(member) not in agreed}
-        ),
-        away=MappingProxyType({_node(route): route for route in away if _node(route) not in agreed}),
+        others=MappingProxyType(parts.others),
+        away=MappingProxyType(parts.away),
         several=several,
         namespaces={replica.node_id: member.namespace for member in agreed.values() for replica in member.replicas},
     )
@@ -221,7 +250,7 @@ def _fleet_route(
     )
 
 
-def _digest(member: Route) -> str:
+def bare_digest(member: Route) -> str:
     """The digest of a definition without what its node's name puts into it: the URI of its page."""
     meta = member.definition.get("_meta")
     bare = UriCodec("", member.namespace).meta(meta)

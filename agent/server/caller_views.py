@@ -139,7 +139,8 @@ class CallerViews:
 
     def changed_lists(self, before: Mapping[str, Offer], after: Mapping[str, Offer]) -> Iterable[str]:
         """Which lists look different to a caller now: "tools", "prompts", "resources"."""
-        kinds = changed_kinds(*(self.tables.shown(self.made(offers)) for offers in (before, after)))
+        was, now = (self.tables.shown(self.made(offers)) for offers in (before, after))
+        kinds = changed_kinds(was, now)
         return sorted({LIST_OF[kind] for kind in kinds if kind in LIST_OF})
 
     def made(self, offers: Mapping[str, Offer]) -> RouteTable:

@@ -59,10 +59,11 @@ async def test_a_node_at_the_url_of_an_operators_server_keeps_its_own_link(tmp_p
         await one.when(lambda: "plain__kit__pid" in one.tool_names())
         assert one.is_up("two")
         assert (one.view("two").identity, one.view("plain").identity) == (two.identity, None)
-        changes = one.mesh._selector._learned_changes
+        await one.mesh.settled()
+        selection = one.mesh.selection
         one.mesh.wake()
         await one.mesh.settled()
-        assert one.mesh._selector._learned_changes == changes
+        assert one.mesh.selection is selection, "nothing is learned of that URL, and unlearned, in turn"
         # Said again without a word, it is the same node, with one link.
         assert (await one.add_peer("plain", two.url))[0] == 200
         await one.when(lambda: one.is_up("plain") and one.view("plain").identity == two.identity)

@@ -80,7 +80,7 @@ class Observer:
         self.store = Store()
         self.selector = Selector(OWN, cast("Any", self.store))
         self.crowd = Crowd()
-        self.hooks = LinkHooks(_nothing, _ignored, _ignored, crowd=self.crowd)
+        self.hooks = LinkHooks(_ignored, _ignored, _ignored, crowd=self.crowd)
         self.links: dict[str, HeldLink] = {}
         self.stats = ReplicaStats(NoRecorder(), rng, self._up_since_s, lambda _key: 1, self._is_ready)
         self.executed: Counter[str] = Counter()
@@ -198,7 +198,8 @@ class Observer:
 
     async def _reconcile(self) -> None:
         views = [held.record.view for held in self.links.values()]
-        selection = await self.selector.select(self.catalog, (), views)
+        await self.selector.select(self.catalog, (), views)
+        selection = self.selector.selection
         desired = {spec.key: spec for spec in selection.peers}
         actual = {key: held.record.view.spec for key, held in self.links.items()}
         actions = reconcile(desired, actual)
@@ -432,10 +433,6 @@ def decide(seed: int, *, log: list[str] | None = None) -> float:
         return await observer.live()
 
     return run(main())
-
-
-def _nothing() -> None:
-    pass
 
 
 def _ignored(_what: object) -> None:

@@ -14,7 +14,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from agent.control.operator import OverrideService
-from agent.control.reconciler import Mesh, MeshHooks
+from agent.control.reconciler import Mesh
+from agent.control.tables import MeshHooks
 from agent.dispatch.dispatcher import Dispatch
 from agent.errors import (
     NOT_EXECUTED,
@@ -285,11 +286,11 @@ class SimulatedNode:
                 raise IdentityRefused("another node is there")
         return OpenClient(cast("Any", client), host.identity)
 
-    def _link_changed(self) -> None:
-        self.mesh.link_changed()
+    def _link_changed(self, key: str) -> None:
+        self.mesh.link_changed(key)
 
     async def _settled(self) -> None:
-        await self.mesh.settled()
+        await self.mesh.links_settled()
 
     def _hooks(self) -> MeshHooks:
         return MeshHooks(

@@ -30,7 +30,8 @@ from agent.client.http.session import HttpSessionClient
 from agent.config.values import StaticPeer
 from agent.control.membership import MembershipView
 from agent.control.operator import OverrideService
-from agent.control.reconciler import Mesh, MeshHooks
+from agent.control.reconciler import Mesh
+from agent.control.tables import MeshHooks
 from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.ended_sessions import EndedSessionsNotices
 from agent.errors import MeshError
@@ -222,13 +223,13 @@ class _Wiring:
 
     @asynccontextmanager
     async def running(self, folder: Path, statics: tuple[StaticPeer, ...], port: int) -> AsyncIterator[RunningNode]:
-        metrics = Metrics("test")
-        store = OverrideStore.open(folder)
+        metrics, store = Metrics("test"), OverrideStore.open(folder)
+        counted = metrics.dialled, metrics.link_reconnected
         dial = dialler(Dialling(Credentials(self.key, lambda: (self.secret,)), metrics.pending_call))
 
         def make_link(spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
-            changed = (mesh.wake, metrics.dialled, metrics.link_reconnected, updates.watches, mesh.settled)
-            return Link(spec, dials, own=self.identity, hooks=LinkHooks(*changed, self.offers), rng=self.rng, dial=dial)
+            heard = (mesh.link_changed, *counted, updates.watches, mesh.links_settled)
+            return Link(spec, dials, own=self.identity, hooks=LinkHooks(*heard, self.offers), rng=self.rng, dial=dial)
 
         async with Supervisor(make_link) as supervisor, asyncio.TaskGroup() as tasks:
             updates = ClientUpdates.of_node(self.identity.node_id, supervisor.link, metrics)

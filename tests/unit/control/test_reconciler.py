@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from agent.control.contributions import table_digest
-from agent.control.reconciler import RESYNC_EVERY_S, Mesh, MeshHooks
+from agent.control.reconciler import RESYNC_EVERY_S, Mesh
+from agent.control.tables import MeshHooks
 from agent.errors import MeshError, OverrideRefused
 from agent.links.link import Link
 from agent.links.record import LinkHooks
@@ -45,7 +46,7 @@ async def running(folder: Path, side: OtherSide | None = None) -> AsyncIterator[
     in_fleets: list[frozenset[RouteKind]] = []
 
     def make(spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
-        hooks = LinkHooks(lambda: mesh.wake() and None, lambda _: None, lambda _: None)
+        hooks = LinkHooks(mesh.link_changed, lambda _: None, lambda _: None)
         return Link(spec, dials, own=OWN, hooks=hooks, rng=random.Random(1), dial=side.opened)
 
     async with Supervisor(make) as supervisor, asyncio.TaskGroup() as group:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from agent.control.operator import OverrideService
-from agent.control.reconciler import Mesh, MeshHooks
+from agent.control.reconciler import Mesh
+from agent.control.tables import MeshHooks
 from agent.errors import AuthRefused, MeshError, OverrideRefused, Unreachable
 from agent.links.link import Link
 from agent.links.record import LinkHooks
@@ -118,7 +119,7 @@ async def chaos(seed: int, folder: Path) -> AsyncIterator[Chaos]:
     side = OtherSide()
 
     def make(spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
-        hooks = LinkHooks(lambda: mesh.wake() and None, lambda _: None, lambda _: None)
+        hooks = LinkHooks(mesh.link_changed, lambda _: None, lambda _: None)
         return Link(spec, dials, own=OWN, hooks=hooks, rng=rng, dial=side.opened)
 
     async with Supervisor(make) as supervisor, asyncio.TaskGroup() as group:

@@ -140,7 +140,7 @@ def test_a_token_goes_where_an_operator_has_given_it_and_a_node_id_is_expected_w
     for spec in selection.peers:
         assert spec.target.token == (given[spec.name] if spec.source is PeerSource.OVERRIDE else None)
     expected = {(url_key(s.target.url), s.expected_node_id) for s in selection.peers if s.expected_node_id is not None}
-    found = CatalogReader().read(world["catalog"], OWN.node_id, {})
+    found = CatalogReader().read(world["catalog"], OWN.node_id)
     assert expected <= {(url_key(c.url), c.node_id) for c in found if isinstance(c, DiscoveredPeer)}
 
 

@@ -35,7 +35,7 @@ async def running(side: OtherSide) -> AsyncIterator[Rig]:
     rig: Rig
 
     def make(spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
-        def changed() -> None:
+        def changed(_key: str) -> None:
             if rig.fail_hooks_of == spec.name:
                 rig.fail_hooks_of = ""
                 raise ZeroDivisionError("a bug in a listener")

@@ -1,0 +1,232 @@
+"""The route tables of what links contribute: for clients, for other nodes behind a gateway, and of our own servers.
+
+Kept by the mesh, one rebuild a step. What a link's change concerns is decided again (`agent.routing.rebuild`), and
+clients are notified of the lists that it is in. The one rule: what a thread reads here is frozen, or read by
+nothing else for that time; after a failure all is made anew.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final
+
+from agent import clock
+from agent.control.contributions import Contributing, contribution_of, read_large, size_of, table_digest
+from agent.control.pinning import Pinning
+from agent.links.supervisor import Supervisor
+from agent.model import LinkView, NodeIdentity, ServerSpec
+from agent.routing.away import Absence, without_private
+from agent.routing.build import changed_kinds, imported, is_outdated, local_contributions
+from agent.routing.client_names import ClientNames
+from agent.routing.fleet import changed_only_in_fleets
+from agent.routing.fleet_on import Decided, ShownFleets
+from agent.routing.rebuild import Rebuilt, RouteBuilder
+from agent.routing.table import Contribution, Imported, Route, RouteKind, RouteTable
+
+log = logging.getLogger(__name__)
+
+# As many entries take 10 ms for each thousand to read and to decide: beyond this a thread does it.
+LARGE_TABLE: Final = 1000
+# A peer that has listed nothing is two names in each of two tables.
+UNLISTED_ENTRIES: Final = 2
+
+# What may come back, by the views of the links that changed and the time.
+Absent = Callable[[Sequence[LinkView], float], Absence]
+
+
+@dataclass(frozen=True, slots=True)
+class MeshHooks:
+    """Who is notified: clients of both endpoints of changed lists, discovery of our offer's digest.
+
+    `routes_changed` is called with every new pair of route tables, also where no list has changed. `fleets_changed`: in
+    the place of `mesh_changed`, of lists that differ only in what nodes of fleets have. `drained`: the
+    backends in maintenance, after each change of them; `far`: those in other datacentres.
+    """
+
+    mesh_changed: Callable[[frozenset[RouteKind]], None]
+    local_changed: Callable[[frozenset[RouteKind]], None]
+    offer_changed: Callable[[str], None]
+    backend_gone: Callable[[str], None]
+    routes_changed: Callable[[], None] = lambda: None
+    fleets_changed: Callable[[frozenset[RouteKind]], None] = lambda _kinds: None
+    drained: Callable[[frozenset[str]], None] = lambda _backends: None
+    far: Callable[[frozenset[str]], None] = lambda _backends: None
+
+
+class Tables:
+    """See the module. Sole writer: the mesh, by `rebuild`."""
+
+    def __init__(
+        self,
+        own: NodeIdentity,
+        supervisor: Supervisor,
+        hooks: MeshHooks,
+        contributing: Contributing,
+        *,
+        servers: Callable[[], Iterable[ServerSpec]],
+        client_names: ClientNames,
+        pinning: Pinning | None,
+        remembered: Mapping[tuple[RouteKind, str], Route],
+    ) -> None:
+        """`servers`: all that are configured. The others: see `Mesh`."""
+        self.routes = self.node_routes = self.local_routes = RouteTable(starting=True)
+        self._own, self._supervisor, self._hooks, self._contributing = own, supervisor, hooks, contributing
+        self._servers, self._client_names, self._pinning, self._remembered = servers, client_names, pinning, remembered
+        self._fleets = ShownFleets(client_names.fleet_writes, client_names.len_max)
+        self._absence = Absence(starting=True)
+        self._begin()
+
+    def __repr__(self) -> str:
+        return f"<Tables backends={len(self._contributions)} tools={len(self.routes.tools)}>"
+
+    def shown(self, table: RouteTable) -> RouteTable:
+        """What clients of `/mcp` see of a table by nodes, all callers' or a single one's."""
+        return self._client_names.of(table, self._own, self._servers(), self.routes)
+
+    async def rebuild(self, changed: Collection[str] | None, absent: Absent) -> None:
+        """Have the tables of what links offer now. `changed`: the links that may; None: all."""
+        if self._pinning is not None:
+            # Of other nodes nothing is pinned.
+            up = [view for view in self._views(changed) if view.connected]
+            views = (view for view in up if view.identity is None or isinstance(view.spec, ServerSpec))
+            await self._pinning.look_at_large([contribution_of(view, self._own) for view in views])
+        fresh = self._contributed(changed)
+        read = await read_large([part for part in fresh.values() if part], self._own, self.node_routes.parts)
+        if read is not self.node_routes.parts:
+            fresh = self._contributed(changed)  # Read again after the await.
+        now_s = clock.now_s()
+        absence = absent(self._views(changed), now_s)
+        before, before_local, before_shown = self.node_routes, self.local_routes, self.routes
+        is_less = absence.expected is not self._absence.expected and not self._absence.expected <= absence.expected
+        everything = is_outdated(before, now_s) or is_outdated(before_local, now_s) or is_less
+        if self._remembered and not absence.starting:
+            # Only now is it known which of their backends are wanted; until now every name might exist.
+            before, everything = replace(before, away=MappingProxyType({**self._remembered, **before.away})), True
+            self._remembered = {}
+        if not fresh and not everything and absence.leaves_as_is(self._absence):
+            return
+        self._absence = absence
+        for key, part in fresh.items():
+            if part is None:
+                del self._contributions[key]
+            else:
+                self._contributions[key] = part
+
+        def made() -> tuple[Rebuilt, Rebuilt, tuple[RouteTable, Decided | None]]:
+            parts = {
+                key: None if part is None else imported(part, self._own, read.get(key)) for key, part in fresh.items()
+            }
+            routes = self._all.rebuilt(before, parts, absence, now_s, everything=everything)
+            own = without_private(absence)
+            local = self._local.rebuilt(before_local, _local_of(parts), own, now_s, everything=everything)
+            return routes, local, self._shown_of(routes, before, before_shown)
+
+        # In a thread, once there is much to decide.
+        looked_at = self._contributions.values() if everything else fresh.values()
+        entries = sum(size_of(part.offer) for part in looked_at if part) + UNLISTED_ENTRIES * len(absence.unlisted)
+        entries += len(before.tools) if self._is_shown_otherwise else 0
+        try:
+            routes, local, (shown, decided) = await asyncio.to_thread(made) if entries > LARGE_TABLE else made()
+        except BaseException:
+            self._begin()
+            raise
+        self.node_routes, self.local_routes, self.routes = routes.table, local.table, shown
+        self._notify(before_shown, before_local, decided, tasks=routes.tasks)
+
+    def _begin(self) -> None:
+        """Begin with no contribution: all that there are will be new ones."""
+        self._all, self._local = RouteBuilder(self._own), RouteBuilder(self._own, for_clients=False)
+        self._contributions: dict[str, Contribution] = {}
+
+    @property
+    def _is_shown_otherwise(self) -> bool:
+        """Whether clients may see anything in another way than other nodes."""
+        return self._client_names.short or self._all.has_fleets
+
+    def _shown_of(
+        self, routes: Rebuilt, before: RouteTable, before_shown: RouteTable
+    ) -> tuple[RouteTable, Decided | None]:
+        """What clients see now, and the names that may lead elsewhere than `before_shown`; None: any may."""
+        if not self._is_shown_otherwise:
+            return routes.table, routes.decided if before_shown is before else None
+        if not (self._client_names.short or routes.whole or before_shown is before):
+            moved = self._fleets.on(before_shown, before, routes.table, routes.decided)
+            if moved is not None:
+                return moved
+        shown = self.shown(routes.table)
+        self._fleets.learn(shown)
+        return shown, None
+
+    def _views(self, keys: Collection[str] | None) -> Sequence[LinkView]:
+        if keys is None:
+            return self._supervisor.views()
+        return [link.view for key in keys if (link := self._supervisor.link(key)) is not None]
+
+    def _contributed(self, changed: Collection[str] | None) -> dict[str, Contribution | None]:
+        """The contributions that are other ones than before, by backend key; None for one that is there no more."""
+        views = {view.key: view for view in self._views(changed) if view.connected}
+        found: dict[str, Contribution | None] = {}
+        for key in self._contributions if changed is None else changed:
+            if key not in views:
+                self._contributing.forget(key)
+                if key in self._contributions:
+                    found[key] = None
+        for key, view in views.items():
+            part = self._allowed(self._contributing.part(view))
+            if part is not None and part != self._contributions.get(key):
+                found[key] = part
+        return found
+
+    def _allowed(self, part: Contribution) -> Contribution | None:
+        """The contribution without what is blocked; None: it stays as it was.
+
+        Too large to be looked at here, it has come since it was: the change that brought it wakes the mesh again.
+        """
+        pinning = self._pinning
+        if pinning is None or not pinning.concerns(part):
+            return part
+        if pinning.waits(part):
+            return None
+        return replace(part, blocked=blocked) if (blocked := pinning.blocked(part)) else part
+
+    def _notify(
+        self,
+        before: RouteTable,
+        before_local: RouteTable,
+        decided: Decided | None,
+        *,
+        tasks: bool,
+    ) -> None:
+        """Notify of new tables."""
+        self._hooks.routes_changed()
+        changed = changed_kinds(before, self.routes, decided, tasks=tasks)
+        in_fleets = changed_only_in_fleets(before, self.routes, changed, decided)
+        self._hooks.fleets_changed(in_fleets)
+        self._hooks.mesh_changed(changed - in_fleets)
+        local = changed_kinds(before_local, self.local_routes)
+        if RouteKind.SERVER in local or before_local.places() != self.local_routes.places():
+            local |= {RouteKind.RESOURCE}  # Other nodes read it there.
+        self._hooks.local_changed(local)
+        if local:
+            self._hooks.offer_changed(table_digest(self.local_routes))
+        if self.routes.conflicts == before.conflicts:
+            return
+        for conflict in set(self.routes.conflicts) - set(before.conflicts):
+            log.warning(
+                "name conflict",
+                extra={
+                    "public_name": conflict.name,
+                    "holder": conflict.holder,
+                    "others": conflict.others,
+                    "reason": conflict.reason,
+                },
+            )
+
+
+def _local_of(parts: Mapping[str, Imported | None]) -> dict[str, Imported | None]:
+    """What of it other nodes see: our own servers that are not private. What never was there is none."""
+    return {
+        key: part if part is not None and local_contributions([part.source]) else None for key, part in parts.items()
+    }

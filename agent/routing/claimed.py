@@ -1,0 +1,148 @@
+"""Who claims what, of all backends, by root and by name; and what the change of one backend's claims touches.
+
+Kept by `agent.routing.rebuild`. The one rule: taking and forgetting cost what the backend claims, however many others
+there are.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from agent.routing.table import Claims, Imported, Root, Route, RouteKind
+
+_One = TypeVar("_One")
+
+
+@dataclass(eq=False, slots=True)
+class Claim:
+    """One name that a backend claims, by what of its claims."""
+
+    by: Claims
+    route: Route
+
+
+@dataclass(slots=True)
+class Touched:
+    """What has to be decided again."""
+
+    roots: set[Root] = field(default_factory=set)
+    names: dict[RouteKind, set[str]] = field(default_factory=lambda: {kind: set() for kind in RouteKind})
+    # The claims that made a name touched, by name and kind, where nothing else did.
+    gone: dict[tuple[RouteKind, str], list[Claim]] = field(default_factory=lambda: defaultdict(list))
+    come: dict[tuple[RouteKind, str], list[Claim]] = field(default_factory=lambda: defaultdict(list))
+    anew: set[tuple[RouteKind, str]] = field(default_factory=set)
+
+    def add(self, routes: Iterable[Route]) -> None:
+        """The names of these, for another reason than that these claims came or went."""
+        for route in routes:
+            self.names[route.kind].add(route.public_name)
+            self.anew.add((route.kind, route.public_name))
+
+
+class Claimed:
+    """See the module. `parts`: what was taken, by backend key.
+
+    `in_fleets`: how many claims are to tools of fleets; `with_tasks`: how many backends have tasks.
+    """
+
+    def __init__(self) -> None:
+        self.parts: dict[str, Imported] = {}
+        self.in_fleets = self.with_tasks = 0
+        # Who claims a root, and whether as ours, by how many backends.
+        self._owners: dict[Root, Counter[tuple[str, bool]]] = {}
+        self._claims: dict[RouteKind, dict[str, tuple[Claim, ...]]] = {kind: {} for kind in RouteKind}
+        # What clients would see -> the names that would be seen so, one for each claim.
+        self._seen_as: dict[RouteKind, dict[str, tuple[str, ...]]] = {kind: {} for kind in RouteKind}
+        self._taken: dict[str, tuple[Claim, ...]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Claimed backends={len(self.parts)} roots={len(self._owners)}>"
+
+    def of_root(self, root: Root) -> list[Claims]:
+        """One for each owner who claims it, and one more where also as ours; without routes."""
+        return [Claims(root, owner, ours, ()) for owner, ours in self._owners.get(root, ())]
+
+    def of_name(self, kind: RouteKind, name: str) -> tuple[Claim, ...]:
+        """All claims to it."""
+        return self._claims[kind].get(name, ())
+
+    def below(self, root: Root) -> Iterable[Route]:
+        """All that is claimed below a root; looks at every claim."""
+        every = (by for part in self.parts.values() for by in part.claims)
+        return (route for by in every if by.root == root for route in by.routes)
+
+    def touch_all(self, touched: Touched) -> None:
+        """Everything that is claimed."""
+        touched.roots |= self._owners.keys()
+        for kind, names in self._claims.items():
+            touched.names[kind] |= names.keys()
+
+    def take(self, key: str, part: Imported, touched: Touched) -> None:
+        """What a backend claims that is not known yet."""
+        self.parts[key] = part
+        self.with_tasks += part.source.has_tasks
+        self._taken[key] = taken = tuple(Claim(by, route) for by in part.claims for route in by.routes)
+        for by in part.claims:
+            touched.roots.add(by.root)
+            self._owners.setdefault(by.root, Counter())[by.owner, by.ours] += 1
+        for claim in taken:
+            route, seen = claim.route, seen_as(claim.route)
+            self.in_fleets += route.in_fleet
+            touched.names[route.kind].add(route.public_name)
+            touched.come[route.kind, route.public_name].append(claim)
+            names = self._claims[route.kind]
+            names[route.public_name] = (*names.get(route.public_name, ()), claim)
+            if seen is not None:
+                others = self._seen_as[route.kind]
+                others[seen] = (*others.get(seen, ()), route.public_name)
+
+    def forget(self, key: str, touched: Touched) -> None:
+        """A backend, if it is known."""
+        part = self.parts.pop(key, None)
+        self.with_tasks -= part is not None and part.source.has_tasks
+        for by in () if part is None else part.claims:
+            touched.roots.add(by.root)
+            owners = self._owners[by.root]
+            owners[by.owner, by.ours] -= 1
+            if not owners[by.owner, by.ours]:
+                del owners[by.owner, by.ours]
+            if not owners:
+                del self._owners[by.root]
+        for claim in self._taken.pop(key, ()):
+            route, seen = claim.route, seen_as(claim.route)
+            self.in_fleets -= route.in_fleet
+            touched.names[route.kind].add(route.public_name)
+            touched.gone[route.kind, route.public_name].append(claim)
+            _drop(self._claims[route.kind], route.public_name, claim)
+            if seen is not None:
+                touched.names[route.kind].add(seen)
+                _drop(self._seen_as[route.kind], seen, route.public_name)
+
+    def closed(self, kind: RouteKind, names: Iterable[str]) -> frozenset[str]:
+        """The names, and all that clients would see by the same ones."""
+        found, left = set[str](), list(names)
+        while left:
+            name = left.pop()
+            if name in found:
+                continue
+            found.add(name)
+            if self._seen_as[kind]:
+                left += self._seen_as[kind].get(name, ())
+                left += {seen for one in self.of_name(kind, name) if (seen := seen_as(one.route)) is not None}
+        return frozenset(found)
+
+
+def seen_as(route: Route) -> str | None:
+    """The name that clients would see in place of a claim's own."""
+    return None if route.shown is None or route.shown[0] == route.public_name else route.shown[0]
+
+
+def _drop(known: dict[str, tuple[_One, ...]], name: str, one: _One) -> None:
+    """Take out one of those that are known by a name."""
+    there = known[name]
+    place = there.index(one)
+    if len(there) == 1:
+        del known[name]
+    else:
+        known[name] = there[:place] + there[place + 1 :]
