@@ -6,7 +6,6 @@ origins give.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -207,12 +206,23 @@ class _Reading:
             more = (naming.listed, naming.owner, origin.sticky, space, hides_schema)
             by_limit = self._shown(kind, naming, origin, public)
             shown = None if by_limit == public and seen is definition else (by_limit, seen)
-            route = Route(kind, public, definition, digest, replica, *more, too_large=too_large, shown=shown)
-            if origin.fleet and kind is RouteKind.TOOL:
-                route = replace(route, in_fleet=True)
+            in_fleet = origin.fleet and kind is RouteKind.TOOL
+            route = Route(
+                kind,
+                public,
+                definition,
+                digest,
+                replica,
+                *more,
+                too_large=too_large,
+                shown=shown,
+                in_fleet=in_fleet,
+                root=naming.root,
+            )
             self._claim(naming, route)
             # A server that lists no resource may link to one in a result.
-            self._claim(naming, Route(RouteKind.NAMESPACE, space, _NOTHING, "", knower, False, *more[1:4]))
+            rest = (knower, False, *more[1:4])
+            self._claim(naming, Route(RouteKind.NAMESPACE, space, _NOTHING, "", *rest, root=naming.root))
 
     def _check_pin(self, origin: Origin, root: str, name: str) -> None:
         """Refuse, by raising `Refused`, what is served under a name that is pinned to other nodes.
