@@ -203,22 +203,11 @@ class _Reading:
             named = listed_as if naming is namings[0] else _named(kind, naming.parts, origin.tool)
             space = naming.space
             public = space if is_server else named
-            more = (naming.listed, naming.owner, origin.sticky, space, hides_schema)
+            more = (naming.listed, naming.owner, origin.sticky, space, hides_schema, None, too_large)
             by_limit = self._shown(kind, naming, origin, public)
             shown = None if by_limit == public and seen is definition else (by_limit, seen)
             in_fleet = origin.fleet and kind is RouteKind.TOOL
-            route = Route(
-                kind,
-                public,
-                definition,
-                digest,
-                replica,
-                *more,
-                too_large=too_large,
-                shown=shown,
-                in_fleet=in_fleet,
-                root=naming.root,
-            )
+            route = Route(kind, public, definition, digest, replica, *more, shown, in_fleet, root=naming.root)
             self._claim(naming, route)
             # A server that lists no resource may link to one in a result.
             rest = (knower, False, *more[1:4])
