@@ -27,6 +27,9 @@ def main() -> int:
     if sys.argv[1:] in (["version"], ["--version"]) and _is_written(f"mesh-agent {agent.__version__}\n"):
         return 0
     try:
+        from agent.early_signals import outlive_harmless_ones
+
+        outlive_harmless_ones(sys.argv[1:])
         from agent.cli.parser import main as run
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.partition(".")[0] not in _OURS:

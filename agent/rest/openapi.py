@@ -75,7 +75,9 @@ _UNKNOWN: Final = "application/json", {"anyOf": [_object(error=_TEXT), {"$ref": 
 _METADATA_OF_RESOURCE: Final = _object(resource=_TEXT, authorization_servers=_TEXTS)
 
 OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
-    ("GET", "/healthz"): Operation("Whether the process lives.", plain={200: ("application/json", _STATE)}),
+    ("GET", "/healthz"): Operation(
+        "Whether the process lives, and whether its servers file is refused.", plain={200: ("application/json", _STATE)}
+    ),
     ("GET", "/readyz"): Operation(
         "Whether the node serves; 503 while it starts or drains.",
         plain={200: ("application/json", _STATE), 503: ("application/json", _STATE)},

@@ -1,7 +1,8 @@
 """Liveness, readiness and metrics: what orchestrators and Prometheus ask.
 
 Registered by the wiring. The one rule: `/healthz` says that the process lives and `/readyz` that it can serve; neither
-depends on Consul, whose loss a node survives.
+depends on Consul, whose loss a node survives. A servers file that is refused is named there, and changes no status:
+the node goes on with what it had.
 """
 
 from collections.abc import Callable
@@ -29,12 +30,15 @@ class Probes:
 
     async def health(self, _request: web.Request) -> web.Response:
         """GET /healthz."""
-        return web.json_response({"status": "alive"})
+        return web.json_response({"status": "alive"} | self._faults())
 
     async def readiness(self, _request: web.Request) -> web.Response:
         """GET /readyz."""
         state = self._state()
-        return web.json_response({"status": state}, status=200 if state == "ready" else 503)
+        return web.json_response({"status": state} | self._faults(), status=200 if state == "ready" else 503)
+
+    def _faults(self) -> dict[str, str]:
+        return {} if self._metrics.servers_file_ok else {"servers_file": "refused"}
 
     async def scrape(self, request: web.Request) -> web.Response:
         """GET /metrics."""

@@ -1,8 +1,9 @@
 """A source over files in Prometheus' `file_sd` format, JSON or YAML, found by globs and read again when they change.
 
 Made by the wiring; followed by the mesh. The one rule: a file that cannot be read, or is half written, keeps what it
-said last; one that is gone keeps it for `GONE_AFTER_S`, for it may be on its way to being replaced. YAML that was cut
-after a line is still YAML: what lacks peers is taken when it has not changed until the next look.
+said last; one that is gone keeps it for `GONE_AFTER_S`, for it may be on its way to being replaced, and for as long as
+its folder is gone or of another volume. YAML that was cut after a line is still YAML: what lacks peers is taken when it
+has not changed until the next look.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ FILE_BYTES_MAX = 16 * 1024 * 1024
 _YAML = (".yml", ".yaml")
 
 _Stamp = tuple[int, int, int]
+_NO_DEVICE = -1
 _NO_STAMP: _Stamp = (-1, -1, -1)  # No file's: it is read again as soon as it can be.
 
 
@@ -38,6 +40,7 @@ class _File:
     instances: tuple[Instance, ...] = ()
     fault: str = ""
     seen_at_s: float = 0.0
+    device: int = _NO_DEVICE  # Where it was.
     doubted: _Stamp = _NO_STAMP  # Of what lacked peers at the last look.
 
 
@@ -83,15 +86,18 @@ class FileSource:
             try:
                 stat = os.stat(name)  # noqa: PTH116 - one system call a file and second
             except (FileNotFoundError, NotADirectoryError):
+                if known is not None and _is_of_lost_folder(name, known.device):
+                    self._files[name] = _File(_NO_STAMP, known.instances, "its folder is gone", now_s, known.device)
                 continue
             except OSError as exc:
                 before = () if known is None else known.instances
-                self._files[name] = _File(_NO_STAMP, before, exc.strerror or type(exc).__name__, now_s)
+                device = _NO_DEVICE if known is None else known.device
+                self._files[name] = _File(_NO_STAMP, before, exc.strerror or type(exc).__name__, now_s, device)
                 continue
             stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if known is None or known.stamp != stamp:
                 self._files[name] = _read_again(name, stamp, known or _File(_NO_STAMP))
-            self._files[name].seen_at_s = now_s
+            self._files[name].seen_at_s, self._files[name].device = now_s, stat.st_dev
         self._files = {name: file for name, file in self._files.items() if now_s - file.seen_at_s < GONE_AFTER_S}
 
     def _note_faults(self) -> None:
@@ -102,6 +108,15 @@ class FileSource:
         self._shown.fault = fault
         if not fault:
             self._shown.answered_at_s = clock.now_s()
+
+
+def _is_of_lost_folder(name: str, device: int) -> bool:
+    """Whether the folder of a file that is gone is gone, too, or is of another volume than the file was."""
+    try:
+        found = os.stat(os.path.dirname(name) or ".").st_dev  # noqa: PTH116, PTH120 - as above
+    except OSError:
+        return True
+    return device not in (found, _NO_DEVICE)
 
 
 def _files_of(known: Catalog, now_s: float) -> dict[str, _File]:

@@ -151,6 +151,24 @@ async def test_a_file_that_is_gone_counts_a_while_longer_and_one_that_is_missing
     assert len(follower.catalogs) == 2
 
 
+async def test_files_of_a_volume_that_is_not_mounted_any_more_keep_what_they_said(tmp_path: Path) -> None:
+    folder, away = tmp_path / "volume", tmp_path / "away"
+    folder.mkdir()
+    (folder / "peers.json").write_text(listing("10.0.0.1:8000"))
+    follower = Follower(FileSource([str(folder / "*.json")]))
+    async with running(follower.run()):
+        await follower.until(lambda seen: places(seen) == {"10.0.0.1:8000"})
+        folder.rename(away)
+        began_at_s = asyncio.get_running_loop().time()
+        await until(lambda: "its folder is gone" in follower.source.status.last_error, what="fault")
+        await until(lambda: asyncio.get_running_loop().time() > began_at_s + 2 * files.GONE_AFTER_S, what="too long")
+        away.rename(folder)
+        await until(lambda: follower.source.status.up, what="back")
+        assert follower.catalogs[1:] == []
+        (folder / "peers.json").unlink()
+        await follower.until(lambda seen: not seen.instances)
+
+
 async def test_a_file_that_cannot_be_looked_at_is_not_a_file_that_is_gone(tmp_path: Path) -> None:
     file = tmp_path / "peers.json"
     file.write_text(listing("10.0.0.1:8000"))

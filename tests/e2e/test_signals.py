@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -35,16 +36,50 @@ async def test_a_hangup_reads_the_files_again_and_other_signals_mean_nothing(sta
     status = await node.status()
     assert "servers.json:1: is not JSON" in status["self"]["servers_file_fault"]
     assert await node.metric("mesh_servers_file_ok") == 0
+    refused = {"servers_file": "refused"}
+    assert await health(node) == [{"status": "alive"} | refused, {"status": "ready"} | refused]
     assert await node.offers("one__clock__now")
     write_servers(tmp_path / "one", {"clock": example("clock")})
     await eventually(partial(is_whole_again, node))
     assert await node.metric("mesh_servers_file_ok") == 1
+    assert await health(node) == [{"status": "alive"}, {"status": "ready"}]
     assert node.events("MCP link ready")[: len(child)] == child
     assert node.process.returncode is None
 
 
+@pytest.mark.parametrize("begins", [("-m", "agent"), ("-c", "import mcp_mesh_agent as it; it.main()")])
+async def test_what_does_not_end_a_node_does_not_end_one_that_starts(tmp_path: Path, begins: tuple[str, str]) -> None:
+    environment = environment_of(
+        {"PORT": str(free_port()), "MESH_STATE_DIR": str(tmp_path / "state"), "MESH_DISCOVERY": "off"}
+    )
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-X", "importtime", *begins, "run", stdout=file, stderr=file, env=environment
+        )
+    for imported in ("agent.early_signals", "agent.cli.parser", "agent.app.node"):
+        await eventually(partial(has_written, log, imported))
+        for harmless in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+            process.send_signal(harmless)
+    await eventually(partial(has_written, log, "node ready"))
+    assert process.returncode is None
+    process.terminate()
+    async with asyncio.timeout(60):
+        await process.wait()
+
+
+async def has_written(log: Path, word: str) -> bool:
+    return word in await asyncio.to_thread(log.read_text)
+
+
 async def has_said(node: RunningNode, event: str) -> bool:
     return bool(node.events(event))
+
+
+async def health(node: RunningNode) -> list[object]:
+    answers = [await node.request("GET", path) for path in ("/healthz", "/readyz")]
+    assert [code for code, _ in answers] == [200, 200]
+    return [body for _, body in answers]
 
 
 async def is_whole_again(node: RunningNode) -> bool:
