@@ -5,11 +5,13 @@ Called by `agent.state.overrides`, `agent.state.identity` and `agent.cli.servers
 """
 
 import asyncio
+import errno
 import logging
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from agent.errors import ConfigRefused
 
@@ -22,6 +24,18 @@ Stamp = tuple[int, int, int] | None
 
 FILE_MODE = 0o600  # Overrides hold tokens.
 FOLDER_MODE = 0o700
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """An ordinary file, open. Raises OSError, also for a pipe or a device in its place, which might be waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def write_durably(path: Path, content: bytes, *, like: os.stat_result | None = None) -> None:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from agent.state.durable_file import FILE_MODE, write_durably
+from agent.state.durable_file import FILE_MODE, open_to_read, write_durably
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class EndedSessions:
 
     def _read(self, path: Path, now_s: float) -> None:
         try:
-            with path.open("rb") as file:
+            with open_to_read(path) as file:
                 lines = file.read(2 * LINES_MAX * _LINE_BYTES).decode("ascii", "replace").splitlines()
         except FileNotFoundError:
             return

@@ -20,7 +20,7 @@ import orjson
 from agent.errors import ConfigRefused
 from agent.identity.node_key import NodeKey
 from agent.routing.names import valid_name
-from agent.state.durable_file import FILE_MODE, make_private_folder, write_durably
+from agent.state.durable_file import FILE_MODE, make_private_folder, open_to_read, write_durably
 from agent.state.saved_shape import object_of, one_of, text, whole_number
 
 log = logging.getLogger(__name__)
@@ -188,7 +188,8 @@ def _count_start(folder: Path) -> NodeState:
 
 def _read(path: Path) -> tuple[str, int, NodeKey]:
     try:
-        saved = orjson.loads(path.read_bytes())
+        with open_to_read(path) as file:
+            saved = orjson.loads(file.read())
         if isinstance(saved, dict) and saved.get("schema") == 1:
             _SAVED_WITHOUT_KEY(saved, "")
             key = NodeKey.new()

@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from agent.model import Json
-from agent.state.durable_file import write_durably
+from agent.state.durable_file import open_to_read, write_durably
 from agent.state.saved_shape import Misshapen, one_of, text
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class LoginStore:
 
 def _read(path: Path) -> dict[str, Login]:
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             saved = orjson.loads(file.read(FILE_BYTES_MAX))
         _check(saved)
         return {name: Login(**one) for name, one in saved["logins"].items()}

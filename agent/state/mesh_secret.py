@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.errors import ConfigRefused
-from agent.state.durable_file import FILE_MODE, make_private_folder
+from agent.state.durable_file import FILE_MODE, make_private_folder, open_to_read
 
 FILE_NAME: Final = "mesh.secret"
 _BYTES: Final = 32
@@ -27,7 +27,8 @@ def own_secret(folder: Path) -> bytes:
             if not folder.exists():
                 make_private_folder(folder)
             _make(path)
-        secret = bytes.fromhex(path.read_text(encoding="ascii").strip())
+        with open_to_read(path) as file:
+            secret = bytes.fromhex(file.read().decode("ascii").strip())
     except OSError as exc:
         why = exc.strerror or str(exc)
         raise ConfigRefused(

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from agent.state.durable_file import open_to_read
 from agent.state.saved_shape import Misshapen, Shape
 
 
@@ -23,7 +24,7 @@ def read_saved(path: Path, shape: Shape, bytes_max: int) -> Any:
         Unusable: the system refuses, or the content is none of ours.
     """
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             saved = orjson.loads(file.read(bytes_max))
         shape(saved, "")
     except FileNotFoundError:
