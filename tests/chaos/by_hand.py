@@ -1,8 +1,9 @@
-"""`python -m tests.chaos.by_hand vanished | tools`: faults on real processes that take too long for every run.
+"""`python -m tests.chaos.by_hand vanished | tools | outage`: faults on real processes that take too long for every run.
 
 `vanished`: a client on another machine (a network namespace, as root) connects and is never heard of again. `tools`: a
-server with more tools than a node takes, behind two nodes. Each prints what it measured. The one rule: exit code 1
-where that is not what docs/reliability.md promises.
+server with more tools than a node takes, behind two nodes. `outage`: ten minutes without Consul, whose state is wiped
+then, under calls. Each prints what it measured. The one rule: exit code 1 where that is not what docs/reliability.md
+promises.
 """
 
 import asyncio
@@ -19,12 +20,16 @@ from agent.app.sockets import KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_
 from bench.processes import resident_bytes
 from tests.chaos.namespace import other_machine
 from tests.chaos.placed_nodes import placed
+from tests.consul_binary import consul_binary
+from tests.consul_process import RunningConsul, running_consul
 from tests.e2e.by_hand import modern_request
 from tests.e2e.copied_nodes import node_copies
 from tests.e2e.processes import environment_of, spawn
 from tests.e2e.running import MANAGEMENT_TOOLS, RunningNode, running_nodes, stop_node
+from tests.e2e.servers_files import example
+from tests.e2e.steady_calls import steady_calls
 from tests.ports import free_port
-from tests.waiting import eventually
+from tests.waiting import all_of, eventually
 
 # Makes one request, and stays.
 CLIENT = """
@@ -37,6 +42,9 @@ time.sleep(600)
 MORE_S = 5.0
 TOOLS, TOOLS_MAX = 10_050, 10_000
 LISTED_WITHIN_S = 60.0
+OUTAGE_S, LOOK_EVERY_S = 600.0, 5.0
+# Both registered again, by the longest back-off of a long outage (docs/reliability.md, ASK_AGAIN).
+AUTOJOIN_S = 30.0
 
 
 async def vanished(folder: Path) -> bool:
@@ -91,6 +99,54 @@ async def tools(folder: Path) -> bool:
     return "limit" in conflicts
 
 
+async def outage(folder: Path) -> bool:
+    """How calls go, what the node says of itself and what it asks for while Consul is away for ten minutes."""
+    binary = consul_binary()
+    assert binary is not None, "it needs a real Consul: make binaries"
+    (folder / "consul").mkdir()
+    async with running_consul(binary, folder / "consul") as consul, running_nodes() as start:
+        one, _, three = await all_of(
+            start(name, folder / name, servers=own, CONSUL_HTTP_ADDR=consul.url)
+            for name, own in (("one", {}), ("two", {"clock": example("clock")}), ("three", {}))
+        )
+        for node in (one, three):
+            await eventually(partial(node.offers, "two__clock__now"))
+        looks: list[tuple[int, float | None, bool]] = []
+        async with steady_calls(one, "two__clock__now", pause_s=0.5) as tally:
+            await tally.grows()
+            consul.kill(wipe=True)
+            await stop_node(three)
+            ends_s = time.monotonic() + OUTAGE_S
+            while time.monotonic() < ends_s:
+                await asyncio.sleep(LOOK_EVERY_S)
+                ready, _ = await one.request("GET", "/readyz")
+                connected = (await one.peers())["two"]["connected"]
+                looks.append((ready, await one.metric("mesh_consul_up"), connected))
+            again = await start(three)  # It knows the others from the catalog in its state folder.
+            await eventually(partial(again.offers, "two__clock__now"))
+            consul.start()
+            await consul.wait_for_leader()
+            serves_s = time.monotonic()
+            await eventually(partial(are_passing, consul, 3), 2 * AUTOJOIN_S)
+            joined_s = time.monotonic() - serves_s
+            await tally.grows()
+        peer = (await one.peers())["two"]
+    unready = sum(ready != 200 for ready, _, _ in looks)
+    ups = sum(up != 0 for _, up, _ in looks[6:])  # A wait of 25 s may be under way.
+    lost = sum(not connected for _, _, connected in looks)
+    print(
+        f"{OUTAGE_S:.0f} s without Consul: {tally}, the longest took {tally.longest_s:.2f} s; of {len(looks)} looks"
+        f" {unready} found the node not ready and {ups} mesh_consul_up not 0; {lost} the peer lost,"
+        f" whose link broke {peer['reconnects']} times; the node that started meanwhile knew its peers;"
+        f" three nodes were registered {joined_s:.1f} s after an empty Consul served"
+    )
+    return not (tally.failures or unready or ups or lost or peer["reconnects"]) and joined_s <= AUTOJOIN_S
+
+
+async def are_passing(consul: RunningConsul, count: int) -> bool:
+    return len(await consul.call("GET", "/v1/health/service/mcp-node?passing")) == count
+
+
 async def lists_all(node: RunningNode) -> bool:
     listed, cursor = 0, None
     while True:
@@ -112,7 +168,11 @@ async def has_connections(port: int, address: str, count: int) -> bool:
     return sum(row[1].endswith(here) and row[2].startswith(there) and row[3] == "01" for row in rows) == count
 
 
-SUBJECTS: dict[str, Callable[[Path], Coroutine[None, None, bool]]] = {"vanished": vanished, "tools": tools}
+SUBJECTS: dict[str, Callable[[Path], Coroutine[None, None, bool]]] = {
+    "vanished": vanished,
+    "tools": tools,
+    "outage": outage,
+}
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="mesh-chaos-") as at, node_copies(environment_of({})):
