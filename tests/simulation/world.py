@@ -337,7 +337,9 @@ class World:
             for one in self.crowd:
                 one.start()
             await asyncio.sleep(self.rng.choice((0.5, 20.0)))
-            choices = self.faults(group) + (6 * crowd_faults(self, self.crowd) if self.crowd else [])
+            choices = self.faults(group)
+            if self.crowd:  # What concerns many, and orders about any of them, would come too seldom.
+                choices += 6 * [*crowd_faults(self, self.crowd), lambda: self._ordered(group)]
             for _ in range(faults):
                 self.say(self.rng.choice(choices)())
                 await asyncio.sleep(self.rng.choice(PAUSES_S))
