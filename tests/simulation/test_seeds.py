@@ -1,7 +1,7 @@
 """The core of many nodes under faults that seeds draw, on a clock of its own: 10,000 seeds of decisions, and some more.
 
 Those are meshes of whole nodes, crowds of hundreds around some, and towns in which each of a hundred or two decides.
-`make simulation` tries more meshes, and other seeds with FIRST. Each block is a unit of its own for the workers
+`make simulation` tries more of these three, and other seeds with FIRST. Each block is a unit of its own for the workers
 (tests/conftest.py).
 """
 
@@ -12,7 +12,7 @@ from tests.simulation.world import simulate
 
 # A few milliseconds for each seed of decisions, fifty times that for a mesh, ten times that again for a crowd, and some
 # seconds for a town.
-SEEDS = {"decisions": 10_000, "mesh": 60, "crowd": 20, "town": 4}
+SEEDS = {"decisions": 10_000, "mesh": 40, "crowd": 6, "town": 2}
 BLOCKS = {"decisions": 500, "mesh": 5, "crowd": 1, "town": 1}
 
 
