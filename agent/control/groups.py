@@ -46,12 +46,15 @@ class _Item:
 
 @dataclass(eq=False, slots=True)
 class Group:
-    """What belongs together, and what was chosen of it. `nodes`: node ID -> backend key of the peer that is it."""
+    """What belongs together, and what was chosen of it. `nodes`: node IDs, and the backend key of the peer that is it.
 
-    items: list[_Item]
-    words: frozenset[str]
+    There are as many as peers: a set or a dictionary of so few would be most of what they hold.
+    """
+
+    items: tuple[_Item, ...]
+    words: tuple[str, ...]
     chosen: Selection
-    nodes: Mapping[str, str]
+    nodes: tuple[tuple[str, str], ...]
     settled: bool
 
 
@@ -165,9 +168,9 @@ class Groups:
         words = {word for item in items for word in _words(item, around.learned)}
         words.update(word for spec in (*before, *chosen.peers) for word in _words_of_peer(spec, around.learned))
         answered = ((spec, spec.expected_node_id or around.learned.get(spec.target.url)) for spec in chosen.peers)
-        nodes = {node_id: spec.key for spec, node_id in answered if node_id is not None}
+        nodes = tuple((node_id, spec.key) for spec, node_id in answered if node_id is not None)
         # It reads its own last outcome, too: it has come to its end when that is the same again.
-        return Group(list(items), frozenset(words), chosen, nodes, chosen.peers == before)
+        return Group(tuple(items), tuple(words), chosen, nodes, chosen.peers == before)
 
 
 def _item(thing: Entry | Word, place: int) -> _Item:

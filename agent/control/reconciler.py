@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 # Repairs any missed event: a wake that was lost costs at most this long.
 RESYNC_EVERY_S: Final = 30.0
+# A timer may fire a clock's tick early. A step that finds nothing due yet would be followed by the next at once.
+PAUSE_MIN_S: Final = 0.001
 # So long after the last step links have been opened and lists been read, and what both took is given back.
 CALM_S: Final = 5.0
 # A step that took longer than this is followed by a rest as long as itself: many joins at once must not starve calls.
@@ -310,7 +312,7 @@ class Mesh:
         now_s = clock.now_s()
         due_s = RESYNC_EVERY_S if self._whole_due_s is None else max(0.0, self._whole_due_s - now_s)
         left_s = self._absences.start_left_s(now_s)
-        return due_s if left_s is None else min(due_s, left_s)
+        return max(PAUSE_MIN_S, due_s if left_s is None else min(due_s, left_s))
 
     def _taken_changes(self) -> Collection[str] | None:
         """The links that this step has to look at; None: everything."""

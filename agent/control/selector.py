@@ -121,7 +121,7 @@ class Selector:
     def _note_keys(self, plan: Plan) -> None:
         """Keep which peer is which node."""
         for group in plan.gone:
-            for node_id in group.nodes:
+            for node_id, _ in group.nodes:
                 self._keys.pop(node_id, None)
         for group in plan.made:
             self._keys.update(group.nodes)

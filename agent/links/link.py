@@ -41,8 +41,8 @@ from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Of
 log = logging.getLogger(__name__)
 
 # A dial within one network takes some milliseconds. Behind 200 peers that do not answer, for 5 s each, one that does
-# waited 20 s for its turn; now it is 2 s.
-TURN_S: Final = 0.5
+# would wait for minutes; so it is 2 s.
+TURN_S: Final = 0.04
 # A call that finds a link down makes it dial now, but calls in a row do not make it dial without a pause ...
 CALLED_EVERY_S: Final = 1.0
 # ... and hardly hurry what only an operator can mend: a refused token, a program that keeps exiting.

@@ -270,7 +270,7 @@ def handed_over(
             now = table.get(name)
             if now is None or now.owner == earlier.owner:
                 continue
-            if (_root_owner(earlier.owner), _root_owner(now.owner)) not in said:
+            if (root_owner(earlier.owner), root_owner(now.owner)) not in said:
                 yield Conflict(name, now.owner, (earlier.owner,), ConflictReason.HANDED_OVER)
 
 
@@ -290,7 +290,8 @@ def show(kind: RouteKind, table: _Named) -> Iterator[Conflict]:
         table[shown_name] = replace(route, public_name=shown_name, definition=definition, shown=None)
 
 
-def _root_owner(owner: str) -> str:
+def root_owner(owner: str) -> str:
+    """Who has to hold the root of a name that belongs to `owner`."""
     return owner.partition("/")[0] if owner.startswith(NODE_OWNER) else owner
 
 

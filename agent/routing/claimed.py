@@ -4,22 +4,14 @@ Kept by `agent.routing.rebuild`. The one rule: taking and forgetting cost what t
 there are.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from agent.routing.table import Claims, Imported, Root, Route, RouteKind
 
 _One = TypeVar("_One")
-
-
-@dataclass(eq=False, slots=True)
-class Claim:
-    """One name that a backend claims, by what of its claims."""
-
-    by: Claims
-    route: Route
 
 
 @dataclass(slots=True)
@@ -29,8 +21,8 @@ class Touched:
     roots: set[Root] = field(default_factory=set)
     names: dict[RouteKind, set[str]] = field(default_factory=lambda: {kind: set() for kind in RouteKind})
     # The claims that made a name touched, by name and kind, where nothing else did.
-    gone: dict[tuple[RouteKind, str], list[Claim]] = field(default_factory=lambda: defaultdict(list))
-    come: dict[tuple[RouteKind, str], list[Claim]] = field(default_factory=lambda: defaultdict(list))
+    gone: dict[tuple[RouteKind, str], list[Route]] = field(default_factory=lambda: defaultdict(list))
+    come: dict[tuple[RouteKind, str], list[Route]] = field(default_factory=lambda: defaultdict(list))
     anew: set[tuple[RouteKind, str]] = field(default_factory=set)
 
     def add(self, routes: Iterable[Route]) -> None:
@@ -49,23 +41,23 @@ class Claimed:
     def __init__(self) -> None:
         self.parts: dict[str, Imported] = {}
         self.in_fleets = self.with_tasks = 0
-        # Who claims a root, and whether as ours, by how many backends.
-        self._owners: dict[Root, Counter[tuple[str, bool]]] = {}
-        self._claims: dict[RouteKind, dict[str, tuple[Claim, ...]]] = {kind: {} for kind in RouteKind}
+        # Who claims a root, whether as ours, and by how many backends. Hardly any root has several owners.
+        self._owners: dict[Root, tuple[tuple[str, bool, int], ...]] = {}
+        # The claim itself where there is one alone, as of nearly all names.
+        self._claims: dict[RouteKind, dict[str, Route | tuple[Route, ...]]] = {kind: {} for kind in RouteKind}
         # What clients would see -> the names that would be seen so, one for each claim.
-        self._seen_as: dict[RouteKind, dict[str, tuple[str, ...]]] = {kind: {} for kind in RouteKind}
-        self._taken: dict[str, tuple[Claim, ...]] = {}
+        self._seen_as: dict[RouteKind, dict[str, str | tuple[str, ...]]] = {kind: {} for kind in RouteKind}
 
     def __repr__(self) -> str:
         return f"<Claimed backends={len(self.parts)} roots={len(self._owners)}>"
 
     def of_root(self, root: Root) -> list[Claims]:
         """One for each owner who claims it, and one more where also as ours; without routes."""
-        return [Claims(root, owner, ours, ()) for owner, ours in self._owners.get(root, ())]
+        return [Claims(root, owner, ours, ()) for owner, ours, _ in self._owners.get(root, ())]
 
-    def of_name(self, kind: RouteKind, name: str) -> tuple[Claim, ...]:
+    def of_name(self, kind: RouteKind, name: str) -> tuple[Route, ...]:
         """All claims to it."""
-        return self._claims[kind].get(name, ())
+        return _all(self._claims[kind].get(name, ()))
 
     def below(self, root: Root) -> Iterable[Route]:
         """All that is claimed below a root; looks at every claim."""
@@ -82,40 +74,32 @@ class Claimed:
         """What a backend claims that is not known yet."""
         self.parts[key] = part
         self.with_tasks += part.source.has_tasks
-        self._taken[key] = taken = tuple(Claim(by, route) for by in part.claims for route in by.routes)
         for by in part.claims:
             touched.roots.add(by.root)
-            self._owners.setdefault(by.root, Counter())[by.owner, by.ours] += 1
-        for claim in taken:
-            route, seen = claim.route, seen_as(claim.route)
+            self._count(by, 1)
+        for route in _routes_of(part):
             self.in_fleets += route.in_fleet
             touched.names[route.kind].add(route.public_name)
-            touched.come[route.kind, route.public_name].append(claim)
-            names = self._claims[route.kind]
-            names[route.public_name] = (*names.get(route.public_name, ()), claim)
-            if seen is not None:
-                others = self._seen_as[route.kind]
-                others[seen] = (*others.get(seen, ()), route.public_name)
+            touched.come[route.kind, route.public_name].append(route)
+            _add(self._claims[route.kind], route.public_name, route)
+            if (seen := seen_as(route)) is not None:
+                _add(self._seen_as[route.kind], seen, route.public_name)
 
     def forget(self, key: str, touched: Touched) -> None:
         """A backend, if it is known."""
         part = self.parts.pop(key, None)
-        self.with_tasks -= part is not None and part.source.has_tasks
-        for by in () if part is None else part.claims:
+        if part is None:
+            return
+        self.with_tasks -= part.source.has_tasks
+        for by in part.claims:
             touched.roots.add(by.root)
-            owners = self._owners[by.root]
-            owners[by.owner, by.ours] -= 1
-            if not owners[by.owner, by.ours]:
-                del owners[by.owner, by.ours]
-            if not owners:
-                del self._owners[by.root]
-        for claim in self._taken.pop(key, ()):
-            route, seen = claim.route, seen_as(claim.route)
+            self._count(by, -1)
+        for route in _routes_of(part):
             self.in_fleets -= route.in_fleet
             touched.names[route.kind].add(route.public_name)
-            touched.gone[route.kind, route.public_name].append(claim)
-            _drop(self._claims[route.kind], route.public_name, claim)
-            if seen is not None:
+            touched.gone[route.kind, route.public_name].append(route)
+            _drop(self._claims[route.kind], route.public_name, route)
+            if (seen := seen_as(route)) is not None:
                 touched.names[route.kind].add(seen)
                 _drop(self._seen_as[route.kind], seen, route.public_name)
 
@@ -128,9 +112,21 @@ class Claimed:
                 continue
             found.add(name)
             if self._seen_as[kind]:
-                left += self._seen_as[kind].get(name, ())
-                left += {seen for one in self.of_name(kind, name) if (seen := seen_as(one.route)) is not None}
+                left += _all(self._seen_as[kind].get(name, ()))
+                left += {seen for one in self.of_name(kind, name) if (seen := seen_as(one)) is not None}
         return frozenset(found)
+
+    def _count(self, by: Claims, more: int) -> None:
+        """One backend more or less that claims a root."""
+        owners = self._owners.get(by.root, ())
+        count = more + sum(count for *who, count in owners if who == [by.owner, by.ours])
+        others = tuple(one for one in owners if one[:2] != (by.owner, by.ours))
+        if count:
+            self._owners[by.root] = (*others, (by.owner, by.ours, count))
+        elif others:
+            self._owners[by.root] = others
+        else:
+            del self._owners[by.root]
 
 
 def seen_as(route: Route) -> str | None:
@@ -138,11 +134,26 @@ def seen_as(route: Route) -> str | None:
     return None if route.shown is None or route.shown[0] == route.public_name else route.shown[0]
 
 
-def _drop(known: dict[str, tuple[_One, ...]], name: str, one: _One) -> None:
+def _routes_of(part: Imported) -> Iterator[Route]:
+    return (route for by in part.claims for route in by.routes)
+
+
+def _all(known: _One | tuple[_One, ...]) -> tuple[_One, ...]:
+    return known if isinstance(known, tuple) else (known,)
+
+
+def _add(known: dict[str, _One | tuple[_One, ...]], name: str, one: _One) -> None:
+    """Take in one more of those that are known by a name."""
+    known[name] = (*_all(known[name]), one) if name in known else one
+
+
+def _drop(known: dict[str, _One | tuple[_One, ...]], name: str, one: _One) -> None:
     """Take out one of those that are known by a name."""
-    there = known[name]
-    place = there.index(one)
-    if len(there) == 1:
+    there = _all(known[name])
+    # The very object: comparing what thousands claim would take long.
+    place = next(place for place, other in enumerate(there) if other is one)
+    rest = there[:place] + there[place + 1 :]
+    if not rest:
         del known[name]
     else:
-        known[name] = there[:place] + there[place + 1 :]
+        known[name] = rest[0] if len(rest) == 1 else rest

@@ -6,7 +6,6 @@ origins give.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -204,15 +203,15 @@ class _Reading:
             named = listed_as if naming is namings[0] else _named(kind, naming.parts, origin.tool)
             space = naming.space
             public = space if is_server else named
-            more = (naming.listed, naming.owner, origin.sticky, space, hides_schema)
+            more = (naming.listed, naming.owner, origin.sticky, space, hides_schema, None, too_large)
             by_limit = self._shown(kind, naming, origin, public)
             shown = None if by_limit == public and seen is definition else (by_limit, seen)
-            route = Route(kind, public, definition, digest, replica, *more, too_large=too_large, shown=shown)
-            if origin.fleet and kind is RouteKind.TOOL:
-                route = replace(route, in_fleet=True)
+            in_fleet = origin.fleet and kind is RouteKind.TOOL
+            route = Route(kind, public, definition, digest, replica, *more, shown, in_fleet, root=naming.root)
             self._claim(naming, route)
             # A server that lists no resource may link to one in a result.
-            self._claim(naming, Route(RouteKind.NAMESPACE, space, _NOTHING, "", knower, False, *more[1:4]))
+            rest = (knower, False, *more[1:4])
+            self._claim(naming, Route(RouteKind.NAMESPACE, space, _NOTHING, "", *rest, root=naming.root))
 
     def _check_pin(self, origin: Origin, root: str, name: str) -> None:
         """Refuse, by raising `Refused`, what is served under a name that is pinned to other nodes.

@@ -23,6 +23,7 @@ from agent.routing.build import (
     conflict_order,
     handed_over,
     kept_roots,
+    root_owner,
     settle,
     settled_on,
     share_roots,
@@ -204,7 +205,7 @@ class RouteBuilder:
                 table[name] = route
                 continue
             self._conflicts.pop((kind, name), None)
-            held = [one.route for one in self._claimed.of_name(kind, name) if roots[one.by.root] == one.by.owner]
+            held = [one for one in self._claimed.of_name(kind, name) if _is_held(one, roots)]
             if len(held) == 1:
                 table[name] = held[0]
             elif held:
@@ -222,10 +223,9 @@ class RouteBuilder:
         if known is None or len(rest) < self._many or named in touched.anew or named in self._conflicts:
             return None
         gone, come = touched.gone.get(named, ()), touched.come.get(named, ())
-        if not (gone or come) or any(roots.get(one.by.root) != one.by.owner for one in (*gone, *come)):
+        if not (gone or come) or any(not _is_held(one, roots) for one in (*gone, *come)):
             return None
-        held = (one.route for one in rest if roots.get(one.by.root) == one.by.owner)
-        return settled_on(known, (one.route for one in gone), (one.route for one in come), held)
+        return settled_on(known, gone, come, (one for one in rest if _is_held(one, roots)))
 
     def _note(self, kind: RouteKind, conflicts: Iterable[Conflict]) -> None:
         for one in conflicts:
@@ -280,6 +280,11 @@ def _awaited(
         away = {named: route for named, route in before.away.items() if route.owner in missing}
         awaited |= awaited_owners(RouteTable(away=away), kinds, absence, now_s)
     return awaited
+
+
+def _is_held(claim: Route, roots: Mapping[Root, str]) -> bool:
+    """Whether who claims a name is the owner of its root."""
+    return claim.root is not None and roots.get(claim.root) == root_owner(claim.owner)
 
 
 def _with(known: Mapping[str, Route], decided: Iterable[str], routes: Mapping[str, Route]) -> Mapping[str, Route]:

@@ -143,7 +143,7 @@ class Route:
     is empty where nothing is known of the name but that this node has only begun to look for others. `shown`: the name
     and the definition that clients of `/mcp` get in place of these; None for the same. In a table for clients, of an
     address of the web that is listed as another server's. `in_fleet`: of a tool that
-    clients see once for all nodes; `fleet`: of that one.
+    clients see once for all nodes; `fleet`: of that one. `root`: what a backend's own claim is below.
     """
 
     kind: RouteKind
@@ -161,6 +161,7 @@ class Route:
     shown: tuple[str, Json] | None = None
     in_fleet: bool = False
     fleet: Fleet | None = field(default=None, repr=False, compare=False)
+    root: "Root | None" = field(default=None, repr=False, compare=False)
 
     def uris(self, replica: Replica) -> UriCodec:
         """The codec of the URIs in this replica's answers."""

@@ -149,11 +149,11 @@ async def test_a_node_that_could_not_reach_its_server_is_believed_and_another_on
 async def test_a_node_that_has_just_lost_its_server_does_not_make_the_tool_unknown(tmp_path: Path) -> None:
     async with scene(tmp_path) as now:
         # The others have not heard of it yet.
-        now.nodes["two"].mesh.local_routes = RouteTable()
+        now.nodes["two"].mesh._tables.local_routes = RouteTable()
         assert {await now.call("write") for _ in range(8)} == {"three"}
         assert now.sum_of("mesh_retries_total") > 0
         assert not now.front.dispatch.balance().ejected
-        now.nodes["three"].mesh.local_routes = RouteTable()
+        now.nodes["three"].mesh._tables.local_routes = RouteTable()
         failure = await now.failure("write")
         assert (failure.code, failure.data["outcome"]) == (NOT_EXECUTED, "not_executed")
         assert now.asked() == 8

@@ -87,7 +87,7 @@ MISTAKES = {
     "added peers are left out in a mesh": Mistake("mesh", *ADDITIONS, [5]),
     "what the catalog forgets is gone in a mesh": Mistake("mesh", *OBLIVION, [0]),
     "one node has two links in a mesh": Mistake("mesh", *TWO_REPLICAS, [5]),
-    "everything is sent again by a whole node": Mistake("mesh", *SENT_AGAIN, [14]),
+    "everything is sent again by a whole node": Mistake("mesh", *SENT_AGAIN, [141]),
     "a lost link of a whole node waits for an hour": Mistake("mesh", *DIALLED_NEVER, [0]),
     "nothing waits to dial in a mesh": Mistake("mesh", *DIALLED_AT_ONCE, [1]),
     "removals are forgotten in a crowd": Mistake("crowd", *REMOVALS, [10]),

@@ -188,3 +188,12 @@ async def test_a_node_that_reaches_us_is_dialled_again_though_its_link_backs_off
         await asyncio.sleep(0.1)
         assert rig.mesh.view_of("node-0000").connected
         rig.mesh.heard_of("id-0")
+
+
+@pytest.mark.timeout(20)  # Else it would go on for ever: the time of this loop stands still while there is a next step.
+async def test_a_resync_whose_timer_fires_a_tick_early_is_followed_by_a_pause(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        for _ in range(200):
+            await asyncio.sleep(0.01)
+            await rig.mesh.settled()
+            await asyncio.sleep(RESYNC_EVERY_S + 1.0)

@@ -31,7 +31,9 @@ async def turns(places: asyncio.Semaphore, *take_s: float) -> list[float]:
 
 
 async def test_quick_dials_wait_for_one_that_is_over() -> None:
-    assert await turns(asyncio.Semaphore(2), 0.1, 0.2, 0.1, 0.1) == pytest.approx([0.0, 0.0, 0.1, 0.2])
+    short_s, long_s = TURN_S / 4, TURN_S / 2
+    began = await turns(asyncio.Semaphore(2), short_s, long_s, short_s, short_s)
+    assert began == pytest.approx([0.0, 0.0, short_s, long_s])
 
 
 async def test_a_dial_of_a_silent_peer_gives_its_place_to_the_next() -> None:
@@ -48,6 +50,7 @@ async def test_a_place_is_given_back_once_however_a_dial_ends() -> None:
         cancelled = group.create_task(dial(places, 60.0), name="cancelled")
         await asyncio.sleep(TURN_S / 2)
         cancelled.cancel()
-    assert (await turns(places, 0.1, 0.1))[1] - asyncio.get_running_loop().time() == pytest.approx(-0.1)
+    short_s = TURN_S / 4
+    assert (await turns(places, short_s, short_s))[1] - asyncio.get_running_loop().time() == pytest.approx(-short_s)
     await places.acquire()
     assert places.locked(), "there was one place, and there is one"
