@@ -38,6 +38,7 @@ PEERS = (10, 100, 300, 1_000)
 INSTANCES = (10, 100, 1_000, 5_000)
 LINKED = (100, 1_000, 4_000)
 REAL_NODES = 20
+ASKING = 40
 STUBS_IN_PROCESS = 100
 CHANGES, LONGEST_PIECE_GOAL_MS = 7, 20.0
 IDLE_S = 20.0
@@ -50,10 +51,11 @@ TOOL = "echo__echo"
 
 
 async def measure() -> list[Figure]:
-    """Everything; `SCALE=idle,dead,deaths,change,catalog,real` chooses."""
+    """Everything; `SCALE=idle,real,asked,dead,deaths,change,catalog` chooses."""
     parts: dict[str, Callable[[], Any]] = {
         "idle": _idle,
         "real": _real,
+        "asked": _asked,
         "dead": _dead,
         "deaths": _deaths,
         "change": _change,
@@ -104,6 +106,24 @@ async def _real() -> list[Figure]:
         Figure(f"{REAL_NODES} real nodes, idle: share of a core of each, median", statistics.median(shares), "%"),
         Figure(f"{REAL_NODES} real nodes, idle: share of a core of all", sum(shares), "%"),
         Figure(f"{REAL_NODES} real nodes: memory of each, median", statistics.median(memory), "MB"),
+    ]
+
+
+async def _asked() -> list[Figure]:
+    """The other half of a link: a node that dials no other one, and whole nodes that each have a link to it."""
+    async with AsyncExitStack() as stack:
+        base, process_id = await stack.enter_async_context(node_process("asked", MESH_DISCOVERY="off"))
+        await asyncio.sleep(SETTLE_S)
+        alone, alone_bytes = await _share(process_id, IDLE_S), resident_bytes(process_id)
+        settings = {"MESH_DISCOVERY": "off", "MESH_PEERS": f"asked={base}/mcp", "MESH_LOG_LEVEL": "error"}
+        for number in range(ASKING):
+            await stack.enter_async_context(node_process(f"a{number}", **settings))
+        await asyncio.sleep(SETTLE_S)
+        share, held_bytes = await _share(process_id, 2 * IDLE_S), resident_bytes(process_id)
+    return [
+        Figure("a node without a link: share of a core", alone, "%"),
+        Figure(f"the same, asked by {ASKING} nodes: share of a core", share, "%"),
+        Figure(f"memory for each of {ASKING} nodes that ask", (held_bytes - alone_bytes) / 2**10 / ASKING, "KB"),
     ]
 
 

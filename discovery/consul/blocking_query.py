@@ -53,7 +53,7 @@ class Trust(Enum):
     SETTLING = "settling"  # absence is not believed yet
     DOUBTED = "doubted"  # absence is believed of those alone that do not answer: it went back, or forgot them
     HIDDEN = "hidden"  # absence is believed of those alone that do not answer: access control may hide the others
-    CONFIRM = "confirm"  # too many vanished, or some that answer: query a second time
+    CONFIRM = "confirm"  # too many vanished, some that answer, or after the index went back: query a second time
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,8 @@ def pause_s(*, now_s: float, last_update_at_s: float | None, idle_returns: int) 
 #   none vanished, or a lone one             | the answer               |
 #   nodes vanished that answer               | the same, as critical    | query again in a moment, consistent
 #   some vanished, the state may be young    | the answer + the missing | query again when it has settled
-#   some vanished, the index went back       | the same, as critical    | query again when that is long ago
+#   some vanished, the index went back       | the answer + the missing | query now, index-less, consistent
+#   that answer lacks them too               | the same, as critical    | query again when that is long ago
 #   vanished ones answer, and may be hidden  | the answer + the missing | query now, index-less, consistent
 #   that answer does not prove them gone     | the same, as critical    | query again in HIDDEN_AGAIN_S
 #   more than half or all others vanished    | the answer + the missing | query now, index-less, consistent
@@ -142,7 +143,7 @@ def weigh(
     if settling:
         return Verdict(Trust.SETTLING, _with_missing(shown, answer, vanished), vanished)
     if restored:
-        return Verdict(Trust.DOUBTED, _with_missing(shown, answer, vanished, trouble=FORGOTTEN), vanished)
+        return _doubted(shown, answer, vanished, confirming=confirming)
     hidden = vanished & answering
     if hidden and confirming:
         return Verdict(Trust.HIDDEN, _with_missing(shown, answer, hidden, trouble=HIDDEN), hidden)
@@ -155,6 +156,17 @@ def weigh(
     if not held:
         return Verdict(Trust.BELIEVED, answer)
     return Verdict(Trust.DOUBTED, _with_missing(shown, answer, held, trouble=FORGOTTEN), held)
+
+
+def _doubted(shown: Catalog, answer: Catalog, vanished: frozenset[InstanceKey], *, confirming: bool) -> Verdict:
+    """The index went back: a server that is behind says the same of an older state as one whose state was restored.
+
+    A read of the leader tells them apart; what it lacked once is not read again for each answer that lacks it.
+    """
+    doubted = {one.key for one in shown.instances if one.trouble == FORGOTTEN}
+    if confirming or vanished <= doubted:
+        return Verdict(Trust.DOUBTED, _with_missing(shown, answer, vanished, trouble=FORGOTTEN), vanished)
+    return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
 
 
 def is_canary(instance: Instance, service_id: str, holder: str) -> bool:
@@ -194,5 +206,11 @@ def _with_missing(shown: Catalog, answer: Catalog, missing: AbstractSet[Instance
     """With a `trouble` what is missing counts as critical."""
     kept = [instance for instance in shown.instances if instance.key in missing]
     if trouble:
-        kept = [replace(instance, health=Health.CRITICAL, trouble=trouble) for instance in kept]
+        kept = [
+            # What was so before stays the same object: nothing of it is read again.
+            one
+            if (one.health, one.trouble) == (Health.CRITICAL, trouble)
+            else replace(one, health=Health.CRITICAL, trouble=trouble)
+            for one in kept
+        ]
     return Catalog(tuple(sorted((*answer.instances, *kept), key=lambda instance: instance.key)))

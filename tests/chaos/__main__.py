@@ -13,13 +13,9 @@ from pathlib import Path
 
 from tests.chaos.journal_server import READ, WRITE
 from tests.chaos.load import Books
-from tests.chaos.seeded import Chaos, chaos_run, grown, reads_failed
+from tests.chaos.seeded import Chaos, chaos_run, grown, leaks, reads_failed
 from tests.e2e.copied_nodes import node_copies
 from tests.e2e.processes import environment_of
-
-# Half a run's growth; a warm allocator moves by a megabyte or two, a leak of one kilobyte a call by far more.
-GROWTH_MB_MAX = 6.0
-DESCRIPTORS_MORE_MAX = 20
 
 
 def main() -> int:
@@ -43,8 +39,8 @@ def main() -> int:
         print(f"BROKEN: {line}")
     memory_mb, descriptors = grown(chaos.struck)
     print(f"from the second quarter to the last: {memory_mb:+.1f} MB of memory, {descriptors:+.0f} descriptors")
-    leaks = asked.soak and (memory_mb > GROWTH_MB_MAX or descriptors > DESCRIPTORS_MORE_MAX)
-    return 1 if lies or failed or leaks else 0
+    leaking = asked.soak and leaks(memory_mb, descriptors, calls=len(books.ended) // 2)
+    return 1 if lies or failed or leaking else 0
 
 
 def report(chaos: Chaos, books: Books) -> None:

@@ -28,6 +28,10 @@ CALL_TIMEOUT_S = 3.0
 # docs/reliability.md, REACHED_EVERY_S: a node that can be reached again in one direction is dialled within 15 s.
 HEALED_WITHIN_S = 15.0
 NAMES = ("one", "two")
+# The growth of half a run: a warm allocator moves by a megabyte or two however long it is, and books of what was called
+# grow with the calls. A leak of 200 bytes a call shows in a quarter of an hour, one of a kilobyte in two minutes.
+GROWTH_MB_MAX, GROWTH_BYTES_PER_CALL = 3.0, 64
+DESCRIPTORS_MORE_MAX = 20
 
 
 @dataclass
@@ -193,6 +197,11 @@ def grown(struck: list[Struck]) -> tuple[float, float]:
     early, late = struck[quarter : 2 * quarter] or struck, struck[-quarter:]
     memory = median(one.memory_bytes for one in late) - median(one.memory_bytes for one in early)
     return memory / 2**20, median(one.descriptors for one in late) - median(one.descriptors for one in early)
+
+
+def leaks(memory_mb: float, descriptors: float, *, calls: int) -> bool:
+    """Whether so much growth over so many calls is a leak."""
+    return memory_mb > GROWTH_MB_MAX + calls * GROWTH_BYTES_PER_CALL / 2**20 or descriptors > DESCRIPTORS_MORE_MAX
 
 
 def holds(process_id: int) -> tuple[int, int]:

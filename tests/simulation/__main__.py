@@ -13,7 +13,9 @@ from tests.simulation.runs import KINDS, SeedFailed, try_seed
 def main() -> int:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10_000, help="of decisions; of meshes one for each hundred")
+    parser.add_argument(
+        "--seeds", type=int, default=10_000, help="of decisions; one of a whole mesh for each hundred, and so on"
+    )
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--replay", nargs=2, metavar=("KIND", "SEED"), help=f"one seed again: {', '.join(KINDS)}")
     asked = parser.parse_args()

@@ -29,9 +29,10 @@ class QuietNode:
         self.identity = NodeIdentity(f"id-q{number:04d}", self.name)
         self.service_id = node_alias(self.name, self.identity.node_id)
         self.address = f"10.1.{number // 250}.{number % 250 + 1}"
-        self.url = f"http://{self.address}:8000/mcp"
+        self.port = 8000
         self.alive = False
         self.epoch = 0
+        self.token = self._held_token = "t0"
         self.clients: dict[SimulatedClient, None] = {}
         self._critical: asyncio.TimerHandle | None = None
         origins = {
@@ -43,26 +44,59 @@ class QuietNode:
             for tool in TOOLS
         ]
 
+    @property
+    def url(self) -> str:
+        """Where it is now."""
+        return f"http://{self.address}:{self.port}/mcp"
+
     def start(self) -> None:
         """Live, and be registered."""
-        if self._critical is not None:
-            self._critical.cancel()
         self.alive, self.epoch = True, self.epoch + 1
-        self.world.network.at[self.url] = self
-        self._register(passing=True)
+        self.world.settle(self)
+        self.register()
+
+    def register(self) -> None:
+        """Register with the token that it knows, as its own registrar does when its entry is lost or the token new."""
+        if self.alive:
+            self._held_token = self.token
+            if self._critical is not None:
+                self._critical.cancel()
+            self._tell(passing=True)
 
     def kill(self, ttl_s: float = 15.0) -> None:
         """Die without a word; the catalog notices when the time of its check is over."""
+        self._end()
+        self._critical = asyncio.get_running_loop().call_later(ttl_s, lambda: self._tell(passing=False))
+
+    def leave(self) -> None:
+        """Be deregistered, and end."""
+        self._end()
+        if self._is_known:
+            self.world.consul.remove(self.service_id, "left")
+
+    def move(self) -> None:
+        """Die, and start at another address at once."""
+        self._end()
+        self.world.network.at.pop(self.url, None)
+        self.port += 1
+        self.start()
+
+    def _end(self) -> None:
         self.alive = False
         self.world.rules.cause(self.identity.node_id)
         for client in list(self.clients):
             client.hear_reset()
-        self._critical = asyncio.get_running_loop().call_later(ttl_s, lambda: self._register(passing=False))
 
-    def _register(self, *, passing: bool) -> None:
-        meta = {"node_id": self.identity.node_id, "name": self.name, "epoch": str(self.epoch)}
-        payload = {"ID": self.service_id, "Name": "mcp-node", "Port": 8000, "Address": self.address, "Meta": meta}
-        self.world.consul.put("agent-q", payload, passing=passing)
+    @property
+    def _is_known(self) -> bool:
+        """Whether the servers take the token of its registration; else it leaves a ghost."""
+        return self._held_token not in self.world.consul.refused_tokens
+
+    def _tell(self, *, passing: bool) -> None:
+        if self._is_known:
+            meta = {"node_id": self.identity.node_id, "name": self.name, "epoch": str(self.epoch)}
+            entry = {"ID": self.service_id, "Name": "mcp-node", "Port": self.port, "Address": self.address}
+            self.world.consul.put("agent-q", entry | {"Meta": meta}, passing=passing)
 
     def reached_by(self, name: str) -> None:
         """It keeps no links of its own."""
@@ -76,14 +110,14 @@ class QuietNode:
 
 
 def crowd_faults(world: "World", crowd: list[QuietNode]) -> list[Callable[[], str]]:
-    """What may happen to many at once."""
+    """What may happen to many at once, or to one of many."""
 
-    def half_dies() -> str:
-        chosen = world.rng.sample(crowd, len(crowd) // 2)
-        for one in chosen:
-            if one.alive:
-                one.kill()
-        return f"{len(chosen)} of {len(crowd)} die"
+    def many_end() -> str:
+        word, chosen = world.rng.choice(("die", "leave", "move")), world.rng.sample(crowd, len(crowd) // 2)
+        living = [one for one in chosen if one.alive]
+        for one in living:
+            {"die": one.kill, "leave": one.leave, "move": one.move}[word]()
+        return f"{len(living)} of {len(crowd)} {word}"
 
     def all_start() -> str:
         for one in crowd:
@@ -92,9 +126,10 @@ def crowd_faults(world: "World", crowd: list[QuietNode]) -> list[Callable[[], st
         return "all of the crowd start"
 
     def half_are_cut_off() -> str:
+        heard = world.rng.random() < 0.5
         for one in crowd[: len(crowd) // 2]:
             for node in world.nodes:
-                world.network.cut.add((one.name, node))
-        return "half of the crowd cannot be heard"
+                world.network.cut.add((node, one.name) if heard else (one.name, node))
+        return f"half of the crowd {'hear nothing' if heard else 'cannot be heard'}"
 
-    return [half_dies, all_start, half_are_cut_off]
+    return [many_end, many_end, all_start, half_are_cut_off]

@@ -41,6 +41,7 @@ class Lie(StrEnum):
     UNKNOWN_TOKEN = "unknown token"  # 1.21: waits get a 200 and an empty list, everything else a 403
     BEHIND = "behind"  # a follower that is behind: an older list under an older index
     DOUBLED = "doubled"  # each row twice, in any order
+    REORDERED = "reordered"  # the rows in any order
     SLOW = "slow"  # answers after 8 s
 
 
@@ -317,10 +318,10 @@ class Agent:
                 return Answer(index, (), filtered=True, backend="blocking-query")
             case Lie.BEHIND if self.consul.history and not consistent:
                 index, rows = self.consul.history[-1]
-            case Lie.DOUBLED:
-                doubled = [*rows, *rows]
-                self.consul.rng.shuffle(doubled)
-                rows = tuple(doubled)
+            case Lie.DOUBLED | Lie.REORDERED:
+                shuffled = [*rows] * (2 if self.lie is Lie.DOUBLED else 1)
+                self.consul.rng.shuffle(shuffled)
+                rows = tuple(shuffled)
         self.last = Answer(index, rows, backend="blocking-query")
         return self.last
 

@@ -53,6 +53,7 @@ class Rules:
     two_since_s: dict[tuple[str, str], float] = field(default_factory=dict)
     steps: Counter[str] = field(default_factory=Counter)
     failure: RuleBroken | None = None
+    windows: dict[tuple[str, str], deque[float]] = field(default_factory=lambda: defaultdict(deque))
 
     # Facts
 
@@ -121,16 +122,17 @@ class Rules:
 
     def dialled(self) -> None:
         """Look through the dials since the last time."""
-        windows: dict[tuple[str, str], deque[float]] = defaultdict(deque)
-        for at_s, source, url in self.world.network.dials:
-            window = windows[source, url]
+        network = self.world.network
+        dials, network.dials = network.dials, []
+        for at_s, source, url in dials:
+            window = self.windows[source, url]
             window.append(at_s)
             while at_s - window[0] > DIALS_WINDOW_S:
                 window.popleft()
             if len(window) > DIALS_OF_LINK_MAX:
                 self.broken("too many dials", f"{source} dialled {url} {len(window)} times within {DIALS_WINDOW_S} s")
-        if self.world.network.began_most > DIALS_MAX:
-            self.broken("too many dials at once", f"{self.world.network.began_most} had a place")
+        if network.began_most > DIALS_MAX:
+            self.broken("too many dials at once", f"{network.began_most} had a place")
 
     def broken(self, rule: str, what: str) -> None:
         """End the run, at the latest with the next look: a node's mesh goes on whatever is raised in one step of it."""
@@ -228,6 +230,7 @@ async def every_second(world: "World") -> None:
     """Look at every node each second, too: not every step makes another table."""
     while True:
         await asyncio.sleep(1.0)
+        world.rules.dialled()
         world.rules.held()
         for node in world.nodes.values():
             world.rules.stepped(node)

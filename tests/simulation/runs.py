@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tests.simulation.decisions import decide
+from tests.simulation.towns import decide
 from tests.simulation.world import simulate
 
-CROWD = 200
+# How many nodes those runs have that are of hundreds: it goes by the seed.
+CROWDS, TOWNS = range(100, 301), range(100, 201)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,15 @@ KINDS = {
     for kind in (
         Kind("decisions", lambda seed, log: decide(seed, log=log), 1),
         Kind("mesh", lambda seed, log: simulate(seed, log=log).converged_s, 100),
-        Kind("crowd", lambda seed, log: simulate(seed, crowd=CROWD, log=log).converged_s, 2_000),
+        Kind("crowd", lambda seed, log: simulate(seed, crowd=one_of(CROWDS, seed), log=log).converged_s, 500),
+        Kind("town", lambda seed, log: decide(seed, size=one_of(TOWNS, seed), all_decide=True, log=log), 2_500),
     )
 }
+
+
+def one_of(sizes: range, seed: int) -> int:
+    """How many nodes a run of hundreds has."""
+    return sizes[seed * 77 % len(sizes)]
 
 
 class SeedFailed(AssertionError):

@@ -1,10 +1,11 @@
-"""What one node's decisions are about: the other nodes as they are, and a Consul that answers in no time, truly or not.
+"""What nodes' decisions are about: all nodes as they are, and a Consul that answers in no time, truly or not.
 
 Used by `tests.simulation.decisions`, whose waits are jumps of the clock; `tests.simulation.lying_catalog` is the same
 for whole nodes. The one rule: a consistent read without an index tells the truth or fails.
 """
 
 import asyncio
+import random
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
@@ -17,23 +18,36 @@ from tests.simulation.lying_catalog import Lie, row_of
 if TYPE_CHECKING:
     from tests.simulation.virtual_time import VirtualTimeLoop
 
-OWN = NodeIdentity("id-own", "own")
-OWN_ID = "own-idown"
+# What ends in one of these may not be acknowledged by the servers, and what is sent may not arrive there.
+_SILENT = (Lie.AWAY, Lie.LEADERLESS, Lie.FROZEN)
+# How far back the index goes when a snapshot is restored: more than all that a run changes.
+_RESTORED_BACK = 10_000
+# Consul's own anti-entropy: within this an agent has sent again what the servers have lost.
+_SYNC_S = 120.0
 
 
 @dataclass(slots=True)
-class Other:
-    """Another node as it is. `listed`: the servers have its entry, else `lost_at_s`; `reachable`: packets arrive."""
+class NodeFacts:
+    """One node as it is. `listed`, `passing`: what the servers have of it, which need not be true.
+
+    `shown`: the epoch and port that they have; `created`: the index at which they made its entry. `token`: which of the
+    mesh's ACL tokens its agent holds its registration by; `has_token`: which one it knows itself. `lost_at_s`: when
+    they lost its entry, as news to others; `unlisted_at_s`: since when they do not have it.
+    """
 
     number: int
     alive: bool = True
-    reachable: bool = True
     listed: bool = True
     passing: bool = True
     epoch: int = 1
     port: int = 8000
+    shown: tuple[int, int] = (1, 8000)
+    created: int = 1
     caused_at_s: float = 0.0
     lost_at_s: float = 0.0
+    unlisted_at_s: float = 0.0
+    token: int = 0
+    has_token: int = 0
 
     @property
     def node_id(self) -> str:
@@ -44,99 +58,198 @@ class Other:
         return f"n{self.number}"
 
     @property
+    def service_id(self) -> str:
+        return f"n{self.number}-svc"
+
+    @property
+    def address(self) -> str:
+        return f"10.0.{self.number // 250}.{self.number % 250 + 1}"
+
+    @property
     def url(self) -> str:
-        return f"http://10.0.0.{self.number + 1}:{self.port}/mcp"
+        return f"http://{self.address}:{self.port}/mcp"
 
     def row(self) -> bytes:
         """Its row of the catalog."""
-        return _row(self.number, self.epoch, self.port, passing=self.passing)
+        return _row(self.number, *self.shown, self.created, passing=self.passing)
 
 
 @lru_cache(maxsize=4096)
-def _row(number: int, epoch: int, port: int, *, passing: bool) -> bytes:
+def _row(number: int, epoch: int, port: int, created: int, *, passing: bool) -> bytes:
     meta = {"node_id": f"id-{number}", "name": f"n{number}", "epoch": str(epoch)}
-    payload = {"ID": f"n{number}-svc", "Port": port, "Address": f"10.0.0.{number + 1}", "Meta": meta}
-    return row_of("agent", payload, 1, passing=passing)
+    address = f"10.0.{number // 250}.{number % 250 + 1}"
+    payload = {"ID": f"n{number}-svc", "Port": port, "Address": address, "Meta": meta}
+    return row_of("agent", payload, created, passing=passing)
+
+
+@dataclass
+class Facts:
+    """Everything that is so, whatever a node believes. `cut`: pairs (from, to) of numbers whose packets are lost.
+
+    `token`: the one ACL token of the mesh that the servers still know; `says_empty`: whether they answer a wait with
+    another one by 200 and an empty list, as 1.21, or by 403, as 1.8. `lost`: whose entries they lost, and since when.
+    """
+
+    nodes: list[NodeFacts]
+    rng: random.Random
+    now_s: float = 0.0
+    cut: set[tuple[int, int]] = field(default_factory=set)
+    index: int = 1_000_000
+    before: list[tuple[int, tuple[bytes, ...]]] = field(default_factory=list)
+    token: int = 0
+    says_empty: bool = True
+    lost: dict[int, float] = field(default_factory=dict)
+    _rows: tuple[bytes, ...] | None = None
+    _at: dict[str, NodeFacts] = field(default_factory=dict)
+
+    def rows(self) -> tuple[bytes, ...]:
+        """What the servers have."""
+        if self._rows is None:
+            self._rows = tuple(one.row() for one in self.nodes if one.listed)
+        return self._rows
+
+    def change(self) -> None:
+        """Something in the catalog is about to change."""
+        self.before.append((self.index, self.rows()))
+        del self.before[:-30]
+        self.index += 1
+        self._rows = None
+
+    def at(self, url: str) -> NodeFacts:
+        """The node that is, or was, at a URL."""
+        if (one := self._at.get(url)) is None:
+            parts = url[len("http://10.0.") :].partition(":")[0].split(".")
+            one = self._at[url] = self.nodes[250 * int(parts[0]) + int(parts[1]) - 1]
+        return one
+
+    def is_at(self, url: str) -> bool:
+        """Whether it still is there."""
+        return self.at(url).url == url
+
+    def carries(self, source: int, to: int) -> bool:
+        """Whether packets arrive."""
+        return (source, to) not in self.cut
+
+    # What happens to the servers
+
+    def lose(self, some: list[NodeFacts]) -> None:
+        """A script deregisters some behind their agents' backs."""
+        self.change()
+        for one in some:
+            self._unlist(one)
+            self.lost.setdefault(one.number, self.now_s)
+
+    def restore(self, lacks: list[NodeFacts]) -> None:
+        """Restore a snapshot from before these registered."""
+        self.lose(lacks)
+        self.before.pop()
+        self.index = self.before[0][0] - _RESTORED_BACK
+
+    def sync(self) -> None:
+        """Agents send what the servers have lost for long."""
+        for number, since_s in list(self.lost.items()):
+            one = self.nodes[number]
+            if not one.alive:
+                del self.lost[number]
+            elif self.now_s - since_s >= _SYNC_S:
+                self.register(one)
+
+    # What nodes and their agents tell the servers
+
+    def register(self, one: NodeFacts) -> None:
+        """A living node registers with the token that it knows; the servers take none that was deleted."""
+        one.token, entry = one.has_token, (one.epoch, one.port)
+        if one.token == self.token and not (one.listed and one.passing and one.shown == entry):
+            self.change()
+            one.created = one.created if one.listed else self.index
+            one.listed, one.passing, one.shown = True, True, entry
+            self.lost.pop(one.number, None)
+
+    def lapse(self, one: NodeFacts) -> None:
+        """A node's agent finds its check critical: a ghost stays where the token of its registration is deleted."""
+        if one.token == self.token and one.passing:
+            self.change()
+            one.passing = False
+
+    def deregister(self, one: NodeFacts) -> None:
+        """A node leaves, as above; one that has read a new token has registered with it."""
+        if one.token == self.token and one.listed:
+            self.change()
+            self._unlist(one)
+
+    def _unlist(self, one: NodeFacts) -> None:
+        if one.listed:
+            one.listed, one.lost_at_s, one.unlisted_at_s = False, self.now_s, self.now_s
 
 
 @dataclass(slots=True)
-class Own:
+class OwnEntry:
     """A `Registrar` as a watch sees it."""
 
-    listed: bool = True
-    service_id: str = OWN_ID
+    facts: Facts
+    own: NodeFacts
     status: RegistrarStatus = field(default_factory=lambda: RegistrarStatus(registered=True, presence_expected=True))
+
+    @property
+    def service_id(self) -> str:
+        return self.own.service_id
 
     def verify(self) -> None:
         """The agent's list has us."""
 
     def repair(self) -> None:
         """Register again, with other Notes."""
-        self.listed = True
-
-
-_OWN_ROW = row_of(
-    "agent", {"ID": OWN_ID, "Port": 1, "Address": "10.1.1.1", "Meta": {"node_id": OWN.node_id}}, 1, passing=True
-)
+        self.facts.register(self.own)
 
 
 @dataclass
 class Servers:
-    """Consul for one client, in no time: a wait is a jump of the clock. `token` never changes."""
+    """Consul for one node, in no time: a wait is a jump of the clock."""
 
-    others: list[Other]
-    own: Own
+    facts: Facts
+    own: NodeFacts
     lie: Lie = Lie.NONE
-    index: int = 10
-    before: list[tuple[int, tuple[bytes, ...]]] = field(default_factory=list)
-    seen: int = -1
     last: Answer = field(default_factory=lambda: Answer(1, ()))
-    token: str | None = None
-    token_rotates: bool = False
+    token_rotates: bool = True
 
-    def rows(self) -> tuple[bytes, ...]:
-        """The truth."""
-        return (*(one.row() for one in self.others if one.listed), *((_OWN_ROW,) if self.own.listed else ()))
-
-    def changed(self) -> None:
-        """Something is about to change."""
-        self.before.append((self.index, self.rows()))
-        self.index += 1
+    @property
+    def token(self) -> str:
+        """What the node sends."""
+        return f"t{self.own.has_token}"
 
     async def health(
         self, _name: str, *, index: int = 0, wait_s: float = 0.0, consistent: bool = False, **_dc: str
     ) -> Answer:
         """As `ConsulClient.health`."""
-        loop = cast("VirtualTimeLoop", asyncio.get_running_loop())
+        loop, facts, lie = cast("VirtualTimeLoop", asyncio.get_running_loop()), self.facts, self.lie
         loop.jump(0.002)
-        match self.lie:
-            case Lie.AWAY:
-                raise AgentUnreachable("refused")
-            case Lie.UNKNOWN_TOKEN if not index:
-                raise AccessRefused("403")
-            case Lie.UNKNOWN_TOKEN:
-                loop.jump(wait_s)
-                return Answer(1, ())
-            case Lie.LEADERLESS:
-                raise CatalogUnavailable("500")
-            case Lie.FROZEN if not index:
-                raise CatalogUnavailable("500")
-            case Lie.FROZEN:
-                loop.jump(wait_s)
-                return Answer(index, self.last.rows, backend="streaming")
-            case Lie.BLIND:
-                loop.jump(wait_s if index == self.index else 0.0)
-                return Answer(self.index, (), filtered=True)
-            case Lie.BEHIND if self.before and not consistent:
-                loop.jump(wait_s if index else 0.0)
-                return Answer(*self.before[-1])
-            case Lie.DOUBLED:
-                loop.jump(wait_s if index == self.index else 0.0)
-                return Answer(self.index, self.rows()[::-1] * 2)
-            case _:
-                loop.jump(wait_s if index == self.index else 0.0)
-        self.last = Answer(self.index, self.rows())
+        if lie not in _SILENT and self.own.has_token != facts.token:
+            lie = Lie.UNKNOWN_TOKEN
+        self._refuse(lie, waits=bool(index))
+        if lie in (Lie.UNKNOWN_TOKEN, Lie.FROZEN):
+            loop.jump(wait_s)
+            return Answer(1, ()) if lie is Lie.UNKNOWN_TOKEN else Answer(index, self.last.rows, backend="streaming")
+        if lie is Lie.BEHIND and facts.before and not consistent:
+            loop.jump(wait_s if index else 0.0)
+            return Answer(*facts.before[-1])
+        loop.jump(wait_s if index == facts.index else 0.0)
+        if lie is Lie.BLIND:
+            return Answer(facts.index, (), filtered=True)
+        if lie in (Lie.DOUBLED, Lie.REORDERED):
+            rows = [*facts.rows()] * (2 if lie is Lie.DOUBLED else 1)
+            facts.rng.shuffle(rows)
+            return Answer(facts.index, tuple(rows))
+        self.last = Answer(facts.index, facts.rows())
         return self.last
+
+    def _refuse(self, lie: Lie, *, waits: bool) -> None:
+        """Raise what takes the place of an answer, if anything does."""
+        if lie is Lie.AWAY:
+            raise AgentUnreachable("refused")
+        if lie is Lie.UNKNOWN_TOKEN and not (waits and self.facts.says_empty):
+            raise AccessRefused("403")
+        if lie is Lie.LEADERLESS or (lie is Lie.FROZEN and not waits):
+            raise CatalogUnavailable("500")
 
 
 @dataclass(slots=True)
@@ -145,3 +258,8 @@ class Store:
 
     overrides: tuple[Override, ...] = ()
     suppressions: tuple[Suppression, ...] = ()
+
+
+def identity_of(one: NodeFacts) -> NodeIdentity:
+    """Who a node is."""
+    return NodeIdentity(one.node_id, one.name)

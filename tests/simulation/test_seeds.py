@@ -1,6 +1,7 @@
-"""The core of many nodes under faults that seeds draw, on a clock of its own: 10,000 seeds of decisions, some meshes.
+"""The core of many nodes under faults that seeds draw, on a clock of its own: 10,000 seeds of decisions, and some more.
 
-`make simulation` tries more meshes, and other seeds with FIRST. Each block is a unit of its own for the workers
+Those are meshes of whole nodes, crowds of hundreds around some, and towns in which each of a hundred or two decides.
+`make simulation` tries more of these three, and other seeds with FIRST. Each block is a unit of its own for the workers
 (tests/conftest.py).
 """
 
@@ -9,9 +10,10 @@ import pytest
 from tests.simulation.runs import try_seed
 from tests.simulation.world import simulate
 
-# A few milliseconds for each seed of decisions, a hundred times that for a mesh of whole nodes, a thousand for a crowd.
-SEEDS = {"decisions": 10_000, "mesh": 50, "crowd": 2}
-BLOCKS = {"decisions": 500, "mesh": 5, "crowd": 1}
+# A few milliseconds for each seed of decisions, fifty times that for a mesh, ten times that again for a crowd, and some
+# seconds for a town.
+SEEDS = {"decisions": 10_000, "mesh": 40, "crowd": 6, "town": 2}
+BLOCKS = {"decisions": 500, "mesh": 5, "crowd": 1, "town": 1}
 
 
 def blocks(kind: str) -> range:
@@ -35,8 +37,13 @@ def test_mesh_of_whole_nodes_keeps_the_rules_and_is_whole_again_after_all_faults
 
 
 @pytest.mark.parametrize("first", blocks("crowd"))
-def test_node_with_hundreds_of_others_keeps_the_rules_and_is_whole_again(first: int) -> None:
+def test_nodes_with_hundreds_of_others_keep_the_rules_and_are_whole_again(first: int) -> None:
     try_block("crowd", first)
+
+
+@pytest.mark.parametrize("first", blocks("town"))
+def test_decisions_of_each_of_hundreds_of_nodes_keep_the_rules(first: int) -> None:
+    try_block("town", first)
 
 
 def test_same_seed_is_the_same_run_to_the_last_call() -> None:

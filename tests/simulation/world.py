@@ -7,7 +7,7 @@ the seed, so that the same seed is the same run.
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -24,7 +24,11 @@ from tests.simulation.virtual_time import VirtualTimeLoop, run
 CONVERGED_WITHIN_S = 120.0
 PAUSES_S = (0.0, 0.01, 0.3, 1.0, 3.0, 12.0, 40.0)
 CALL_EVERY_S = 3.0
-FAULTS, FAULTS_WITH_CROWD = 12, 5
+FAULTS, FAULTS_WITH_CROWD = 12, 6
+# How long a node goes on with a token that was deleted, until it has read the new one.
+TOKEN_LATE_S = (0.0, 0.0, 2.0, 20.0)
+# When nodes of a crowd register again that the catalog has lost, as Consul's own anti-entropy does; many at a time.
+LOST_FOR_S = (1.0, 5.0, 15.0, 30.0, 60.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class World:
     _lives: dict[str, tuple[asyncio.Task[None], asyncio.Event]] = field(default_factory=dict)
     _tokens: int = 0
     _urls: dict[str, SimulatedNode | QuietNode] = field(default_factory=dict)
+    _by_service: dict[str, SimulatedNode | QuietNode] = field(default_factory=dict)
     _calls: int = 0
 
     def __post_init__(self) -> None:
@@ -76,6 +81,12 @@ class World:
         node = self._urls.get(url)
         return None if node is None else node.identity.node_id
 
+    def settle(self, node: SimulatedNode | QuietNode) -> None:
+        """A node is at its URL from now on."""
+        self._urls[node.url] = self._by_service[node.service_id] = node
+        if isinstance(node, QuietNode):
+            self.network.at[node.url] = node
+
     def say(self, what: str) -> None:
         """Write down what happens."""
         self.log.append(f"{self.now_s - self.began_s:9.3f} {what}")
@@ -87,7 +98,7 @@ class World:
         before = self._lives.get(node.name)
         if before is not None and not (before[0].cancelling() or before[1].is_set()):
             return
-        self._urls[node.url] = node
+        self.settle(node)
         stop = asyncio.Event()
         after = [] if before is None else [before[0]]
         life = group.create_task(self._life(node, stop, group, after), name=node.name)
@@ -136,13 +147,23 @@ class World:
 
     def news(self, service_id: str, what: str) -> None:
         """A fact about an entry of the catalog; what its own node took away is a cause that links to it end."""
-        for node in (*self.nodes.values(), *self.crowd):
-            if node.service_id == service_id:
-                self.rules.listed(node.identity.node_id, what)
+        if service_id in self._by_service:
+            self.rules.listed(self._by_service[service_id].identity.node_id, what)
 
     def any_node(self) -> SimulatedNode:
-        """One of them."""
+        """One of those that decide."""
         return self.rng.choice(list(self.nodes.values()))
+
+    def anybody(self) -> SimulatedNode | QuietNode:
+        """One of all."""
+        return self.rng.choice([*self.nodes.values(), *self.crowd])
+
+    def _lost(self, service_ids: Iterable[str]) -> None:
+        """The catalog has lost these behind their agents' backs; whole nodes' own registrars notice."""
+        loop = asyncio.get_running_loop()
+        for service_id in service_ids:
+            if isinstance(one := self._by_service.get(service_id), QuietNode):
+                loop.call_later(self.rng.choice(LOST_FOR_S), one.register)
 
     def faults(self, group: asyncio.TaskGroup) -> list[Callable[[], str]]:
         """All that may happen, each as often as it should."""
@@ -196,19 +217,20 @@ class World:
         return f"{node.name} hangs: {node.hangs}"
 
     def _cut_one_way(self) -> str:
-        source, to = self.any_node(), self.any_node()
+        pair = self.any_node(), self.anybody()
+        source, to = pair if self.rng.random() < 0.5 else pair[::-1]
         self.network.cut.add((source.name, to.name))
         return f"packets from {source.name} to {to.name} are lost"
 
     def _cut_off(self) -> str:
         node, outward = self.any_node(), self.rng.random() < 0.5
-        for other in self.nodes:
+        for other in (*self.nodes, *(one.name for one in self.crowd)):
             if other != node.name:
                 self.network.cut.add((node.name, other) if outward else (other, node.name))
         return f"all packets {'from' if outward else 'to'} {node.name} are lost"
 
     def _slowed(self) -> str:
-        node = self.any_node()
+        node = self.anybody()
         self.network.slow_s[node.name] = self.rng.choice((0.05, 0.4, 1.5))
         return f"{node.name} is slow"
 
@@ -234,19 +256,30 @@ class World:
         chosen = there if everything else self.rng.sample(there, min(1, len(there)))
         for service_id in chosen:
             self.consul.remove(service_id, "deregistered by a script")
-        return f"a script deregisters {chosen}"
+        self._lost(chosen)
+        return f"a script deregisters {chosen if len(chosen) < 9 else len(chosen)}"
 
     def _restored(self) -> str:
         back = self.rng.randrange(1, 8)
         self.consul.restore(back)
+        self._lost(one.service_id for one in self.crowd if one.service_id not in self.consul.entries)
         return f"a snapshot of {back} changes ago is restored"
 
     def _rotated(self) -> str:
         before, self._tokens = f"t{self._tokens}", self._tokens + 1
-        for node in self.nodes.values():
-            node.agent.token = f"t{self._tokens}"
+        loop = asyncio.get_running_loop()
+        for node in (*self.nodes.values(), *self.crowd):
+            loop.call_later(self.rng.choice(TOKEN_LATE_S), self._read_token, node)
         self.consul.refused_tokens.add(before)
         return f"tokens are rotated, {before} is deleted"
+
+    def _read_token(self, node: SimulatedNode | QuietNode) -> None:
+        token = f"t{self._tokens}"
+        if isinstance(node, SimulatedNode):
+            node.agent.token = token  # Its registrar notices.
+        elif node.token != token:
+            node.token = token
+            node.register()
 
     def _jumped(self) -> str:
         loop = asyncio.get_running_loop()
@@ -263,7 +296,7 @@ class World:
         return f"the time of day is {ahead_s} s ahead"
 
     def _ordered(self, group: asyncio.TaskGroup) -> str:
-        node, other = self.any_node(), self.any_node()
+        node, other = self.any_node(), self.anybody()
         if not node.alive:
             return "no order"
         order = self.rng.choice(("remove", "reset", "add", "add under another name"))
@@ -272,7 +305,7 @@ class World:
         group.create_task(self._order(node, order, name, other), name="order")
         return f"an operator of {node.name}: {order} {name}"
 
-    async def _order(self, node: SimulatedNode, order: str, name: str, other: SimulatedNode) -> None:
+    async def _order(self, node: SimulatedNode, order: str, name: str, other: SimulatedNode | QuietNode) -> None:
         with suppress(OverrideRefused):
             match order:
                 case "remove":
@@ -288,6 +321,8 @@ class World:
         for node in self.nodes.values():
             node.hangs = False
             node.agent.lie = Lie.NONE
+        for one in (*self.nodes.values(), *self.crowd):
+            self._read_token(one)
         return "everything heals"
 
     # The run
@@ -301,19 +336,18 @@ class World:
                 node.agent.keep_syncing()
                 self.start(node, group)
             for one in self.crowd:
-                self._urls[one.url] = one
                 one.start()
             await asyncio.sleep(self.rng.choice((0.5, 20.0)))
-            choices = self.faults(group) + (6 * crowd_faults(self, self.crowd) if self.crowd else [])
+            choices = self.faults(group)
+            if self.crowd:  # What concerns many, and orders about any of them, would come too seldom.
+                choices += 6 * [*crowd_faults(self, self.crowd), lambda: self._ordered(group)]
             for _ in range(faults):
                 self.say(self.rng.choice(choices)())
                 await asyncio.sleep(self.rng.choice(PAUSES_S))
             self.say(self._healed())
             self._started(group)
             for one in self.crowd:
-                entry = self.consul.entries.get(one.service_id)
-                if one.alive and not (entry is not None and entry.passing):
-                    one.start()  # As its own registrar would do after a restore.
+                one.register()
             healed_at_s = self.now_s
             converged_s = await self._until_converged(healed_at_s)
             self.rules.dialled()
@@ -335,13 +369,13 @@ class World:
 
 
 def world_of(seed: int, *, crowd: int = 0) -> World:
-    """The world of a seed, before it begins: a few whole nodes, or one with a crowd of others."""
+    """The world of a seed, before it begins: a few whole nodes, which may have a crowd of others around them."""
     rng = random.Random(seed)
     random.seed(seed)  # Discovery's jitter comes from the module's own generator.
     consul = Consul(rng)
     world = World(seed, rng, consul)
     consul.news = world.news
-    for number in range(1 if crowd else 3 + seed % 4):
+    for number in range(1 + seed % 3 if crowd else 3 + seed % 4):
         node = SimulatedNode(world, number)
         world.nodes[node.name] = node
     world.crowd = [QuietNode(world, number) for number in range(crowd)]

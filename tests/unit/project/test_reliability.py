@@ -86,8 +86,72 @@ def test_the_page_has_a_row_for_each_difference_that_is_known() -> None:
     assert len(VERSIONS) >= 20  # More of them would be found by running the suites on another version.
 
 
-def test_the_page_has_a_row_for_many_faults() -> None:
-    assert len(SHOWN) > 40
+# Every fault that a mesh of ours has to bear, and words of the row that shows it.
+FAULTS = {
+    "a replica crashes": "a replica is killed",
+    "a peer hangs, under load": "a replica hangs (SIGSTOP) under load",
+    "a peer hangs, idle": "a node hangs that is not called",
+    "a slow peer": "a replica is 40 times slower",
+    "half-open connections, a partition one way and both ways": "in both (half-open connections)",
+    "a long partition": "a longer partition in one direction",
+    "a reset in the middle of a response": "resets connections in the middle of answers",
+    "a restarted upstream": "a server with sessions restarts",
+    "a server that was away": "a server that was away",
+    "a restarted Consul agent": "Consul restarts with its state wiped",
+    "no leader, flapping health": "no leader; health that flaps",
+    "ten minutes without Consul": "Consul is gone for ten minutes",
+    "empty answers, an index reset": "an empty answer, an index of 0",
+    "flapping peers": "a peer flaps",
+    "two nodes of one name": "two nodes have one name",
+    "a wall clock that jumps": "the time of day jumps",
+    "a peer with other tools, at another address": "returns at another address with other tools",
+    "a rotated token of the mesh": "the token of the mesh is rotated",
+    "a thousand joins": "1,000 peers join at once",
+    "churn": "2,000 joins and leaves",
+    "a soak": "the same on real processes",
+    "a slow reader of a stream": "a reader of a stream falls behind",
+    "oversized and deep bodies": "a body without an end",
+    "a legal body": "a legal body of 4 MB",
+    "poisonous schemas": "a tool with a schema that is too deep",
+    "a crash loop": "a child in a crash loop",
+    "a kill around an operator's word": "a kill around an operator's word",
+    "SIGTERM under load": "SIGTERM under load",
+    "a catalog that forgets": "a clean-up script deregisters nodes",
+    "a restored snapshot": "a snapshot is restored",
+    "a server of Consul that is behind": "is behind after a restore",
+    "a rotated ACL token": "an ACL token is rotated",
+    "missing rights": "missing rights",
+    "maintenance": "an operator sets maintenance",
+    "a check that had run out": "whose check had run out",
+    "a slow agent": "the agent answers a registration, a heartbeat or a deregistration too late",
+    "our own entry twice, a copied state folder": "our own entry is there twice",
+    "Consul's own proxies, several ports": "rows of Consul's own proxies",
+    "Consul's limit of connections": "takes no more connections of ours",
+    "a token file that is not there yet": "a token file that is not there yet",
+    "5,000 instances": "one of 5,000 instances changes",
+    "another datacentre": "the other datacentre is cut off",
+    "other versions of Consul": "another version of Consul",
+    "name servers": "a name server is away, answers",
+    "files of peers": "a file of peers is half-written",
+    "an operator's word": "an operator removes, adds",
+    "dead nodes in status": "peers leave or fail",
+    "a reload by signal": "SIGHUP with good and with broken files",
+    "SIGTERM while starting": "SIGTERM at any moment of the start",
+    "most links silent": "most links are silent at once",
+    "many deaths": "300 of 600 peers die at once",
+    "a thousand dead": "a thousand listed peers stay dead",
+    "a full disk, a read-only one": "the disk of the state is full, then read-only",
+    "damaged files": "files of the state are damaged",
+    "no descriptors": "no descriptors are left",
+    "clients that vanish": "a client vanishes without a word",
+    "too many tools": "a server with more than 10,000 tools",
+    "all of it in any order": "any of the faults below in any order",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_that_a_mesh_has_to_bear_has_a_row(fault: str) -> None:
+    assert any(FAULTS[fault] in row[0] for row in SHOWN), FAULTS[fault]
 
 
 def _values_in(text: str) -> list[float]:

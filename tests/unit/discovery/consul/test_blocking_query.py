@@ -99,18 +99,39 @@ def test_while_the_state_settles_newcomers_are_shown_and_no_node_is_removed() ->
     assert verdict.suspects == {key("b"), key("c")}
 
 
-def test_a_node_missing_after_the_index_went_back_is_kept_as_critical_for_links_that_answer() -> None:
-    shown, answer, gone = catalog("a", "b", "c", "d"), catalog("a", "b", "e"), {key("c"), key("d")}
-    verdict = weigh(shown, answer, canary=None, settling=False, suspects=frozenset(), confirming=False, restored=True)
-    assert (verdict.trust, verdict.suspects) == (Trust.DOUBTED, gone)
-    assert verdict.catalog is not None
-    assert {one.key for one in verdict.catalog.instances if one.health is Health.CRITICAL} == gone
-    assert {one.key for one in verdict.catalog.instances if one.trouble == FORGOTTEN} == gone
+def test_a_node_missing_after_the_index_went_back_is_kept_as_critical_once_the_leader_lacks_it_too() -> None:
+    shown, answer, gone = catalog("a", "b", "c", "d"), catalog("a", "b", "e"), frozenset({key("c"), key("d")})
+
+    def seen(shown: Catalog | None, answer: Catalog, *, suspects: frozenset[InstanceKey], confirming: bool) -> Verdict:
+        return weigh(
+            shown, answer, canary=None, settling=False, suspects=suspects, confirming=confirming, restored=True
+        )
+
+    first = seen(shown, answer, suspects=gone, confirming=False)  # They were missing while the state settled, too.
     everybody = catalog("a", "b", "c", "d", "e")
-    back = weigh(
-        verdict.catalog, everybody, canary=None, settling=False, suspects=gone, confirming=False, restored=True
+    assert first == Verdict(Trust.CONFIRM, everybody, gone)
+    second = seen(first.catalog, answer, suspects=gone, confirming=True)
+    assert (second.trust, second.suspects) == (Trust.DOUBTED, gone)
+    assert second.catalog is not None
+    assert {one.key for one in second.catalog.instances if one.health is Health.CRITICAL} == gone
+    assert {one.key for one in second.catalog.instances if one.trouble == FORGOTTEN} == gone
+    # The leader is not read again for each answer that lacks the same ones, but for one that lacks another one.
+    assert seen(second.catalog, answer, suspects=gone, confirming=False) == second
+    assert seen(second.catalog, catalog("a", "b"), suspects=gone, confirming=False).trust is Trust.CONFIRM
+    for confirming in (False, True):
+        assert seen(second.catalog, everybody, suspects=gone, confirming=confirming) == Verdict(
+            Trust.BELIEVED, everybody
+        )
+
+
+def test_an_older_answer_of_a_server_that_is_behind_takes_no_node_away() -> None:
+    shown, behind = catalog("a", "b", "c"), catalog("a", "b")
+    first = weigh(shown, behind, canary=None, settling=False, suspects=frozenset(), confirming=False, restored=True)
+    assert first == Verdict(Trust.CONFIRM, shown, frozenset({key("c")}))
+    leader = weigh(
+        first.catalog, shown, canary=None, settling=False, suspects=first.suspects, confirming=True, restored=True
     )
-    assert back == Verdict(Trust.BELIEVED, everybody)
+    assert leader == Verdict(Trust.BELIEVED, shown)
 
 
 def test_those_that_answer_and_may_be_hidden_stay_as_critical_and_the_others_are_believed_to_have_left() -> None:
