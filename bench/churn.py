@@ -10,6 +10,7 @@ import itertools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import orjson
@@ -76,8 +77,11 @@ async def _linked(base: str, urls: Sequence[str]) -> None:
             await asyncio.sleep(0.2)
 
 
-async def body_peaks() -> list[float]:
-    """How far, in MB, the memory of a node rises above what it held for each of some largest legal bodies."""
+async def body_peaks(text: Any = "x" * BODY_BYTES, count: int = BODIES) -> list[float]:
+    """How far, in MB, the memory of a node rises above what it held for each of some of the largest legal bodies.
+
+    `text`: what they are made of, a text or any other value.
+    """
     async with (
         canned_server() as url,
         node_process("front", servers={"canned": {"url": url}}, MESH_DISCOVERY="off") as (base, process_id),
@@ -87,10 +91,10 @@ async def body_peaks() -> list[float]:
             await asyncio.sleep(0.05)
         await client.call("canned__echo", {"text": "warm"})
         peaks = []
-        for _ in range(BODIES):
+        for _ in range(count):
             before = resident_bytes(process_id)
             Path(f"/proc/{process_id}/clear_refs").write_text("5")  # The peak begins anew.
-            await client.call("canned__echo", {"text": "x" * BODY_BYTES})
+            await client.call("canned__echo", {"text": text})
             peaks.append((_peak_bytes(process_id) - before) / 2**20)
     return peaks
 

@@ -1,7 +1,7 @@
 """The first steps of an MCP request over HTTP: its body within limits, and the media types of its sender.
 
 Called by the servers of both eras before anything is parsed. The one rule: a body is read whole and within its
-limits of size and time, or refused with a JSON-RPC error that names no ID.
+limits of size, values and time, or refused with a JSON-RPC error that names no ID.
 """
 
 import asyncio
@@ -14,12 +14,16 @@ from aiohttp import web
 
 from agent.dispatch.param_headers import received_headers
 from agent.errors import NOT_EXECUTED
+from agent.lossless_json.values import holds_more_values
 from agent.rpc_codes import INVALID_REQUEST
 from agent.server.fast_path.connection import FastRequest
 
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024  # The MCP SDK's own limit for a streamable HTTP request.
 # For requests of nodes: to a client's body they add an envelope, a deadline and a session's capabilities (8 KiB).
 FROM_NODE_BYTES_MAX: Final = BODY_BYTES_MAX + 64 * 1024
+# Read, a value takes up to 200 bytes. No honest body comes near: 4 MiB of records hold two thirds of that.
+VALUES_MAX: Final = 400_000
+_ADDED_VALUES_MAX: Final = 8_192  # By nodes, with what they add in bytes.
 # A body of 4 MiB in that time needs 1.1 Mbit/s; a slower sender only holds a connection.
 BODY_TIMEOUT_S: Final = 30.0
 # Clients send one of few `Accept` headers with every request; the bound protects against hostile ones.
@@ -38,6 +42,14 @@ async def read_body(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> by
     """Return the body, or the refusal to send in its place."""
     if isinstance(request, FastRequest):  # There are no large ones.
         return request.whole_body
+    body = await _whole_body(request, bytes_max)
+    added = 0 if bytes_max <= BODY_BYTES_MAX else _ADDED_VALUES_MAX
+    if isinstance(body, bytes) and holds_more_values(body, VALUES_MAX + added):
+        return refuse(413, f"The body holds more than {VALUES_MAX} values")
+    return body
+
+
+async def _whole_body(request: web.Request, bytes_max: int) -> bytes | web.Response:
     if (request.content_length or 0) > bytes_max:
         return _too_large(bytes_max)
     if request.content.at_eof():

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from agent.server.request import VALUES_MAX
 from bench.churn import BODY_GOAL_MB, GROWTH_GOAL_MB, JOINS, body_peaks, churned
 from tests.measured import measured
 
@@ -21,6 +22,9 @@ pytestmark = [
 STUBS = 500
 # More than that would be no cache any more: 500 links that were there at once, and all that is made once.
 FIRST_MB = 24.0
+# Of as many values as are read, and of 4 MB in records.
+MANY_VALUES_MB = 64.0
+RECORD = {"id": 123_456, "name": "somebody 123456", "value": 1.5}
 
 
 async def test_memory_does_not_grow_with_two_thousand_joins_and_leaves_twice_in_a_row() -> None:
@@ -37,3 +41,14 @@ async def test_the_largest_legal_body_costs_less_than_sixteen_megabytes() -> Non
     peaks = await body_peaks()
     measured(f"bodies of 4 MB: up to {max(peaks):.1f} MB above what the node held")
     assert max(peaks) < BODY_GOAL_MB
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # The client's own care.
+async def test_no_legal_body_of_many_values_costs_more_than_sixty_four_megabytes() -> None:
+    peaks = {}
+    most = VALUES_MAX // 2 - 100  # Each has a comma and a bracket.
+    for name, values in (("lists", [[]] * most), ("objects", [{"a": 1}] * most), ("records", [RECORD] * 70_000)):
+        [peaks[name]] = await body_peaks(values, 1)
+    said = ", ".join(f"{mb:.1f} MB for {name}" for name, mb in peaks.items())
+    measured(f"bodies of as many values as are read: {said} above what the node held")
+    assert max(peaks.values()) < MANY_VALUES_MB

@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 
 import aiohttp
+import orjson
 import pytest
 
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
-from agent.server.request import BODY_BYTES_MAX
+from agent.server.request import BODY_BYTES_MAX, VALUES_MAX
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
 from tests.integration.servers.raw_session import ACCEPT, initialize_request
@@ -60,3 +61,33 @@ async def test_a_call_of_four_mebibytes_arrives_over_every_hop_and_a_larger_one_
         assert answered["result"]["structuredContent"] == {"size": text_len}
         async with http.post(node.url, data=io.BytesIO(body + b" "), headers=told) as response:
             assert response.status == 413
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+@pytest.mark.parametrize("era", Era)
+async def test_a_call_of_as_many_values_as_are_read_arrives_over_every_hop_and_one_of_more_is_refused_at_the_first(
+    era: Era, hops: int, tmp_path: Path
+) -> None:
+    async with (
+        scripted(answer) as script,
+        front_of(tmp_path, ServerSpec("kit", HttpTarget(script.url), ServerScope.SERVICE), hops=hops) as node,
+        aiohttp.ClientSession(headers={**ACCEPT, "Content-Type": "application/json"}) as http,
+    ):
+        arguments: Json = {"text": []}
+        params: Json = {"name": "kit__take", "arguments": arguments}
+        message, told = request("tools/call", params), dict(headers("tools/call", "kit__take"))
+        if era is Era.LEGACY:
+            async with http.post(node.url, json=initialize_request(VERSION)) as response:
+                told = {"Mcp-Session-Id": response.headers["Mcp-Session-Id"], "MCP-Protocol-Version": VERSION}
+            message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        body = orjson.dumps(message)
+        count = VALUES_MAX - sum(body.count(mark) for mark in (b",", b"[", b"{")) + 1
+        for added, status in ((0, 200), (1, 413)):
+            arguments["text"] = [1] * (count + added)
+            async with http.post(node.url, data=io.BytesIO(orjson.dumps(message)), headers=told) as response:
+                assert response.status == status
+                answered = await response.json()
+            if status == 413:
+                assert f"more than {VALUES_MAX} values" in answered["error"]["message"]
+            else:
+                assert answered["result"]["structuredContent"] == {"size": count}

@@ -1,0 +1,37 @@
+"""How many values a text holds, told by its commas and brackets, but for those within its texts."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.lossless_json.values import holds_more_values
+
+TEXTS = st.text(alphabet=',[{"\\\\x', max_size=12)
+VALUES = st.recursive(
+    st.none() | st.integers(0, 9) | TEXTS,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(TEXTS, inner, max_size=5),
+    max_leaves=40,
+)
+
+
+def marks(value: object) -> int:
+    """Commas and opening brackets outside of texts."""
+    if not isinstance(value, (dict, list)):
+        return 0
+    inner = list(value.values()) if isinstance(value, dict) else value
+    return 1 + max(0, len(inner) - 1) + sum(marks(one) for one in inner)
+
+
+@given(value=VALUES, values_max=st.integers(0, 60))
+def test_values_are_counted_outside_of_texts(value: object, values_max: int) -> None:
+    assert holds_more_values(orjson.dumps(value), values_max) == (marks(value) > values_max)
+
+
+@pytest.mark.parametrize("texts", [["a,b[{" * 200_000], ["a"] * 100, ['"' * 100_000], ["\\\\" * 100_000]])
+def test_long_texts_are_one_value(texts: list[str]) -> None:
+    assert not holds_more_values(orjson.dumps(texts), 100)
+
+
+def test_many_texts_are_too_many_without_a_look_at_each() -> None:
+    assert holds_more_values(orjson.dumps(["a"] * 1_000), 100)
