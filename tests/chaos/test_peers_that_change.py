@@ -63,7 +63,8 @@ async def test_a_peer_that_returns_elsewhere_with_other_tools_is_the_same_node_a
             assert (now["url"], now["node_id"], now["connected"]) == (peer.url, node_id, True)
             change = front.events("MCP offer changed")[-1]
             assert (set(change["added"]), set(change["gone"])) == (TOOLS[after], TOOLS[before])
-    assert len(front.events("MCP offer changed")) == 2
+    changes = [(change["added"], change["gone"]) for change in front.events("MCP offer changed")]
+    assert len(changes) == 2, changes
 
 
 async def lists(node: RunningNode, example_name: str | None) -> bool:

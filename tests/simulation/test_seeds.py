@@ -12,7 +12,7 @@ from tests.simulation.world import simulate
 
 # A few milliseconds for each seed of decisions, fifty times that for a mesh, ten times that again for a crowd, and some
 # seconds for a town.
-SEEDS = {"decisions": 10_000, "mesh": 40, "crowd": 6, "town": 2}
+SEEDS = {"decisions": 10_000, "mesh": 30, "crowd": 4, "town": 1}
 BLOCKS = {"decisions": 500, "mesh": 5, "crowd": 1, "town": 1}
 
 
