@@ -27,6 +27,8 @@ class MeshError(Exception):
 
     what = "gave no answer"
     is_for_clients = False
+    # Nothing came back at all, for which this node itself may be to blame; a refusal, a reset or an end is an answer.
+    silent = False
 
     @classmethod
     def about(cls, subject: str, what: str, detail: str = "", **more: Any) -> Self:
@@ -46,7 +48,7 @@ class MeshError(Exception):
     def of(cls, failure: "MeshError", **more: Any) -> Self:
         """A failure of this class with both texts of another one."""
         same = cls(str(failure), **more)
-        same.what, same.is_for_clients = failure.what, failure.is_for_clients
+        same.what, same.is_for_clients, same.silent = failure.what, failure.is_for_clients, failure.silent
         return same
 
     def words(self, subject: str) -> str:
@@ -69,9 +71,15 @@ class Unreachable(LinkFailed):
 
     what = "cannot be reached"
 
-    def __init__(self, message: str = "", *, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str = "", *, retry_after_s: float | None = None, silent: bool = False) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.silent = silent
+
+    @classmethod
+    def because(cls, failure: MeshError) -> Self:
+        """What a failed request says of the whole link: the operators' text alone."""
+        return cls(str(failure), silent=failure.silent)
 
 
 class AuthRefused(LinkFailed):
@@ -183,6 +191,7 @@ class CallTimedOut(CallOutcomeUnknown):
     """The deadline passed after the request was written."""
 
     what = "did not answer in time"
+    silent = True
 
 
 class CallRefused(CallFailed):

@@ -1,8 +1,8 @@
 """Nodes that cost next to nothing, many in a process: `python -m bench.stub_nodes PORT[,PORT...] PEER_TOKEN MS FIRST`.
 
-Each proves who it is, and answers for one tool of a fleet by itself, after MS milliseconds, so that what asks twenty of
-them is measured and not they. Their names count from FIRST. The handshake, the proofs and the HTTP side are those of
-real nodes.
+They listen on loopback, or on the address that is the last word. Each proves who it is, and answers for one tool of a
+fleet by itself, after MS milliseconds, so that what asks twenty of them is measured and not they. Their names count
+from FIRST. The handshake, the proofs and the HTTP side are those of real nodes.
 """
 
 import asyncio
@@ -34,11 +34,12 @@ SERVER, TOOL = "echo", "echo"
 async def main() -> None:
     """Serve until killed."""
     ports, secrets, delay_s = sys.argv[1].split(","), mesh_secrets([sys.argv[2]], ()), int(sys.argv[3]) / 1000
+    host = sys.argv[5] if len(sys.argv) > 5 else "127.0.0.1"
     for number, port in enumerate(ports, int(sys.argv[4])):
         app = _node(f"n{number}", secrets, delay_s)
         runner = runner_of(app, fast_path=MCP_PATH, common=usual_header_lines)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", int(port)).start()
+        await web.TCPSite(runner, host, int(port)).start()
     await asyncio.Event().wait()
 
 

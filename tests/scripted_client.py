@@ -174,7 +174,7 @@ class ScriptedClient:
                 async with asyncio.timeout(timeout_s):
                     await asyncio.sleep(self._side.until_answered_s(self._side.probe_time_s))
             except TimeoutError as exc:
-                raise Unreachable("no answer to ping") from exc
+                raise Unreachable("no answer to ping", silent=True) from exc
         if (failure := self._side.probe()) is not None:
             raise failure
 

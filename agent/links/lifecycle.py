@@ -396,14 +396,18 @@ class LinkLifecycle:
                 self._idle.set()  # What is in flight there is not waited for any more.
             self.end(exc)
 
-    async def stream_ended(self) -> None:
-        """Raises `LinkFailed` if nothing answers there any more; one that only takes its time is left to the probes."""
+    async def stream_ended(self, failure: Unreachable) -> None:
+        """Return when there is a sign of life. Raises `LinkFailed` where the other side ended the stream, and is gone.
+
+        One that has fallen silent is left to the probes, as is a server that only takes its time.
+        """
         try:
             await self._client.probe(PROBE_TIMEOUT_S)
         except Unreachable as exc:
-            if self.opened.identity is not None or not isinstance(exc.__cause__, CallTimedOut):
+            may_be_slow = self.opened.identity is None and isinstance(exc.__cause__, CallTimedOut)
+            if not (may_be_slow or (failure.silent and exc.silent)):
                 raise
-            self._probes.doubt.set()
+            await self._probes.heard()
 
     def listed_first(self, took_s: float) -> None:
         """The first listing took so long; before that it had a deadline of its own, so it is probed from now on."""

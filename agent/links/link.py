@@ -31,7 +31,6 @@ from agent.links.state import (
     DIALS,
     NAMED_DIALS,
     DialStarted,
-    ProbeMissed,
     Sighted,
     WaitOver,
     wait_s,
@@ -381,10 +380,9 @@ class Link:
         """Take the answer to a probe."""
         self._record.alive(latency_s, server_info)
 
-    def missed(self, *, busy: bool) -> bool:
+    def missed(self, *, busy: bool, silent: bool) -> bool:
         """Take a probe that was not answered in time; False once the link counts as down."""
-        # When most others are silent, too, it is this node that does not hear them.
-        self._record.advance(ProbeMissed(busy=busy or self._hooks.crowd.doubts_itself(clock.now_s())))
+        self._record.missed(busy=busy, silent=silent)
         return self.view.connected
 
     # State

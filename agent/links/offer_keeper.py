@@ -97,8 +97,8 @@ class Life(Protocol):
         """Do something in a task of its own; what it raises ends the life."""
         ...
 
-    async def stream_ended(self) -> None:
-        """Raises `MeshError` where the end of the stream of changes is that of the client."""
+    async def stream_ended(self, failure: Unreachable) -> None:
+        """Return when the stream of changes may be opened anew; raises `MeshError` where its end is the client's."""
         ...
 
     def listed_first(self, took_s: float) -> None:
@@ -111,7 +111,7 @@ class _Over:
 
     def begin_task(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None: ...
 
-    async def stream_ended(self) -> None: ...
+    async def stream_ended(self, failure: Unreachable) -> None: ...
 
     def listed_first(self, took_s: float) -> None: ...
 
@@ -296,7 +296,7 @@ class OfferKeeper:
             if not isinstance(failure, Unreachable):
                 raise failure
             # The end of the stream is the first sign of a dead process; a live one is asked and listened to again.
-            await self._life.stream_ended()
+            await self._life.stream_ended(failure)
             lasted_s = clock.now_s() - self._stream_began_at_s
             self._short_streams = 0 if lasted_s >= STREAM_STEADY_S else self._short_streams + 1
             await asyncio.sleep(STREAMS.step_s(self._short_streams - 1))
@@ -365,9 +365,11 @@ class OfferKeeper:
             self._all_read_at_s = clock.now_s()
         try:
             await self._reader.read(timeout_s=self._timeout_s, reading=reading)
-        except (AuthRefused, CallNotSent):
+        except AuthRefused:
             raise
         except MeshError as exc:
+            if isinstance(exc, CallNotSent) and not exc.silent:
+                raise
             if not self._first_read:
                 if isinstance(exc, CallFailed):
                     raise Unreachable.of(exc, retry_after_s=getattr(exc, "retry_after_s", None)) from exc

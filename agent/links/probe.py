@@ -56,8 +56,11 @@ class ProbeHooks(Protocol):
         """A probe was answered. `server_info` as now known."""
         ...
 
-    def missed(self, *, busy: bool) -> bool:
-        """A probe was not answered in time. `busy`: at work on a call. Returns whether the client may be kept."""
+    def missed(self, *, busy: bool, silent: bool) -> bool:
+        """A probe was not answered in time. `busy`: at work on a call. Returns whether the client may be kept.
+
+        `silent`: nothing came back at all; it was not refused.
+        """
         ...
 
 
@@ -124,6 +127,7 @@ class Probe:
         "_drop",
         "_due_s",
         "_given_up_since_s",
+        "_heard_next",
         "_hooks",
         "_in_task",
         "_late",
@@ -160,6 +164,7 @@ class Probe:
         self._due_s = self._asked_at_s = 0.0
         self._drop: Callable[[], None] | None = None  # While it is asked without a task.
         self._late: asyncio.Future[LinkFailed | None] | None = None  # What a task waits for that was asked so.
+        self._heard_next: Event | None = None  # Set at the next answer, where that is waited for.
         self.doubt = Doubt(self)
 
     def __repr__(self) -> str:
@@ -215,6 +220,12 @@ class Probe:
             self._in_task = True
             self._life.begin_task(self._until_answered, "probe")
 
+    async def heard(self) -> None:
+        """Ask now, and return when there is an answer; what never answers ends its life."""
+        self._heard_next = heard = self._heard_next or Event()
+        self.doubt.set()
+        await heard.wait()
+
     def _rest(self) -> None:
         jitter = PROBE_JITTER * (2 * self._rng.random() - 1)
         self._due_s = clock.now_s() + PROBE_EVERY_S * (1 + jitter)
@@ -255,6 +266,9 @@ class Probe:
 
     def _is_alive(self, asked_at_s: float) -> None:
         self._hooks.alive(clock.now_s() - asked_at_s, self._client.server_info)
+        if self._heard_next is not None:
+            self._heard_next.set()
+            self._heard_next = None
         self._rest()
 
     def _look_for_answer(self) -> None:
@@ -291,7 +305,7 @@ class Probe:
         left_s = self._asked_at_s + LATE_S - clock.now_s()
         asyncio.get_running_loop().call_later(left_s, self._is_too_late, self._late)
         is_missed = clock.now_s() > self._asked_at_s + PROBE_TIMEOUT_S - BEAT_S
-        failure = Unreachable(f"no answer within {PROBE_TIMEOUT_S:g} s") if is_missed else None
+        failure = _unanswered(PROBE_TIMEOUT_S) if is_missed else None
         return ((_PING, self._late),), failure
 
     def _is_too_late(self, late: asyncio.Future[LinkFailed | None]) -> None:
@@ -301,7 +315,7 @@ class Probe:
 
     async def _confirm(self, failure: LinkFailed, *, busy: bool) -> None:
         """Take a miss, and wait until the next probe. Raises `NoSignOfLife`."""
-        if not self._hooks.missed(busy=busy):
+        if not self._hooks.missed(busy=busy, silent=failure.silent):
             raise NoSignOfLife(f"no sign of life: {failure}") from failure
         if busy:
             self.doubt.clear()  # There is a reason for its silence.
@@ -338,7 +352,7 @@ class Probe:
                 if one.result() is None:
                     return None, asked
                 failure = one.result()
-        return failure or Unreachable(f"no answer within {timeout_s:g} s"), asked
+        return failure or _unanswered(timeout_s), asked
 
     async def _asked(self, probe: Callable[[], Coroutine[None, None, LinkFailed | None]]) -> LinkFailed | None:
         asked_at_s = clock.now_s()
@@ -347,7 +361,7 @@ class Probe:
         finally:
             self._answered.set()
         # A busy server is silent; one that refuses at once is not busy, but gone.
-        is_silent = failure is not None and clock.now_s() - asked_at_s >= PROBE_TIMEOUT_S
+        is_silent = failure is not None and (failure.silent or clock.now_s() - asked_at_s >= PROBE_TIMEOUT_S)
         if asked_at_s > self._given_up_since_s and not is_silent:
             self._at_work_until_s = -math.inf
         return failure
@@ -370,6 +384,10 @@ class Probe:
         except LinkFailed as exc:
             return exc
         except MeshError as exc:
-            return Unreachable(str(exc))
+            return Unreachable.because(exc)
         self._pings = False
         return None
+
+
+def _unanswered(timeout_s: float) -> Unreachable:
+    return Unreachable(f"no answer within {timeout_s:g} s", silent=True)

@@ -13,11 +13,12 @@ from typing import Final
 from agent import clock
 from agent.client.server_info import ServerInfo
 from agent.errors import IdentityRefused, MeshError
-from agent.links.crowd import Crowd
+from agent.links.crowd import NO_SILENCE, Crowd
 from agent.links.follower import Watch
 from agent.links.offer_changes import LastOffers, names_of, offer_changes
 from agent.links.session_offers import SessionOffers
 from agent.links.state import (
+    Blame,
     Closed,
     LinkEvent,
     LinkStanding,
@@ -25,6 +26,7 @@ from agent.links.state import (
     Opened,
     OpenFailed,
     ProbeAnswered,
+    ProbeMissed,
     Reloaded,
     advance,
     is_calm,
@@ -85,7 +87,7 @@ def is_announced(spec: BackendSpec) -> bool:
 class LinkRecord:
     """See the module. `standing`: in the table of states; `view`: the frozen snapshot for all others."""
 
-    __slots__ = ("_hooks", "_is_named", "_latency_due_s", "_server_info", "standing", "view")
+    __slots__ = ("_hooks", "_is_named", "_latency_due_s", "_server_info", "_silence", "standing", "view")
 
     def __init__(self, spec: BackendSpec, hooks: LinkHooks) -> None:
         self.standing = LinkStanding(is_child=isinstance(spec.target, StdioTarget))
@@ -94,6 +96,7 @@ class LinkRecord:
         self._is_named = False  # As it was when it went down.
         self._latency_due_s = 0.0
         self._server_info: ServerInfo | None = None  # That of the last answer to a probe.
+        self._silence = NO_SILENCE  # The last one.
 
     def __repr__(self) -> str:
         return f"<LinkRecord {self.view.key} {self.view.state} {self.view.last_error!r}>"
@@ -105,7 +108,7 @@ class LinkRecord:
         if before is not self.standing:
             if before.state is not LinkState.BACKOFF:
                 self._is_named = not is_announced(self.view.spec)
-            self._hooks.crowd.note(before, self.standing, now_s, is_named=self._is_named)
+            self._hooks.crowd.note(before, self.standing, is_named=self._is_named)
         self.show(state=self.standing.state, attempts=self.standing.attempts, **changes)
 
     def show(self, **changes: object) -> None:
@@ -120,6 +123,7 @@ class LinkRecord:
 
     def alive(self, latency_s: float, server_info: ServerInfo) -> None:
         """A probe was answered; as nearly always, that changes nothing but how long it took."""
+        self._hooks.crowd.heard += not self.standing.is_child
         if server_info is not self._server_info or not is_calm(self.standing):
             self._server_info = server_info
             self.advance(ProbeAnswered(), has_tasks=server_info.has_tasks)
@@ -127,6 +131,14 @@ class LinkRecord:
         if shown_s is None or abs(latency_s - shown_s) > LATENCY_STEP_S or now_s >= self._latency_due_s:
             self._latency_due_s = now_s + LATENCY_EVERY_S
             self.show(latency_s=latency_s)
+
+    def missed(self, *, busy: bool, silent: bool) -> None:
+        """A probe was not answered. `silent`: nor refused, so that it may be this node that does not hear."""
+        crowd, now_s = self._hooks.crowd, clock.now_s()
+        if not self.standing.misses:
+            self._silence = crowd.silence(now_s)
+        blame = crowd.blame(self._silence, now_s) if silent else Blame.THEIRS
+        self.advance(ProbeMissed(busy=busy, refused=not silent, blame=blame))
 
     def ready(self, offer: Offer, server_info: ServerInfo, identity: NodeIdentity | None) -> None:
         """The first offer of a new client has been read."""

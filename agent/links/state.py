@@ -2,12 +2,12 @@
 
 Theory of operation. A link wants to be READY. IDLE means that a dial is due; the link's task dials (DIALING), lists
 what the backend offers, and is READY. Probes run while it is up: the second miss in a row makes it SUSPECT (new calls
-prefer other replicas), the third ends the session. Misses while the server is at work on a call end nothing, then or
-later: one that does one thing at a time answers nothing meanwhile. A failed dial or an ended session is BACKOFF; the
-task waits there for `wait_s`, or until a sighting, and the link is IDLE again. Failures in a row lengthen the wait; a
-minute of READY makes a new failure the first one again. A child process that fails five times in a row is PARKED: it is
-tried again every few minutes only, or at once after a sighting (a reload, a changed file); silence does not count for
-that. A reload is no failure: the link is IDLE as if it were new. CLOSED is the end. What means nothing is left out.
+prefer other replicas), the third ends the session, unless this node hears no others either. Misses while the server is
+at work on a call end nothing, then or later: one that does one thing at a time answers nothing meanwhile. A failed dial
+or an ended session is BACKOFF; the task waits there for `wait_s`, or until a sighting, and the link is IDLE again.
+Failures in a row lengthen the wait; a minute of READY makes a new failure the first one again. A child process that
+fails five times in a row is PARKED: it is tried again every few minutes only, or at once after a sighting (a reload, a
+changed file); silence does not count for that. A reload is no failure: the link is IDLE as if new. CLOSED is the end.
 
 Links call `advance` alone. The one rule: nothing but `_TABLE` says which state comes next.
 """
@@ -15,6 +15,7 @@ Links call `advance` alone. The one rule: nothing but `_TABLE` says which state 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from agent.model import LinkState
@@ -64,7 +65,8 @@ class LinkStanding:
     """Where a link stands. `is_child`: a stdio process, which may be parked.
 
     `attempts`: failures in a row; `hangs`: how many of them were silence, which parks no child. `misses`: probes missed
-    in a row; `excused`: how many of them the server was busy for. `ready_at_s`: when the present session became ready,
+    in a row; `excused`: how many of them do not count, as the server was busy or we did not hear it; `refuses`: whether
+    the last one was refused. `ready_at_s`: when the present session became ready,
     in the event loop's monotonic seconds. `flaps`: sessions in a row that did not last; `held_until_s`: no dial before.
     """
 
@@ -74,6 +76,7 @@ class LinkStanding:
     hangs: int = 0
     misses: int = 0
     excused: int = 0
+    refuses: bool = False
     ready_at_s: float | None = None
     flaps: int = 0
     held_until_s: float = -math.inf
@@ -99,11 +102,24 @@ class ProbeAnswered:
     """The backend answered a probe."""
 
 
+class Blame(Enum):
+    """Whose a silence is: the other side's, this node's, or too little is known yet (`agent.links.crowd`)."""
+
+    THEIRS = auto()
+    OURS = auto()
+    OPEN = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class ProbeMissed:
-    """No answer to a probe in time. `busy`: the server is at work on a call, which may be all that it does."""
+    """No answer to a probe in time. `busy`: the server is at work on a call, which may be all that it does.
+
+    `refused`: it was refused in place of that, which is no silence. `blame`: whose the silence is.
+    """
 
     busy: bool = False
+    refused: bool = False
+    blame: Blame = Blame.THEIRS
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,12 +223,19 @@ def _is_alive(standing: LinkStanding, _event: LinkEvent, now_s: float) -> LinkSt
 
 def _misses(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStanding:
     misses, excused = standing.misses + 1, standing.excused
-    if isinstance(event, ProbeMissed) and event.busy:
+    assert isinstance(event, ProbeMissed), "as the table has it"
+    if event.busy:
         misses = excused = min(misses, MISSES_SUSPECT)
-    if misses - excused >= MISSES_DOWN:
-        return _fails(standing, event, now_s)
+    elif misses - excused >= MISSES_DOWN:
+        match event.blame:
+            case Blame.THEIRS:
+                return _fails(standing, event, now_s)
+            case Blame.OURS:
+                misses = excused = MISSES_SUSPECT
+            case Blame.OPEN:  # The next one tells more.
+                misses = standing.misses
     state = LinkState.SUSPECT if misses >= MISSES_SUSPECT else LinkState.READY
-    return replace(standing, state=state, misses=misses, excused=excused)
+    return replace(standing, state=state, misses=misses, excused=excused, refuses=event.refused)
 
 
 def _fails(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStanding:

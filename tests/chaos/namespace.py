@@ -50,6 +50,15 @@ class Machine:
         """From now on no packet of its own arrives here."""
         _ip("-n", self.name, "neigh", "replace", self.near, "lladdr", _NOWHERE, "dev", "eth0", "nud", "permanent")
 
+    def lose_all(self) -> None:
+        """From now on no packet arrives on either side."""
+        self.lose_what_is_sent_there()
+        self.lose_what_is_sent_here()
+
+    def lose_the_way(self) -> None:
+        """From now on the kernel refuses to send anything there, at once: it knows no way."""
+        _ip("route", "replace", "unreachable", f"{self.far}/32")
+
     def pull_the_cable(self) -> None:
         """Neither side hears anything; on this side the interface says so."""
         _ip("link", "set", self._cable, "down")
@@ -57,6 +66,7 @@ class Machine:
     def heal(self) -> None:
         """All as before."""
         _ip("link", "set", self._cable, "up")
+        _ip("route", "del", "unreachable", f"{self.far}/32", may_fail=True)
         _ip("neigh", "del", self.far, "dev", self._cable, may_fail=True)
         _ip("-n", self.name, "neigh", "del", self.near, "dev", "eth0", may_fail=True)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import orjson
 
+from tests.chaos.namespace import Machine
 from tests.e2e.copied_nodes import copied
 from tests.e2e.processes import NodeProcess, environment_of, spawn
 from tests.e2e.running import ONE_MESH, RunningNode
@@ -20,18 +21,26 @@ TOOL = "echo__echo"
 
 
 @asynccontextmanager
-async def stub_peers(folder: Path, ports: list[int], *, first: int = 0) -> AsyncIterator[NodeProcess]:
-    """Run one process that is a node on each of these ports; they are called n<first> and so on."""
-    words = ("bench.stub_nodes", ",".join(map(str, ports)), ONE_MESH, "0", str(first))
+async def stub_peers(
+    folder: Path, ports: list[int], *, first: int = 0, machine: Machine | None = None
+) -> AsyncIterator[NodeProcess]:
+    """Run one process that is a node on each of these ports; they are called n<first> and so on.
+
+    `machine`: where they run; this one by default.
+    """
+    words = ("bench.stub_nodes", ",".join(map(str, ports)), ONE_MESH, "0", str(first), _host(machine))
     log_path = folder / f"stubs-{first}.log"
-    with log_path.open("ab") as log:
-        copy = copied(words, log.fileno(), environment_of({}))
-    process = spawn(words, log_path, environment_of({})) if copy is None else NodeProcess(copy)
+    copy = None
+    if machine is None:
+        with log_path.open("ab") as log:
+            copy = copied(words, log.fileno(), environment_of({}))
+    through = () if machine is None else machine.command()
+    process = spawn(words, log_path, environment_of({}), through=through) if copy is None else NodeProcess(copy)
 
     async def serves() -> bool:
         if process.returncode is not None:
             raise RuntimeError(f"stubs ended with {process.returncode}: {log_path.read_text()}")
-        async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{ports[-1]}/healthz") as answer:
+        async with aiohttp.ClientSession() as http, http.get(f"http://{_host(machine)}:{ports[-1]}/healthz") as answer:
             return answer.status == 200
 
     try:
@@ -41,10 +50,15 @@ async def stub_peers(folder: Path, ports: list[int], *, first: int = 0) -> Async
         process.kill_and_reap()
 
 
-def listed(path: Path, ports: list[int]) -> Path:
+def listed(path: Path, ports: list[int], machine: Machine | None = None) -> Path:
     """Write a file that lists the nodes on these ports, for MESH_PEER_FILES."""
-    path.write_bytes(orjson.dumps([{"targets": [f"127.0.0.1:{port}" for port in ports], "labels": {}}]))
+    targets = [f"{_host(machine)}:{port}" for port in ports]
+    path.write_bytes(orjson.dumps([{"targets": targets, "labels": {}}]))
     return path
+
+
+def _host(machine: Machine | None) -> str:
+    return "127.0.0.1" if machine is None else machine.far
 
 
 async def links(node: RunningNode) -> dict[str, int]:

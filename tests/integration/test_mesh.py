@@ -184,8 +184,8 @@ class _Tap:
     def alive(self, latency_s: float, server_info: object) -> None:
         self._link.alive(latency_s, server_info)  # type: ignore[attr-defined]  # a link
 
-    def missed(self, *, busy: bool) -> bool:
-        return bool(self._link.missed(busy=busy))  # type: ignore[attr-defined]  # a link
+    def missed(self, *, busy: bool, silent: bool) -> bool:
+        return bool(self._link.missed(busy=busy, silent=silent))  # type: ignore[attr-defined]  # a link
 
 
 async def test_a_node_other_than_the_catalog_says_is_refused(tmp_path: Path) -> None:

@@ -19,7 +19,16 @@ from agent.errors import CallNotSent, CallOutcomeUnknown, IdentityRefused, MeshE
 from agent.links.actions import CloseLink, OpenLink, RelabelLink, RenewLink, reconcile
 from agent.links.crowd import Crowd
 from agent.links.record import LinkHooks, LinkRecord, is_announced
-from agent.links.state import DIALS, NAMED_DIALS, Closed, DialStarted, ProbeAnswered, ProbeMissed, Sighted, wait_s
+from agent.links.state import (
+    DIALS,
+    MISSES_DOWN,
+    NAMED_DIALS,
+    Closed,
+    DialStarted,
+    ProbeAnswered,
+    Sighted,
+    wait_s,
+)
 from agent.model import Offer, PeerSource, PeerSpec
 from agent.routing.table import Replica, Route, RouteKind
 from discovery.consul.forgotten import FORGOTTEN_S
@@ -74,6 +83,9 @@ class Observer:
             self.catalog = update
         await self._reconcile()
         before = [held.record.view for held in self.links.values()]
+        for _ in range(MISSES_DOWN):
+            for held in self.links.values():
+                self._probe(held)
         for key, held in list(self.links.items()):
             self._move_on(key, held)
         if before != [held.record.view for held in self.links.values()]:
@@ -127,22 +139,29 @@ class Observer:
         if not is_gone and self.loop.time() - max(causes) > CAUSE_LASTS_S:
             self._broken(f"removed without a cause: {spec.name}")
 
+    def _probe(self, held: HeldLink) -> None:
+        record = held.record
+        spec = cast("PeerSpec", record.view.spec)
+        one = self.facts.at(spec.target.url)
+        if not (record.view.connected and one.alive and one.url == spec.target.url):
+            return
+        if not self._answers(one):
+            record.missed(busy=False, silent=True)
+            if not record.view.connected:
+                self._failed(held, Unreachable("no sign of life"), self.loop.time(), lost=True)
+            return
+        self.crowd.heard += 1
+        if record.standing.misses:
+            record.advance(ProbeAnswered())
+
     def _move_on(self, key: str, held: HeldLink) -> None:
         record, now_s = held.record, self.loop.time()
         spec = cast("PeerSpec", record.view.spec)
         one = self.facts.at(spec.target.url)
         there = one.alive and one.url == spec.target.url
         if record.view.connected:
-            if there and self._answers(one):
-                if record.standing.misses:
-                    record.advance(ProbeAnswered())
-            elif not there:
+            if not there:
                 self._failed(held, Unreachable("reset"), now_s)
-            else:
-                for _ in range(3):
-                    record.advance(ProbeMissed(busy=self.crowd.doubts_itself(now_s)))
-                if not record.view.connected:
-                    self._failed(held, Unreachable("no sign of life"), now_s, lost=True)
             return
         # What has passed since the last turn may have been time for many dials.
         while now_s >= held.due_s and not record.view.connected:

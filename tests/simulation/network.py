@@ -112,7 +112,7 @@ class Network:
             host.reached_by(source.name)
         if not (there and back) or host.hangs:
             await asyncio.sleep(CONNECT_TIMEOUT_S)
-            raise Unreachable("no answer in time")
+            raise Unreachable("no answer in time", silent=True)
         await asyncio.sleep(2 * self.latency_s(source.name, host.name))
         if not host.alive or host.leaving:
             raise Unreachable("connection refused")
@@ -184,7 +184,7 @@ class SimulatedClient:
         try:
             await self._exchange(asyncio.get_running_loop().time() + timeout_s, _nothing)
         except (CallOutcomeUnknown, CallNotSent) as exc:
-            raise Unreachable(str(exc)) from exc
+            raise Unreachable.because(exc) from exc
 
     async def _exchange(self, deadline_s: float, work: Callable[[], Awaitable[Json]]) -> Json:
         network, source, host = self._network, self._source, self._host

@@ -11,6 +11,8 @@ from typing import Final, NamedTuple, Protocol
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from agent.client.http.silence import MayBeSilence
+
 # Far more than servers send; what browsers take at least.
 FIELDS_MAX: Final = 128
 FIELD_BYTES_MAX: Final = 8_190
@@ -57,7 +59,7 @@ class BadAnswer(Exception):
     """The bytes are no answer. The text reads on after "does not speak HTTP: "."""
 
 
-class ConnectionBroken(ConnectionError):
+class ConnectionBroken(MayBeSilence, ConnectionError):
     """The connection ended before the answer was complete. The text reads on after the server's name."""
 
 

@@ -23,6 +23,7 @@ from agent.client.http.answer import (
     whole_answer,
 )
 from agent.client.http.received import Response
+from agent.client.http.silence import is_silence
 
 # What may wait for a slow reader is twice this, 256 KiB; then we stop taking bytes from the socket.
 _LOW_WATER_BYTES: Final = 128 * 1024
@@ -297,9 +298,10 @@ class Connection(asyncio.Protocol):
             response.complete()  # The end of a body without a length, and of that alone.
         if self._waiting is not None and not self._waiting.done():
             reason = f"cannot be reached: {getattr(exc, 'strerror', None) or exc}" if exc is not None else ""
-            self.abort(ConnectionBroken(reason or "closed the connection without an answer"))
+            what = reason or "closed the connection without an answer"
         else:
-            self.abort(ConnectionBroken("broke off in the middle of its answer"))
+            what = "broke off in the middle of its answer"
+        self.abort(ConnectionBroken(what, silent=is_silence(exc)))
 
     # For the reader of a body
 

@@ -19,6 +19,7 @@ from aiohttp.abc import AbstractResolver
 
 from agent import clock
 from agent.client.dial_guard import GuardedResolver
+from agent.client.http.silence import MayBeSilence, is_silence
 from agent.client.http.tunnel import TunnelRefused, open_tunnel
 from agent.client.outbound import BindingLike
 from agent.client.proxies import Proxy
@@ -44,7 +45,7 @@ _NO_FILES: Final = TlsFiles()
 _P = TypeVar("_P", bound=asyncio.Protocol)
 
 
-class DialFailed(OSError):
+class DialFailed(MayBeSilence):
     """There is no connection. The text says why, and reads on after the server's name."""
 
 
@@ -133,7 +134,7 @@ class Dialler:
         except DialFailed:
             raise
         except OSError as exc:
-            raise DialFailed(_reason(exc)) from exc
+            raise DialFailed(_reason(exc), silent=is_silence(exc)) from exc
         return protocol
 
     def _present_context(self) -> ssl.SSLContext:
@@ -167,9 +168,11 @@ class Dialler:
                 addresses = await self._proxy_names.addresses()
             sock = await _connect(addresses)
         except DialFailed as exc:
-            raise DialFailed(f"cannot be reached through its proxy: {proxy} {exc}") from exc
+            said = f"cannot be reached through its proxy: {proxy} {exc}"
+            raise DialFailed(said, silent=exc.silent) from exc
         except OSError as exc:
-            raise DialFailed(f"cannot be reached through its proxy: {proxy} {_reason(exc)}") from exc
+            said = f"cannot be reached through its proxy: {proxy} {_reason(exc)}"
+            raise DialFailed(said, silent=is_silence(exc)) from exc
         if not self.tls:
             return sock
         try:
@@ -209,7 +212,7 @@ class _Names:
                 try:
                     answers = await self._resolver.resolve(self._host, self._port)
                 except (OSError, UnicodeError) as exc:  # UnicodeError: a label that DNS cannot hold.
-                    raise DialFailed("has a host name that cannot be resolved") from exc
+                    raise DialFailed("has a host name that cannot be resolved", silent=is_silence(exc)) from exc
                 if not answers:
                     raise DialFailed("has a host name that cannot be resolved")
                 self._found = [_address(answer["host"], answer["port"]) for answer in answers]

@@ -13,6 +13,7 @@ from agent.client.http.answer import BadAnswer, Body, ConnectionBroken, NotHttp
 from agent.client.http.connection import Connection
 from agent.client.http.pool import HttpPool
 from agent.client.http.response import MessageStream
+from agent.client.http.silence import is_silence
 from agent.client.http.sse import EventTooLarge, SseParser
 from agent.client.server_info import listen_failure
 from agent.client.streams import Listening
@@ -94,7 +95,8 @@ class HeldStream(asyncio.Protocol):
         if exc is None and self._body.may_end_with_connection:
             self._fail(Unreachable(f"{self._pool.where} ended the stream of changes"))
         else:
-            self._fail(self._broken(ConnectionBroken("broke off in the middle of its answer")))
+            broken = ConnectionBroken("broke off in the middle of its answer", silent=is_silence(exc))
+            self._fail(self._broken(broken))
 
     # Its messages
 
@@ -121,7 +123,7 @@ class HeldStream(asyncio.Protocol):
         self._listening.take(message["method"], jsonrpc.params_of(message))
 
     def _broken(self, exc: ConnectionBroken) -> Unreachable:
-        return Unreachable(str(self._pool.failure(CallOutcomeUnknown, exc)))
+        return Unreachable.because(self._pool.failure(CallOutcomeUnknown, exc))
 
     def _fail(self, failure: MeshError) -> None:
         if self._over():

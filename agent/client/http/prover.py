@@ -97,7 +97,8 @@ class Prover:
                 async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                     self._association = await self._shake_hands(pool, authority, secrets)
             except TimeoutError as exc:
-                raise Unreachable.about(pool.where, f"did not answer within {HANDSHAKE_TIMEOUT_S:g} s") from exc
+                what = f"did not answer within {HANDSHAKE_TIMEOUT_S:g} s"
+                raise Unreachable.about(pool.where, what, silent=True) from exc
             except CallFailed as exc:
                 raise Unreachable.of(exc) from exc
         return self._association

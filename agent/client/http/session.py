@@ -233,14 +233,15 @@ class HttpSessionClient:
                 await self._renew(generation)
                 await self._follow(on_change)
         except TimeoutError as exc:
-            raise Unreachable(f"{self._pool.where} did not open the stream of list changes in time") from exc
+            what = "did not open the stream of list changes in time"
+            raise Unreachable(f"{self._pool.where} {what}", silent=True) from exc
         except HttpRefusal as exc:
             if exc.status in (400, 404, 405, 406, 410, 422, 501):
                 raise ListenNotSupported(str(exc)) from exc
             failure = exc.as_failure()
             raise failure if isinstance(failure, AuthRefused) else Unreachable(str(exc)) from exc
         except CallFailed as exc:
-            raise Unreachable(str(exc)) from exc
+            raise Unreachable.because(exc) from exc
         finally:
             self._subscriptions.listeners.discard(on_change)
 
@@ -254,7 +255,7 @@ class HttpSessionClient:
             with contextlib.suppress(RpcError):
                 await self.request(Request.within(PING, timeout_s=timeout_s))
         except CallFailed as exc:
-            raise Unreachable(str(exc)) from exc
+            raise Unreachable.because(exc) from exc
 
     async def _follow(self, on_change: Callable[[str], None]) -> None:
         async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S) as deadline:
@@ -393,7 +394,9 @@ class HttpSessionClient:
                 raise refused from exc
             except (CallFailed, LinkFailed, TimeoutError) as exc:
                 what, reason = "forgot our session; opening another failed", str(exc) or "it did not answer in time"
-                raise CallNotSent.about(self._pool.where, what, f": {reason}") from exc
+                failure = CallNotSent.about(self._pool.where, what, f": {reason}")
+                failure.silent = isinstance(exc, TimeoutError) or getattr(exc, "silent", False)
+                raise failure from exc
             log.info("MCP session opened anew", extra={"where": self._pool.where})
 
     def _lose(self, reason: str) -> None:

@@ -221,7 +221,7 @@ class SseSessionClient:
             with contextlib.suppress(RpcError):
                 await self.request(Request.within(PING, timeout_s=timeout_s))
         except CallFailed as exc:
-            raise Unreachable(str(exc)) from exc
+            raise Unreachable.because(exc) from exc
 
     # The stream
 

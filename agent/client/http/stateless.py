@@ -176,13 +176,14 @@ class HttpStatelessClient:
             async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S) as deadline:
                 return await self._read_stream(deadline, listening, ended)
         except TimeoutError as exc:
-            raise Unreachable(f"{self._pool.where} did not acknowledge the subscription in time") from exc
+            what = "did not acknowledge the subscription in time"
+            raise Unreachable(f"{self._pool.where} {what}", silent=True) from exc
         except HttpRefusal as exc:
             if exc.error is None and exc.status in (404, 405, 501):
                 raise ListenNotSupported(str(exc)) from exc
             raise _failure_of_stream(exc) from exc
         except CallFailed as exc:
-            raise Unreachable(str(exc)) from exc
+            raise Unreachable.because(exc) from exc
 
     async def probe(self, timeout_s: float) -> None:
         """As `McpClient.probe`. An answer of another era or node makes the client `lost`, so that it is opened anew."""
@@ -193,7 +194,7 @@ class HttpStatelessClient:
                 raise self._lose(f"no longer speaks {self._stamp.version}") from exc
             return
         except CallFailed as exc:
-            raise Unreachable(str(exc)) from exc
+            raise Unreachable.because(exc) from exc
         self._take(result)
 
     def _take(self, result: Json) -> None:
@@ -295,4 +296,6 @@ def timed_out(pool: HttpPool, method: str, timeout_s: float, *, sent: bool) -> C
     if sent:
         return CallTimedOut.about(pool.where, f"did not answer {method} within {shown_s(timeout_s)}")
     what = f"did not accept the connection for {method} within {shown_s(timeout_s)}"
-    return CallNotSent.about(pool.where, what)
+    failure = CallNotSent.about(pool.where, what)
+    failure.silent = True
+    return failure

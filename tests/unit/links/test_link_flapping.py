@@ -82,7 +82,7 @@ async def test_silence_of_all_at_once_is_ours_where_there_are_many(others: int, 
         for rig in rigs:
             await rig.ready()
         await asyncio.sleep(3.0)  # Links that came together have their first probes within 2 s of each other.
-        side.probe = side.dial = lambda: Unreachable("silence")
+        side.probe = side.dial = lambda: Unreachable("silence", silent=True)
         await asyncio.sleep(SILENT_S)
         assert sum(not rig.link.view.connected for rig in rigs) == removed
         side.probe = side.dial = lambda: None

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from agent.client.protocol import Request
-from agent.errors import AnswerUnreadable, RpcError
+from agent.errors import AnswerUnreadable, CallNotSent, RpcError
 from agent.links.listing import LATE_S, RETRY_PAUSES_S
 from agent.links.offer_keeper import CHANGE_WAIT_S, LIST_TIMEOUT_S, RELIST_EVERY_S
 from agent.model import Json, ListFault, NodeIdentity
-from tests.scripted_client import OtherSide, Rig, listens, now_s, running_link
+from tests.scripted_client import OtherSide, Rig, cannot_listen, listens, now_s, running_link
 
 pytestmark = pytest.mark.looptime
 
@@ -60,6 +60,25 @@ async def test_a_list_that_cannot_be_read_leaves_the_link_up() -> None:
         await rig.ready()
         assert [fault.method for fault in rig.link.view.offer.faults] == ["tools/list"]
         assert "backoff" not in rig.told.states
+
+
+def not_accepted(*, silent: bool) -> CallNotSent:
+    failure = CallNotSent("the connection")
+    failure.silent = silent
+    return failure
+
+
+@pytest.mark.parametrize("silent", [True, False])
+async def test_a_list_that_is_not_accepted_in_time_leaves_the_link_to_its_probes_and_a_refusal_ends_it(
+    silent: bool,
+) -> None:
+    side = OtherSide(listen=cannot_listen)
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.listing = lambda: not_accepted(silent=silent)
+        await asyncio.sleep(2 * RELIST_EVERY_S)
+        assert rig.link.view.connected is silent
+        assert rig.told.reconnected == (0 if silent else 1)
 
 
 async def test_a_list_that_hangs_does_not_hold_the_tools_back_and_is_given_its_time_later() -> None:

@@ -16,6 +16,7 @@ from agent.links.state import (
     FIRST_DIALS_PER_S_MAX,
     NAMED_DIALS,
     NAMED_DIALS_PER_S_MAX,
+    Blame,
     Closed,
     DialStarted,
     LinkEvent,
@@ -219,6 +220,17 @@ def test_a_server_that_is_busy_with_a_call_is_suspect_at_most_until_the_call_is_
     assert over.state is LinkState.SUSPECT, "what it missed while it was busy does not count"
     assert advance(over, ProbeMissed(busy=True), 605.0) == busy
     assert advance(over, ProbeMissed(), 605.0).state is LinkState.BACKOFF
+
+
+def test_a_silence_that_is_ours_begins_anew_and_one_that_is_not_judged_yet_is_judged_by_the_next_miss() -> None:
+    twice = _after(READY, (5, ProbeMissed()), (7, ProbeMissed()))
+    ours = advance(twice, ProbeMissed(blame=Blame.OURS), 9.0)
+    assert (ours.state, ours.misses) == (LinkState.SUSPECT, 2)
+    assert _after(ours, (11, ProbeMissed()), (13, ProbeMissed())).state is LinkState.SUSPECT
+    assert _after(ours, (11, ProbeMissed()), (13, ProbeMissed()), (15, ProbeMissed())).state is LinkState.BACKOFF
+    still_open = advance(twice, ProbeMissed(blame=Blame.OPEN), 9.0)
+    assert still_open == twice
+    assert advance(still_open, ProbeMissed(), 11.0).state is LinkState.BACKOFF
 
 
 def test_a_child_that_hangs_again_and_again_waits_longer_and_is_never_parked() -> None:

@@ -1,0 +1,109 @@
+"""The packets of most peers are lost at once: the node doubts itself, ends no link, and goes on when they come again.
+
+Unlike a stopped process (`tests/chaos/test_silent_crowds.py`), nothing acknowledges anything: streams of changes end by
+the kernel's time-outs and new connections are not accepted. The one rule: the packets are lost for longer than a lone
+peer takes to be found gone.
+"""
+
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.namespace import Machine, other_machine, why_not
+from tests.chaos.stub_peers import links, listed, stub_peers
+from tests.chaos.test_silent_crowds import (
+    BACK_WITHIN_S,
+    CALL_TIMEOUT_S,
+    MANY,
+    SEEN_WITHIN_S,
+    SILENT_S,
+    call,
+    has_lasted,
+    has_ready,
+)
+from tests.e2e.running import RunningNode, running_nodes
+from tests.measured import measured
+from tests.ports import free_ports
+from tests.waiting import all_of, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+FIRST_PORT = 8000
+# What is left of the silence shows by then: time-outs of the kernel, and probes that were sent before.
+SETTLED_S = 10.0
+# Of a busy machine.
+SLACK_S = 4.0
+
+
+@pytest.mark.parametrize("called", [True, False], ids=["called", "at rest"])
+@pytest.mark.parametrize("cut", ["lose_all", "lose_what_is_sent_there", "lose_the_way"])
+async def test_when_packets_of_most_peers_are_lost_no_link_ends_and_calls_work_at_once_afterwards(
+    tmp_path: Path, cut: str, called: bool
+) -> None:
+    if reason := why_not():
+        pytest.skip(f"NO NETWORK NAMESPACES: lost packets were not tried; {reason}")
+    ports = [FIRST_PORT + number for number in range(MANY)]
+    with other_machine() as machine:
+        settings = {
+            "MESH_DISCOVERY": "off",
+            "MESH_CALL_TIMEOUT_S": str(CALL_TIMEOUT_S),
+            "MESH_PEER_FILES": str(listed(tmp_path / "peers.json", ports, machine)),
+        }
+        async with stub_peers(tmp_path, ports, machine=machine), running_nodes() as start:
+            node = await start("many", tmp_path / "many", **settings)
+            await eventually(partial(has_ready, node, MANY))
+            try:
+                lost_s = await lost_for_a_while(node, machine, cut, called=called)
+            finally:
+                machine.heal()
+            heard_s = time.monotonic()
+            answers = await all_of(call(node, number) for number in range(MANY))
+            measured(
+                f"{cut}: {MANY} calls after {lost_s:.1f} s were answered within {time.monotonic() - heard_s:.2f} s"
+            )
+            assert all("result" in answer for answer in answers), answers
+            await eventually(partial(all_are_ready, node), BACK_WITHIN_S)
+            measured(f"all were heard again after {time.monotonic() - heard_s:.1f} s")
+            await eventually(partial(has_lasted, heard_s, SETTLED_S))
+            assert node.events("MCP link down") == []
+
+
+async def test_one_whose_packets_are_lost_among_healthy_ones_is_found_as_soon_as_ever(tmp_path: Path) -> None:
+    if reason := why_not():
+        pytest.skip(f"NO NETWORK NAMESPACES: lost packets were not tried; {reason}")
+    ports = free_ports(MANY - 1)
+    with other_machine() as machine:
+        files = [listed(tmp_path / "near.json", ports), listed(tmp_path / "far.json", [FIRST_PORT], machine)]
+        settings = {"MESH_DISCOVERY": "off", "MESH_PEER_FILES": ",".join(map(str, files))}
+        async with (
+            stub_peers(tmp_path, ports),
+            stub_peers(tmp_path, [FIRST_PORT], first=MANY, machine=machine),
+            running_nodes() as start,
+        ):
+            node = await start("many", tmp_path / "many", **settings)
+            await eventually(partial(has_ready, node, MANY))
+            began_s = time.monotonic()
+            machine.lose_all()
+            try:
+                await eventually(partial(has_ready, node, MANY - 1), SEEN_WITHIN_S + SLACK_S)
+                measured(f"one of {MANY} was down after {time.monotonic() - began_s:.1f} s")
+            finally:
+                machine.heal()
+
+
+async def lost_for_a_while(node: RunningNode, machine: Machine, cut: str, *, called: bool) -> float:
+    """For how many seconds all packets were lost."""
+    began_s = time.monotonic()
+    getattr(machine, cut)()
+    if called:
+        failed = await all_of(call(node, number) for number in range(MANY))
+        assert all("error" in answer for answer in failed)
+    await eventually(partial(has_lasted, began_s, SILENT_S))
+    assert await has_ready(node, MANY)
+    return time.monotonic() - began_s
+
+
+async def all_are_ready(node: RunningNode) -> bool:
+    return (await links(node)).get("ready", 0) == MANY

@@ -1,0 +1,155 @@
+"""What ends a link and what does not when many are silent together, in loop time: streams, probes, lists and dials.
+
+Each link has its own other side, and they share a crowd, as those of one node do.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+import pytest
+
+from agent.client.protocol import Request
+from agent.errors import CallTimedOut, MeshError, Unreachable
+from agent.links.crowd import SELF_DOUBT_MAX_S, Crowd
+from agent.links.probe import PROBE_EVERY_S
+from agent.model import NodeIdentity
+from tests.scripted_client import OtherSide, Rig, now_s, running_link
+
+pytestmark = pytest.mark.looptime
+
+MANY = 20
+FOUND_WITHIN_S = 12.0
+# The kernel ends an idle connection whose other end has vanished.
+STREAM_ENDS_AFTER_S = 7.0
+SILENT_S = 30.0
+
+
+class Peer:
+    """One other side, whose packets can be lost. `fails_at_once`: there is no way to it, and the kernel says so."""
+
+    def __init__(self, number: int) -> None:
+        self.side = OtherSide(identity=NodeIdentity(f"id-{number}", f"peer-{number}"), listen=self._listen)
+        self.streams = 0
+        self._ended = asyncio.Event()
+        self._failure: Callable[[], Unreachable] | None = None
+
+    async def _listen(self, on_change: Callable[[str], None]) -> None:
+        if self._failure is None:
+            self._ended.clear()
+            self.streams += 1
+            on_change("listening")
+            await self._ended.wait()
+        assert self._failure is not None
+        raise self._failure()
+
+    def is_lost(self, *, fails_at_once: bool) -> None:
+        """No packet arrives any more; its stream ends `STREAM_ENDS_AFTER_S` later."""
+        asyncio.get_running_loop().call_later(STREAM_ENDS_AFTER_S, self._ended.set)
+        self._fail(partial(Unreachable, "no answer", silent=True))
+        if not fails_at_once:
+            self.side.probe_time_s = 3600.0
+
+    def is_refused(self) -> None:
+        """Its process is gone."""
+        self._fail(partial(Unreachable, "refused"))
+        self._ended.set()
+
+    def _fail(self, failure: Callable[[], Unreachable]) -> None:
+        self._failure = self.side.probe = self.side.dial = self.side.listing = failure
+
+    def is_heard(self) -> None:
+        """As before."""
+        self._failure, self.side.probe_time_s = None, 0.0
+        self.side.probe = self.side.dial = self.side.listing = lambda: None
+
+
+@asynccontextmanager
+async def linked(count: int) -> AsyncIterator[list[tuple[Peer, Rig]]]:
+    """Links to so many peers, whose probes are spread over the time."""
+    crowd, pairs = Crowd(), list[tuple[Peer, Rig]]()
+    async with AsyncExitStack() as stack:
+        for number in range(count):
+            peer = Peer(number)
+            link = running_link(peer.side, crowd=crowd, rng=random.Random(number))
+            pairs.append((peer, await stack.enter_async_context(link)))
+            await asyncio.sleep(PROBE_EVERY_S / count)
+        for _, rig in pairs:
+            await rig.ready()
+        await asyncio.sleep(61.0)
+        yield pairs
+
+
+def up(pairs: list[tuple[Peer, Rig]]) -> list[bool]:
+    return [rig.link.view.connected for _, rig in pairs]
+
+
+@pytest.mark.parametrize("fails_at_once", [True, False])
+async def test_when_the_packets_of_most_peers_are_lost_no_link_ends_and_all_go_on_when_they_come_again(
+    fails_at_once: bool,
+) -> None:
+    async with linked(MANY) as pairs:
+        for peer, _ in pairs:
+            peer.is_lost(fails_at_once=fails_at_once)
+        await asyncio.sleep(SILENT_S)
+        assert all(up(pairs))
+        listed = [len(peer.side.listings) for peer, _ in pairs]
+        for peer, _ in pairs:
+            peer.is_heard()
+        await asyncio.sleep(3.0)
+        assert [peer.streams for peer, _ in pairs] == [2] * MANY, "the stream of changes is opened anew, and soon"
+        assert all(len(peer.side.listings) > before for (peer, _), before in zip(pairs, listed, strict=True))
+        await asyncio.sleep(SILENT_S)
+        assert {state for _, rig in pairs for state in rig.told.states} <= {"dialing", "ready", "suspect"}
+        assert {rig.told.states[-1] for _, rig in pairs} == {"ready"}
+        assert sum(rig.told.reconnected for _, rig in pairs) == 0
+
+
+@pytest.mark.parametrize("fails_at_once", [True, False])
+async def test_the_first_of_many_that_is_called_and_found_silent_is_not_believed_before_the_others_are_asked(
+    fails_at_once: bool,
+) -> None:
+    async with linked(MANY) as pairs:
+        for peer, _ in pairs:
+            peer.is_lost(fails_at_once=fails_at_once)
+        first, rig = pairs[0]
+        first.side.calling = lambda: CallTimedOut("no answer")
+        for _ in range(100):
+            with pytest.raises(MeshError):
+                await rig.link.request(Request.within("tools/call", {}, timeout_s=1))
+            await asyncio.sleep(0.25)
+        assert all(up(pairs))
+
+
+@pytest.mark.parametrize("fails_at_once", [True, False])
+@pytest.mark.parametrize(("count", "lost"), [(5, 1), (5, 2), (MANY, 1), (MANY, 3), (MANY, 6), (200, 10)])
+async def test_few_that_are_silent_among_healthy_ones_are_found_as_soon_as_ever(
+    count: int, lost: int, fails_at_once: bool
+) -> None:
+    async with linked(count) as pairs:
+        began_at_s = now_s()
+        for peer, _ in pairs[:lost]:
+            peer.is_lost(fails_at_once=fails_at_once)
+        await asyncio.gather(*(rig.down() for _, rig in pairs[:lost]))
+        assert now_s() - began_at_s < FOUND_WITHIN_S
+        assert all(up(pairs[lost:]))
+
+
+async def test_peers_that_refuse_connections_are_gone_at_once_however_many() -> None:
+    async with linked(MANY) as pairs:
+        for peer, _ in pairs:
+            peer.is_refused()
+        await asyncio.sleep(1.0)
+        assert not any(up(pairs))
+
+
+async def test_a_silence_of_all_is_believed_at_last() -> None:
+    async with linked(MANY) as pairs:
+        for peer, _ in pairs:
+            peer.is_lost(fails_at_once=False)
+        await asyncio.sleep(SELF_DOUBT_MAX_S)
+        assert all(up(pairs))
+        await asyncio.sleep(FOUND_WITHIN_S + PROBE_EVERY_S)
+        assert not any(up(pairs))
