@@ -251,6 +251,7 @@ class Observer:
         if not (record.view.connected and one.alive and one.url == spec.target.url):
             return
         if not one.reachable:
+            record.asked()
             record.missed(busy=False, silent=True)
             if not record.view.connected:
                 self._failed(held, Unreachable("no sign of life"), lost=True)
