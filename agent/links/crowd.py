@@ -60,25 +60,28 @@ class Crowd:
         """One link has missed its first probe now."""
         return Silence(now_s, self.heard)
 
-    def blame(self, silence: Silence, now_s: float) -> Blame:
-        """Whose the silence of a link is that has missed probe after probe."""
+    def blame(self, silence: Silence, heard: int, now_s: float) -> Blame:
+        """Whose the silence of a link is that has missed probe after probe; `heard`: as it was when the last went out.
+
+        What was heard later tells nothing: that probe may have been the last that was lost.
+        """
         if now_s - silence.since_s >= SELF_DOUBT_MAX_S:
             return Blame.THEIRS
-        return judged(self.up, self.silent, self.heard - silence.heard)
+        return judged(self.up, self.silent, heard - silence.heard)
 
 
 def judged(up: int, silent: int, answers: int) -> Blame:
     """Of `up` links, `silent` miss their probes; all together gave so many `answers` since the silence in question.
 
-    Each link is asked every few seconds, and a silent one counts as soon as it misses, so the few that were asked so
-    far tell what all would.
+    Each link is asked every few seconds, and a silent one counts as soon as it misses, so those that were asked so far
+    tell what all would say. Their silence is ours for certain when it is that of most.
     """
     if up < OTHERS_MIN:
         return Blame.THEIRS
     heard = min(answers, up - silent)
     if silent <= heard:
         return Blame.THEIRS
-    return Blame.OURS if silent + heard >= OTHERS_MIN or silent + heard == up else Blame.OPEN
+    return Blame.OURS if 2 * silent > up else Blame.OPEN
 
 
 def _is_up(standing: LinkStanding) -> bool:

@@ -380,6 +380,10 @@ class Link:
         """Take the answer to a probe."""
         self._record.alive(latency_s, server_info)
 
+    def asked(self) -> None:
+        """Take that a probe goes out whose answer is waited for."""
+        self._record.asked()
+
     def missed(self, *, busy: bool, silent: bool) -> bool:
         """Take a probe that was not answered in time; False once the link counts as down."""
         self._record.missed(busy=busy, silent=silent)

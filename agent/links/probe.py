@@ -56,6 +56,10 @@ class ProbeHooks(Protocol):
         """A probe was answered. `server_info` as now known."""
         ...
 
+    def asked(self) -> None:
+        """A probe goes out whose answer is waited for."""
+        ...
+
     def missed(self, *, busy: bool, silent: bool) -> bool:
         """A probe was not answered in time. `busy`: at work on a call. Returns whether the client may be kept.
 
@@ -285,6 +289,7 @@ class Probe:
                 if failure is not None:
                     await self._confirm(failure, busy=busy or self._busy())
                 asked_at_s, busy = clock.now_s(), self._busy()
+                self._hooks.asked()
                 if not (busy and asked):  # Else it has one to answer when it is free; more would only fill its pipe.
                     asked = self._asked_in_tasks(group, asked, makes_up=failure is not None and not busy)
                 failure, asked = await self._first_answer(asked, self._patience_s)

@@ -87,7 +87,7 @@ def is_announced(spec: BackendSpec) -> bool:
 class LinkRecord:
     """See the module. `standing`: in the table of states; `view`: the frozen snapshot for all others."""
 
-    __slots__ = ("_hooks", "_is_named", "_latency_due_s", "_server_info", "_silence", "standing", "view")
+    __slots__ = ("_heard", "_hooks", "_is_named", "_latency_due_s", "_server_info", "_silence", "standing", "view")
 
     def __init__(self, spec: BackendSpec, hooks: LinkHooks) -> None:
         self.standing = LinkStanding(is_child=isinstance(spec.target, StdioTarget))
@@ -96,7 +96,8 @@ class LinkRecord:
         self._is_named = False  # As it was when it went down.
         self._latency_due_s = 0.0
         self._server_info: ServerInfo | None = None  # That of the last answer to a probe.
-        self._silence = NO_SILENCE  # The last one.
+        self._silence = NO_SILENCE  # The last one, and what all links had heard when the last probe went out.
+        self._heard = 0
 
     def __repr__(self) -> str:
         return f"<LinkRecord {self.view.key} {self.view.state} {self.view.last_error!r}>"
@@ -132,12 +133,16 @@ class LinkRecord:
             self._latency_due_s = now_s + LATENCY_EVERY_S
             self.show(latency_s=latency_s)
 
+    def asked(self) -> None:
+        """A probe goes out in doubt."""
+        self._heard = self._hooks.crowd.heard
+
     def missed(self, *, busy: bool, silent: bool) -> None:
         """A probe was not answered. `silent`: nor refused, so that it may be this node that does not hear."""
         crowd, now_s = self._hooks.crowd, clock.now_s()
         if not self.standing.misses:
             self._silence = crowd.silence(now_s)
-        blame = crowd.blame(self._silence, now_s) if silent else Blame.THEIRS
+        blame = crowd.blame(self._silence, self._heard, now_s) if silent else Blame.THEIRS
         self.advance(ProbeMissed(busy=busy, refused=not silent, blame=blame))
 
     def ready(self, offer: Offer, server_info: ServerInfo, identity: NodeIdentity | None) -> None:

@@ -184,6 +184,9 @@ class _Tap:
     def alive(self, latency_s: float, server_info: object) -> None:
         self._link.alive(latency_s, server_info)  # type: ignore[attr-defined]  # a link
 
+    def asked(self) -> None:
+        self._link.asked()  # type: ignore[attr-defined]  # a link
+
     def missed(self, *, busy: bool, silent: bool) -> bool:
         return bool(self._link.missed(busy=busy, silent=silent))  # type: ignore[attr-defined]  # a link
 

@@ -146,6 +146,7 @@ class Observer:
         if not (record.view.connected and one.alive and one.url == spec.target.url):
             return
         if not self._answers(one):
+            record.asked()
             record.missed(busy=False, silent=True)
             if not record.view.connected:
                 self._failed(held, Unreachable("no sign of life"), self.loop.time(), lost=True)

@@ -36,10 +36,10 @@ def test_only_the_silence_of_most_of_enough_others_is_ours(count: int, silent: i
     [
         (1, 0, Blame.OPEN),
         (1, 1, Blame.THEIRS),
-        (3, 1, Blame.OPEN),
-        (3, 2, Blame.OURS),
-        (5, 0, Blame.OURS),
+        (5, 4, Blame.OPEN),
         (5, 5, Blame.THEIRS),
+        (10, 0, Blame.OPEN),
+        (11, 0, Blame.OURS),
     ],
 )
 def test_those_that_were_asked_since_a_silence_began_speak_for_all(silent: int, answers: int, blame: Blame) -> None:
@@ -54,15 +54,15 @@ def test_what_was_heard_before_a_silence_began_says_nothing_of_it() -> None:
     crowd = crowd_of(20, 5)
     crowd.heard = 100
     silence = crowd.silence(1.0)
-    assert crowd.blame(silence, 2.0) is Blame.OURS
-    crowd.heard += 5
-    assert crowd.blame(silence, 3.0) is Blame.THEIRS
+    crowd.heard = 109
+    assert crowd.blame(silence, 100, 2.0) is Blame.OPEN, "nor what was heard after the last probe had gone out"
+    assert crowd.blame(silence, 105, 3.0) is Blame.THEIRS
 
 
 def test_a_silence_that_lasts_is_believed_at_last() -> None:
     crowd = crowd_of(20, 20)
-    assert crowd.blame(NO_SILENCE, SELF_DOUBT_MAX_S - 1.0) is Blame.OURS
-    assert crowd.blame(NO_SILENCE, SELF_DOUBT_MAX_S + 1.0) is Blame.THEIRS
+    assert crowd.blame(NO_SILENCE, 0, SELF_DOUBT_MAX_S - 1.0) is Blame.OURS
+    assert crowd.blame(NO_SILENCE, 0, SELF_DOUBT_MAX_S + 1.0) is Blame.THEIRS
 
 
 def test_links_that_are_down_or_refused_or_children_are_not_silent() -> None:

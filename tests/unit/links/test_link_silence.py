@@ -34,20 +34,21 @@ class Peer:
         self.side = OtherSide(identity=NodeIdentity(f"id-{number}", f"peer-{number}"), listen=self._listen)
         self.streams = 0
         self._ended = asyncio.Event()
-        self._failure: Callable[[], Unreachable] | None = None
+        self._ending: asyncio.TimerHandle | None = None
+        self._is_well = True
+        self._failure: Callable[[], Unreachable] = Unreachable  # The last one.
 
     async def _listen(self, on_change: Callable[[str], None]) -> None:
-        if self._failure is None:
+        if self._is_well:
             self._ended.clear()
             self.streams += 1
             on_change("listening")
             await self._ended.wait()
-        assert self._failure is not None
         raise self._failure()
 
     def is_lost(self, *, fails_at_once: bool) -> None:
         """No packet arrives any more; its stream ends `STREAM_ENDS_AFTER_S` later."""
-        asyncio.get_running_loop().call_later(STREAM_ENDS_AFTER_S, self._ended.set)
+        self._ending = asyncio.get_running_loop().call_later(STREAM_ENDS_AFTER_S, self._ended.set)
         self._fail(partial(Unreachable, "no answer", silent=True))
         if not fails_at_once:
             self.side.probe_time_s = 3600.0
@@ -58,11 +59,14 @@ class Peer:
         self._ended.set()
 
     def _fail(self, failure: Callable[[], Unreachable]) -> None:
+        self._is_well = False
         self._failure = self.side.probe = self.side.dial = self.side.listing = failure
 
     def is_heard(self) -> None:
-        """As before."""
-        self._failure, self.side.probe_time_s = None, 0.0
+        """As before; a stream that has not ended goes on."""
+        if self._ending is not None:
+            self._ending.cancel()
+        self._is_well, self.side.probe_time_s = True, 0.0
         self.side.probe = self.side.dial = self.side.listing = lambda: None
 
 
@@ -105,6 +109,25 @@ async def test_when_the_packets_of_most_peers_are_lost_no_link_ends_and_all_go_o
         assert {state for _, rig in pairs for state in rig.told.states} <= {"dialing", "ready", "suspect"}
         assert {rig.told.states[-1] for _, rig in pairs} == {"ready"}
         assert sum(rig.told.reconnected for _, rig in pairs) == 0
+
+
+@pytest.mark.parametrize("called", [True, False])
+async def test_packets_that_come_again_at_any_moment_end_no_link(called: bool) -> None:
+    async with linked(MANY) as pairs:
+        for tenths in range(40, 100, 3):
+            for peer, _ in pairs:
+                peer.is_lost(fails_at_once=False)
+                peer.side.calling = (lambda: CallTimedOut("no answer")) if called else None
+            await asyncio.sleep(tenths / 20)
+            if called:
+                for _, rig in pairs[: MANY // 2]:
+                    with pytest.raises(MeshError):
+                        await rig.link.request(Request.within("tools/call", {}, timeout_s=1))
+            await asyncio.sleep(tenths / 20)
+            for peer, _ in pairs:
+                peer.is_heard()
+            await asyncio.sleep(61.0)
+            assert [rig.told.reconnected for _, rig in pairs] == [0] * MANY, f"lost for {tenths / 10} s"
 
 
 @pytest.mark.parametrize("fails_at_once", [True, False])
