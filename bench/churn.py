@@ -39,8 +39,8 @@ async def measure() -> list[Figure]:
     return [*figures, Figure(what, max(await body_peaks()), "MB", BODY_GOAL_MB)]
 
 
-async def churned(stubs: int = STUBS, rounds: int = ROUNDS) -> list[float]:
-    """By how many MB the memory of a node grew in each round of joins and leaves, with so many stub nodes."""
+async def churned(stubs: int = STUBS, rounds: int = ROUNDS, joins: int = JOINS) -> list[float]:
+    """By how many MB the memory of a node grew in each round of so many joins and leaves, with so many stub nodes."""
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
         listed = Path(folder, "peers.json")
         async with stub_nodes(stubs // 2, 0) as first, stub_nodes(stubs // 2, 0) as second:
@@ -50,7 +50,7 @@ async def churned(stubs: int = STUBS, rounds: int = ROUNDS) -> list[float]:
                 await _linked(base, first)
                 held = [resident_bytes(process_id) / 2**20]
                 for _ in range(rounds):
-                    for _ in range(JOINS // stubs):
+                    for _ in range(joins // stubs):
                         for half in (second, first):
                             _list(listed, half)
                             await _linked(base, half)

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.consul, pytest.mark.timeout(240)]
 
 # `SEED=7 pytest tests/chaos/test_ended_starts.py` draws other moments.
 SEED = int(os.environ.get("SEED", "12"))
-DRAWN = 24
+DRAWN = 10
 AT_ONCE = 3
 # A start makes fewer requests than that before it is listed.
 REQUESTS_MAX = 40

@@ -37,8 +37,9 @@ SETTLED_S = 10.0
 SLACK_S = 4.0
 
 
-@pytest.mark.parametrize("called", [True, False], ids=["called", "at rest"])
-@pytest.mark.parametrize("cut", ["lose_all", "lose_what_is_sent_there", "lose_the_way"])
+@pytest.mark.parametrize(
+    ("cut", "called"), [("lose_all", True), ("lose_what_is_sent_there", False), ("lose_the_way", True)]
+)
 async def test_when_packets_of_most_peers_are_lost_no_link_ends_and_calls_work_at_once_afterwards(
     tmp_path: Path, cut: str, called: bool
 ) -> None:
