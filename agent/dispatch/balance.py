@@ -130,19 +130,13 @@ def observe(load: Load, latency_s: float, now_s: float) -> Load:
 
     The time of a call that timed out may be given as well: its answer would have come later still.
     """
-    if latency_s < load.latency_ewma_s:
-        kept = _fade(load, now_s)
-        latency_s = load.latency_ewma_s * kept + latency_s * (1.0 - kept)
-    return _new(Load, (latency_s, load.in_flight, now_s, now_s))
+    return _new(Load, (_peak_s(load, latency_s, now_s), load.in_flight, now_s, now_s))
 
 
 def answered(load: Load, latency_s: float, now_s: float) -> Load:
-    """One call less in flight, and its latency: as `finished` and `observe`, without three calls for each call."""
-    known_s = load.latency_ewma_s
-    if latency_s < known_s:
-        kept = math.exp(min(0.0, load.observed_at_s - now_s) / DECAY_S)
-        latency_s = known_s * kept + latency_s * (1.0 - kept)
-    return _new(Load, (latency_s, load.in_flight - 1 if load.in_flight else 0, now_s, now_s))
+    """One call less in flight, and its latency: as `finished` and `observe`, which most calls come to."""
+    in_flight = load.in_flight - 1 if load.in_flight else 0
+    return _new(Load, (_peak_s(load, latency_s, now_s), in_flight, now_s, now_s))
 
 
 def penalise(load: Load, waited_s: float, now_s: float) -> Load:
@@ -212,6 +206,13 @@ def _own_cost(load: Load, now_s: float) -> float:
 def _latency_s(load: Load, now_s: float) -> float:
     stall_s = now_s - load.stalled_since_s if load.in_flight else 0.0
     return max(load.latency_ewma_s * _fade(load, now_s), stall_s)
+
+
+def _peak_s(load: Load, latency_s: float, now_s: float) -> float:
+    if latency_s >= load.latency_ewma_s:
+        return latency_s
+    kept = _fade(load, now_s)
+    return load.latency_ewma_s * kept + latency_s * (1.0 - kept)
 
 
 def _fade(load: Load, now_s: float) -> float:
