@@ -2,6 +2,8 @@
 
 import io
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -39,11 +41,9 @@ def of_size(message: Json, size: int) -> tuple[bytes, int]:
     return json.dumps(message).encode(), text_len
 
 
-@pytest.mark.parametrize("hops", [1, 2])
-@pytest.mark.parametrize("era", Era)
-async def test_a_call_of_four_mebibytes_arrives_over_every_hop_and_a_larger_one_is_refused_at_the_first(
-    era: Era, hops: int, tmp_path: Path
-) -> None:
+@asynccontextmanager
+async def calling(era: Era, hops: int, tmp_path: Path) -> AsyncIterator[tuple[aiohttp.ClientSession, str, Json, Json]]:
+    """A client before so many nodes: where it calls, and the message and headers of its call."""
     async with (
         scripted(answer) as script,
         front_of(tmp_path, ServerSpec("kit", HttpTarget(script.url), ServerScope.SERVICE), hops=hops) as node,
@@ -55,11 +55,20 @@ async def test_a_call_of_four_mebibytes_arrives_over_every_hop_and_a_larger_one_
             async with http.post(node.url, json=initialize_request(VERSION)) as response:
                 told = {"Mcp-Session-Id": response.headers["Mcp-Session-Id"], "MCP-Protocol-Version": VERSION}
             message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        yield http, node.url, message, told
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+@pytest.mark.parametrize("era", Era)
+async def test_a_call_of_four_mebibytes_arrives_over_every_hop_and_a_larger_one_is_refused_at_the_first(
+    era: Era, hops: int, tmp_path: Path
+) -> None:
+    async with calling(era, hops, tmp_path) as (http, url, message, told):
         body, text_len = of_size(message, BODY_BYTES_MAX)
-        async with http.post(node.url, data=io.BytesIO(body), headers=told) as response:
+        async with http.post(url, data=io.BytesIO(body), headers=told) as response:
             answered = await response.json()
         assert answered["result"]["structuredContent"] == {"size": text_len}
-        async with http.post(node.url, data=io.BytesIO(body + b" "), headers=told) as response:
+        async with http.post(url, data=io.BytesIO(body + b" "), headers=told) as response:
             assert response.status == 413
 
 
@@ -68,23 +77,14 @@ async def test_a_call_of_four_mebibytes_arrives_over_every_hop_and_a_larger_one_
 async def test_a_call_of_as_many_values_as_are_read_arrives_over_every_hop_and_one_of_more_is_refused_at_the_first(
     era: Era, hops: int, tmp_path: Path
 ) -> None:
-    async with (
-        scripted(answer) as script,
-        front_of(tmp_path, ServerSpec("kit", HttpTarget(script.url), ServerScope.SERVICE), hops=hops) as node,
-        aiohttp.ClientSession(headers={**ACCEPT, "Content-Type": "application/json"}) as http,
-    ):
-        arguments: Json = {"text": []}
-        params: Json = {"name": "kit__take", "arguments": arguments}
-        message, told = request("tools/call", params), dict(headers("tools/call", "kit__take"))
-        if era is Era.LEGACY:
-            async with http.post(node.url, json=initialize_request(VERSION)) as response:
-                told = {"Mcp-Session-Id": response.headers["Mcp-Session-Id"], "MCP-Protocol-Version": VERSION}
-            message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    async with calling(era, hops, tmp_path) as (http, url, message, told):
+        arguments = message["params"]["arguments"]
+        arguments["text"] = []
         body = orjson.dumps(message)
         count = VALUES_MAX - sum(body.count(mark) for mark in (b",", b"[", b"{")) + 1
         for added, status in ((0, 200), (1, 413)):
             arguments["text"] = [1] * (count + added)
-            async with http.post(node.url, data=io.BytesIO(orjson.dumps(message)), headers=told) as response:
+            async with http.post(url, data=io.BytesIO(orjson.dumps(message)), headers=told) as response:
                 assert response.status == status
                 answered = await response.json()
             if status == 413:
