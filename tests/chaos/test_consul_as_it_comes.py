@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from discovery.consul.blocking_query import CONFIRM_EVERY_S
-from tests.consul_binary import consul_binary, why_not
 from tests.consul_process import RunningConsul, running_consul
 from tests.e2e.running import RunningNode, running_nodes
 from tests.e2e.servers_files import example
@@ -38,11 +37,8 @@ SHORT_WAITS = {"MESH_CONSUL_WAIT_S": "2"}
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[tuple[RunningConsul, RunningConsul]]:
+async def cluster(consul_program: Path, tmp_path: Path) -> AsyncIterator[tuple[RunningConsul, RunningConsul]]:
     """Two servers; neither leads alone."""
-    binary = consul_binary(fetch=False)
-    if binary is None:
-        pytest.skip(f"NO REAL CONSUL ({why_not()}); `python -m tests.debian_binary` fetches one")
     gossip = free_ports(2)
 
     def server(number: int) -> AbstractAsyncContextManager[RunningConsul]:
@@ -50,7 +46,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[tuple[RunningConsul, RunningC
         folder.mkdir()
         join = {"retry_join": [f"127.0.0.1:{gossip[1 - number]}"], "retry_interval": "1s"}
         extra = {"node_name": f"consul-{number}", "bootstrap_expect": 2, **join}
-        return running_consul(binary, folder, extra=extra, ports={"serf_lan": gossip[number]})
+        return running_consul(consul_program, folder, extra=extra, ports={"serf_lan": gossip[number]})
 
     async with AsyncExitStack() as stack:
         near, far = await all_of(stack.enter_async_context(server(number)) for number in range(2))

@@ -20,8 +20,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from tests.consul_binary import consul_binary, why_not
-from tests.consul_process import RunningConsul, running_consul
+from tests.consul_process import RunningConsul
 from tests.e2e.processes import NodeProcess, environment_of, spawn
 from tests.e2e.running import ONE_MESH
 from tests.measured import measured
@@ -105,17 +104,6 @@ async def gate(consul: RunningConsul, number: int, way: str) -> AsyncIterator[Ga
     finally:
         await made.settled()
         await runner.cleanup()
-
-
-@pytest.fixture
-async def consul(tmp_path: Path) -> AsyncIterator[RunningConsul]:
-    binary = consul_binary(fetch=False)
-    if binary is None:
-        pytest.skip(f"NO REAL CONSUL ({why_not()}); `python -m tests.debian_binary` fetches one")
-    folder = tmp_path / "consul"
-    folder.mkdir()
-    async with running_consul(binary, folder) as consul:
-        yield consul
 
 
 async def test_a_start_that_is_ended_at_any_of_its_requests_to_consul_leaves_nothing_registered(

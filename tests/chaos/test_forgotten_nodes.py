@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.consul_binary import consul_binary, why_not
-from tests.consul_process import RunningConsul, running_consul
+from tests.consul_process import RunningConsul
 from tests.e2e.running import RunningNode, running_nodes, stop_node
 from tests.e2e.servers_files import example
 from tests.e2e.steady_calls import steady_calls
@@ -28,18 +27,6 @@ ROUNDS, ROUNDS_OF_ALL = 4, 2
 BACK_WITHIN_S = 10.0
 # docs/reliability.md: half a second for peers to learn of it; the rest is the machine's.
 GONE_WITHIN_S = 5.0
-
-
-@pytest.fixture
-async def consul(tmp_path: Path) -> AsyncIterator[RunningConsul]:
-    """One of this test's own."""
-    binary = consul_binary(fetch=False)
-    if binary is None:
-        pytest.skip(f"NO REAL CONSUL ({why_not()}); `python -m tests.debian_binary` fetches one")
-    folder = tmp_path / "consul"
-    folder.mkdir()
-    async with running_consul(binary, folder) as running:
-        yield running
 
 
 @pytest.fixture
