@@ -11,9 +11,11 @@ import asyncio
 import selectors
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from contextvars import Context
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 _T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
 
 # The other end begins its work meanwhile; a turn of a thousand callers must not keep it waiting.
 WRITES_MAX: Final = 32
@@ -22,15 +24,18 @@ WRITE_BYTES_MAX: Final = 16 << 10
 
 
 class Turn:
-    """One loop's turns. `waits`: whether something may wait; `written`: how often what waited was written."""
+    """One loop's turns. `waits`: whether something may wait; `written`: how often what waited was written.
 
-    __slots__ = ("_callbacks", "_loop", "_writes", "waits", "written")
+    `has_timer`: whether a timer was started since the turn began to end.
+    """
+
+    __slots__ = ("_callbacks", "_loop", "_writes", "has_timer", "waits", "written")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._writes: list[tuple[asyncio.WriteTransport, bytes]] = []
         self._callbacks: list[Callable[[], None]] = []
-        self.waits = False
+        self.waits = self.has_timer = False
         self.written = 0
 
     def __repr__(self) -> str:
@@ -51,7 +56,7 @@ class Turn:
 
     def end(self) -> bool:
         """Do all that waits, now; whether something else has come up then, or may have."""
-        self.waits = False
+        self.waits = self.has_timer = False
         writes, self._writes = self._writes, []
         if writes:
             self.written += 1
@@ -64,7 +69,7 @@ class Turn:
                     callback()
                 except Exception as exc:  # noqa: BLE001 - one callback's failure must not end the loop
                     self._loop.call_exception_handler({"message": "the end of a turn failed", "exception": exc})
-        return self.waits or bool(getattr(self._loop, "_ready", True))
+        return self.waits or self.has_timer or bool(getattr(self._loop, "_ready", True))
 
 
 class _NoTurn(Turn):
@@ -101,6 +106,13 @@ class Loop(asyncio.SelectorEventLoop):
         selector = _Selector()
         super().__init__(selector)
         self.turn = selector.turn = Turn(self)
+
+    def call_at(
+        self, when: float, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As `asyncio.AbstractEventLoop`; `call_later` comes here, too."""
+        self.turn.has_timer = True
+        return super().call_at(when, callback, *args, context=context)
 
 
 def turn_of(loop: asyncio.AbstractEventLoop) -> Turn:

@@ -11,6 +11,8 @@ import pytest
 from agent import turns
 from agent.turns import WRITE_BYTES_MAX, WRITES_MAX, Turn, turn_of
 
+LIMIT_S = 10
+
 
 class Transport(asyncio.WriteTransport):
     """Keeps what is written."""
@@ -31,7 +33,7 @@ async def the_next_turn() -> None:
 
 def in_our_loop(main: Callable[[Turn], Coroutine[Any, Any, None]]) -> None:
     async def run() -> None:
-        await asyncio.wait_for(main(turn_of(asyncio.get_running_loop())), 10)
+        await asyncio.wait_for(main(turn_of(asyncio.get_running_loop())), LIMIT_S)
 
     turns.run(run())
 
@@ -102,6 +104,17 @@ def test_what_is_called_at_the_end_may_ask_for_the_next_one_and_for_callbacks_wh
         turn.at_end(first)
         await done.wait()  # With no timer and no socket: a loop that looked at the sockets first would wait for ever.
         assert called == ["end of this turn", "end of the next"]
+
+    in_our_loop(main)
+
+
+def test_a_timer_that_is_started_at_the_end_of_a_turn_is_not_late() -> None:
+    async def main(turn: Turn) -> None:
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+        began_s = loop.time()
+        turn.at_end(lambda: loop.call_later(0.01, done.set) and None)
+        await done.wait()
+        assert loop.time() - began_s < LIMIT_S / 2, "the loop had waited for the next timer of before"
 
     in_our_loop(main)
 
