@@ -44,6 +44,7 @@ class FindingKind(StrEnum):
     OWN_ID_ELSEWHERE = "own_id_elsewhere"  # an entry that is not ours has our node ID or service ID; `detail`: where
     CRITICAL = "critical"  # not dialled unless it is linked; `detail` is the check and its output
     IN_MAINTENANCE = "in_maintenance"  # gets no new calls while others can; `detail` is the operator's reason
+    RESUMED = "maintenance_resumed"  # our entry had gone and has its maintenance again; `detail`: why, how to end it
     UNUSABLE = "unusable"  # no URL can be made of what the catalog says; `detail` is why
 
 

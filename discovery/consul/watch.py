@@ -191,6 +191,8 @@ class ConsulWatch:
         is_of_server = not query.index or answer.backend != CACHE
         if self._own is not None and (is_of_server or ours is not None):
             self._lists_us = ours is not None
+        if self._own is not None and ours is not None:
+            self._own.maintained(ours.maintenance)
         canary = self._own.service_id if expected and self._own is not None else None
         missing = self._missing(catalog)
         nodes = [one for one in missing if one.meta.get("node_id") and self._answers(one)]
