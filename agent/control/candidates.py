@@ -40,6 +40,7 @@ class FindingKind(StrEnum):
     # Discovery knows the node that an operator's URL leads to by another one, or, where nothing answers there, the node
     # of that name; `detail` is the URL that discovery knows.
     OTHER_URL = "other_url"
+    OTHER_NODE = "other_node"  # at an operator's URL answers another node than its name means; `detail`: what to do
     OWN_ENTRY_TWICE = "own_entry_twice"  # the catalog lists this node more than once; `detail` is the Consul node
     OWN_ID_ELSEWHERE = "own_id_elsewhere"  # an entry that is not ours has our node ID or service ID; `detail`: where
     CRITICAL = "critical"  # not dialled unless it is linked; `detail` is the check and its output

@@ -93,3 +93,30 @@ def test_listed_needs_the_agents_word_and_no_servers_against_it(
     *, registered: bool, lists_us: bool | None, listed: bool
 ) -> None:
     assert is_listed(SourceStatus(lists_us=lists_us), RegistrarStatus(registered=registered)) is listed
+
+
+async def test_after_a_distrusted_answer_a_better_one_of_the_agents_cache_is_no_proof_and_says_so() -> None:
+    us, others = rows("a", "own"), rows("a")
+
+    def answer(number: int, query: dict[str, Any]) -> Answer:
+        asked.append(bool(query["index"]))
+        seen.append(watch.status)
+        is_there = number != 2 and not (lost_at <= number < back_at and not query["index"])
+        return Answer(5, us if is_there else others, backend=CACHE if query["index"] else "blocking-query")
+
+    asked: list[bool] = []
+    seen: list[SourceStatus] = []
+    lost_at, back_at = 2, 9
+    client = ScriptedClient(answer)
+    registrar = registrar_of(client, OURS)
+    watch = watch_of(client, "mcp-node", own=registrar)
+    await kept(registrar, 0.1)
+    await watched(watch, 60.0)
+    # A read, a distrusted wait, a better one of the cache: then the servers are asked at once, and once in 10 s.
+    assert asked[:4] == [False, True, True, False]
+    doubted = [status for status in seen[3:back_at] if status.confirmed_at_s == seen[1].confirmed_at_s]
+    assert doubted
+    assert not any(status.up for status in doubted)
+    assert any("only the cache" in status.last_error for status in doubted)
+    assert sum(not waits for waits in asked[:back_at]) < 5
+    assert (seen[-1].up, seen[-1].last_error) == (True, "")
