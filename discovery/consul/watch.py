@@ -216,7 +216,7 @@ class ConsulWatch:
         self._note_forgotten(verdict, now_s, restored=restored)
         if is_of_server and verdict.trust not in (Trust.DISTRUSTED, Trust.HIDDEN):
             self._confirmed_at_s, self._doubt_again_at_s = now_s, None
-        elif not query.index and self._doubt_again_at_s is not None:
+        elif not query.index and not self._distrusts and self._doubt_again_at_s is not None:
             self._doubt_again_at_s = now_s + HIDDEN_AGAIN_S
         self._note_trust(verdict, now_s)
         return self._show(verdict, quick=now_s - queried_at_s < QUICK_RETURN_S, now_s=now_s)
