@@ -129,6 +129,7 @@ async def _measured(loop: MeasuredLoop, instances: int, changes: int, state: Lin
             await asyncio.sleep(0.1)
         await asyncio.sleep(BETWEEN_S)
         settle_memory()  # As a node does.
+        await asyncio.sleep(0)  # That is none of the first change's.
         costs = []
         for _ in range(changes):
             done.clear()

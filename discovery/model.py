@@ -136,7 +136,8 @@ class RegistrarStatus:
     `presence_expected`: a watch must not trust an answer without us; true from the first registration on, until we
     leave or are refused. `holder`: the Consul node that we are registered under, empty where that is not known; an
     entry of ours under another one is left over. `rival`: where another process is that registers under our service ID
-    with the same agent, empty where none does.
+    with the same agent, empty where none does. `resumed`: the operator's reason of a maintenance that was registered
+    again because our entry had gone, until it ends.
     """
 
     registered: bool = False
@@ -145,11 +146,37 @@ class RegistrarStatus:
     registrations_total: int = 0
     holder: str = ""
     rival: str = ""
+    resumed: str = ""
 
 
 def is_listed(source: SourceStatus, registrar: RegistrarStatus) -> bool:
     """Whether the catalog lists us, as far as it is known: our agent has us, and no server has denied it."""
     return registrar.registered and source.lists_us is not False
+
+
+class MaintenanceRecord(Protocol):
+    """Where the operator's maintenance of our entry is kept while there is no entry."""
+
+    async def load(self) -> str | None:
+        """The operator's reason; None where we were in no maintenance."""
+        ...
+
+    async def save(self, reason: str | None) -> bool:
+        """Keep a reason; None: the maintenance has ended. Returns whether it is kept; raises nothing."""
+        ...
+
+
+class _Forgetful:
+    """For an entry that ends with its process."""
+
+    async def load(self) -> str | None:
+        return None
+
+    async def save(self, _reason: str | None) -> bool:
+        return True
+
+
+FORGETFUL = _Forgetful()
 
 
 class CatalogSource(Protocol):
@@ -186,6 +213,10 @@ class Registrar(Protocol):
 
     def repair(self) -> None:
         """Let `keep` register again though the agent knows us. A watch calls it when the catalog goes on lacking us."""
+        ...
+
+    def maintained(self, reason: str) -> None:
+        """Take the operator's reason that our own entry has in the catalog, empty without one. A watch calls it."""
         ...
 
     @property

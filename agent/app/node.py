@@ -87,6 +87,7 @@ from agent.state.ended_sessions import EndedSessions
 from agent.state.identity import NodeState
 from agent.state.known_names import KnownNames
 from agent.state.logins import LoginStore
+from agent.state.maintenance import SavedMaintenance
 from agent.state.mesh_secret import own_secret
 from agent.state.overrides import OverrideStore
 from agent.subscriptions.resources import ClientUpdates
@@ -178,10 +179,9 @@ class Node:
                 client_names=plans.client_names(self._settings),
                 pinning=self._pinning,
             )
-            mesh, metrics, watches = self._mesh, self._metrics, self._updates.watches
+            mesh, counted = self._mesh, (self._metrics.dialled, self._metrics.link_reconnected, self._updates.watches)
             self._associations.heard = mesh.heard_of
-            counted = metrics.dialled, metrics.link_reconnected
-            self._link_hooks = LinkHooks(mesh.link_changed, *counted, watches, mesh.links_settled, self._offers)
+            self._link_hooks = LinkHooks(mesh.link_changed, *counted, mesh.links_settled, self._offers)
             self._override_service = OverrideService(self._mesh, store, tasks)
             self._sources = sources = Sources(mesh.take_catalog, self._node_state.folder, mesh.answers)
             self._membership = Membership(
@@ -189,6 +189,7 @@ class Node:
                 plans.node_registration(self._settings, self._identity, self._port, self._node_state.epoch),
                 sources.take_home,
                 CatalogCache(self._node_state.folder),
+                maintenance=SavedMaintenance(self._node_state.folder),
                 others=sources,
             )
             self._files.begin(self._readers_of_files())

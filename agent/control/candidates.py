@@ -8,6 +8,7 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -40,10 +41,12 @@ class FindingKind(StrEnum):
     # Discovery knows the node that an operator's URL leads to by another one, or, where nothing answers there, the node
     # of that name; `detail` is the URL that discovery knows.
     OTHER_URL = "other_url"
+    OTHER_NODE = "other_node"  # at an operator's URL answers another node than its name means; `detail`: what to do
     OWN_ENTRY_TWICE = "own_entry_twice"  # the catalog lists this node more than once; `detail` is the Consul node
     OWN_ID_ELSEWHERE = "own_id_elsewhere"  # an entry that is not ours has our node ID or service ID; `detail`: where
     CRITICAL = "critical"  # not dialled unless it is linked; `detail` is the check and its output
     IN_MAINTENANCE = "in_maintenance"  # gets no new calls while others can; `detail` is the operator's reason
+    RESUMED = "maintenance_resumed"  # our entry had gone and has its maintenance again; `detail`: why, how to end it
     UNUSABLE = "unusable"  # no URL can be made of what the catalog says; `detail` is why
 
 
@@ -123,14 +126,14 @@ class Unusable:
     findings: tuple[Finding, ...] = ()
 
 
-_Place: TypeAlias = tuple[str, str] | None
+_Places: TypeAlias = AbstractSet[tuple[str, str]]
 
 
 class CatalogReader:
     """Reads catalogs in a row, each instance once: one that has not changed is the same object in the next catalog."""
 
     def __init__(self) -> None:
-        self._own_place: _Place = None
+        self._own_places: _Places = frozenset()
         self._known: dict[int, tuple[Instance, DiscoveredPeer | Unusable]] = {}
 
     def __repr__(self) -> str:
@@ -139,16 +142,17 @@ class CatalogReader:
     def read(self, catalog: Catalog, own_node_id: str) -> tuple[DiscoveredPeer | Unusable, ...]:
         """Every instance but our own."""
         others: list[Instance] = []
-        own_place: _Place = None
+        # One that is left over, of an agent that was renamed, must not make strangers of those beside the other.
+        own_places = set[tuple[str, str]]()
         for instance in catalog.instances:
             if instance.meta.get("node_id") != own_node_id:
                 others.append(instance)
-            elif own_place is None:
-                own_place = (instance.key.datacenter, instance.key.node)
-        known = self._known if own_place == self._own_place else {}
+            else:
+                own_places.add((instance.key.datacenter, instance.key.node))
+        known = self._known if own_places == self._own_places else {}
         # By `id`, which is theirs alone for as long as they are held here.
-        read = {id(one): known.get(id(one)) or (one, _read(one, own_place)) for one in others}
-        self._own_place, self._known = own_place, read
+        read = {id(one): known.get(id(one)) or (one, _read(one, own_places)) for one in others}
+        self._own_places, self._known = own_places, read
         return tuple([entry for _, entry in read.values()])
 
 
@@ -221,9 +225,9 @@ def url_of(instance: Instance) -> str:
     return f"{meta.get('scheme') or 'http'}://{address}:{instance.port}{meta.get('mcp_path') or '/mcp'}"
 
 
-def _read(instance: Instance, own_place: _Place) -> DiscoveredPeer | Unusable:
+def _read(instance: Instance, own_places: _Places) -> DiscoveredPeer | Unusable:
     meta, service_id = instance.meta, instance.key.service_id
-    fault = _fault(instance, own_place)
+    fault = _fault(instance, own_places)
     if fault:
         return Unusable(service_id, fault, tuple(state_of(instance)))
     url = url_of(instance)
@@ -266,7 +270,7 @@ def _read(instance: Instance, own_place: _Place) -> DiscoveredPeer | Unusable:
     )
 
 
-def _fault(instance: Instance, own_place: _Place) -> str:
+def _fault(instance: Instance, own_places: _Places) -> str:
     """Why the instance cannot be dialled; empty when it can."""
     meta = instance.meta
     if not 0 < instance.port <= _PORT_MAX:
@@ -287,6 +291,6 @@ def _fault(instance: Instance, own_place: _Place) -> str:
     # An address on loopback can be reached from its own machine only (discovery.consul.advertise registers such ones).
     # A source without a datacentre has it from an operator.
     place = instance.key.datacenter, instance.key.node
-    if ip.is_loopback and own_place is not None and instance.key.datacenter and place != own_place:
+    if ip.is_loopback and own_places and instance.key.datacenter and place not in own_places:
         return "its loopback address belongs to another machine"
     return ""

@@ -60,10 +60,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Groups that give way to others. `changes`: of peers. `items`: those that there are now, None for the same."""
+    """Groups that give way to others, and those that were selected again to the same end, which are settled.
+
+    `changes`: of peers. `items`: those that there are now, None for the same.
+    """
 
     gone: Sequence[Group] = ()
     made: Sequence[Group] = ()
+    settled: Sequence[Group] = ()
     changes: Changes = field(default_factory=dict)
     items: Mapping[Hashable, _Item] | None = None
 
@@ -90,6 +94,11 @@ class Groups:
             tuple(sorted({*findings, *(finding for part in parts for finding in part.findings)})),
             MappingProxyType(dict(sorted(discovered.items()))),
         )
+
+    @property
+    def unsettled_count(self) -> int:
+        """How many have to be selected again whatever changes."""
+        return len(self._unsettled)
 
     def peers_of(self, word: str) -> tuple[PeerSpec, ...]:
         """The peers that have something to do with a name, a node or a place."""
@@ -122,12 +131,16 @@ class Groups:
             kept = [item for item in kept if item not in away]
         before = [spec for group in found for spec in group.chosen.peers]
         made = [self._select(part, specs, around) for part, specs in _parted([*kept, *new], before, around.learned)]
-        return Plan(list(found), made, _changes(before, (spec for group in made for spec in group.chosen.peers)), items)
+        changes = _changes(before, (spec for group in made for spec in group.chosen.peers))
+        settled, gone, made = _sifted(found, made)
+        return Plan(gone, made, settled, changes, items)
 
     def take(self, plan: Plan) -> Changes:
         """Put a plan in force, which was made of this very state."""
         if plan.items is not None:
             self._items = plan.items
+        for group in plan.settled:
+            self._unsettled.pop(group, None)
         for group in plan.gone:
             del self._groups[group]
             self._unsettled.pop(group, None)
@@ -171,6 +184,27 @@ class Groups:
         nodes = tuple((node_id, spec.key) for spec, node_id in answered if node_id is not None)
         # It reads its own last outcome, too: it has come to its end when that is the same again.
         return Group(tuple(items), tuple(words), chosen, nodes, chosen.peers == before)
+
+
+def _sifted(found: Iterable[Group], made: Sequence[Group]) -> tuple[list[Group], list[Group], list[Group]]:
+    """The groups that came to their very end again, those that give way, and those that take their place.
+
+    After a start all groups are selected twice; to replace them all the second time would hold up the loop.
+    """
+    before = {frozenset(map(id, group.items)): group for group in found if group.items}
+    settled: dict[Group, None] = {}
+    others: list[Group] = []
+    for group in made:
+        was = before.get(frozenset(map(id, group.items)))
+        if was is not None and group.settled and _same(was, group):
+            settled[was] = None
+        else:
+            others.append(group)
+    return list(settled), [group for group in found if group not in settled], others
+
+
+def _same(one: Group, other: Group) -> bool:
+    return one.chosen == other.chosen and one.nodes == other.nodes and {*one.words} == {*other.words}
 
 
 def _item(thing: Entry | Word, place: int) -> _Item:

@@ -23,9 +23,11 @@ from discovery.consul.advertise import advertised_address, route_ip_to
 from discovery.consul.environment import ConsulSettings
 from discovery.embedded.server import OPEN_TO_ALL, CatalogGuard, embedded_catalog
 from discovery.model import (
+    FORGETFUL,
     Catalog,
     CatalogSource,
     CatalogUnavailable,
+    MaintenanceRecord,
     Registrar,
     RegistrarStatus,
     Registration,
@@ -105,7 +107,7 @@ class _ConsulStaysAway(Exception):
 class Membership:
     """See the module. Sole writer of its view; `on_catalog` is called in the node's loop. `others`: datacentres.
 
-    `cache` is for Consul alone: the embedded catalog and all of its nodes end with this machine.
+    `cache` and `maintenance` are for Consul alone: the embedded catalog and all of its nodes end with this machine.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Membership:
         on_catalog: Callable[[Catalog], None],
         cache: CatalogCache | None = None,
         *,
+        maintenance: MaintenanceRecord = FORGETFUL,
         others: Sources | None = None,
         route_to: RouteTo = route_ip_to,
         wait_for_consul_s: float = WAIT_FOR_CONSUL_S,
@@ -125,7 +128,7 @@ class Membership:
         self._registration = registration
         self._on_catalog = on_catalog
         self._others = others or Sources(on_catalog)
-        self._cache = cache
+        self._cache, self._maintenance = cache, maintenance
         self._shown: Catalog | None = None
         self._abroad = OtherDatacenters((), self._others)
         self._mode, self._reason, self._url = "off", "discovery is off", ""
@@ -218,7 +221,8 @@ class Membership:
                 log.warning("not registered before our own address is known", extra={"reason": str(exc)})
                 address = None
             self._registration = replace(self._registration, address=address or "")
-            self._registrar = session.registrar(self._registration)
+            record = self._maintenance if self._mode == "consul" else FORGETFUL
+            self._registrar = session.registrar(self._registration, record)
             known = await self._known(settings.url)
             source_of = partial(session.source, self._plan.service_name, answers=self._others.answers)
             self._source = source_of(self._registrar, known=known)

@@ -164,7 +164,24 @@ def fold_in(
 def of_lost_overrides(
     builders: Iterable[PeerBuilder], rest: Iterable[DiscoveredPeer], up: Collection[str]
 ) -> set[Finding]:
-    """An operator's URL where nothing answers, while discovery knows a node of that name by another one."""
-    names = {one.name for one in builders if one.source is PeerSource.OVERRIDE and not one.is_server} - set(up)
-    nodes = (one for one in rest if one.name in names and one.node_id is not None and one.up)
-    return {Finding(one.name, FindingKind.OTHER_URL, masked_url(one.url)) for one in nodes}
+    """An operator's URL where nothing answers, or another node, while discovery knows one of that name elsewhere."""
+    named = {one.name: one for one in builders if one.source is PeerSource.OVERRIDE and not one.is_server}
+    found: set[Finding] = set()
+    for node in rest:
+        builder = named.get(node.name)
+        if builder is None or node.node_id is None or not node.up:
+            continue
+        if node.name not in up:
+            found.add(Finding(node.name, FindingKind.OTHER_URL, masked_url(node.url)))
+        elif builder.identity is not None:
+            found.add(Finding(node.name, FindingKind.OTHER_NODE, _other_node(builder, node)))
+    return found
+
+
+def _other_node(builder: PeerBuilder, meant: DiscoveredPeer) -> str:
+    """What an operator has to know whose URL leads to another node than its name means."""
+    there = f"{builder.aliases[0]!r}" if builder.aliases else f"the node {builder.identity}"
+    return (
+        f"at {builder.target.shown} answers {there}, which is linked by this name; discovery knows {meant.name!r} at "
+        f"{masked_url(meant.url)}: `mesh-agent peers reset {meant.name}` undoes it"
+    )

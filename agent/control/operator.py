@@ -41,11 +41,13 @@ class Removal:
     """What the removal of a peer has come to.
 
     `suppressed`: the names that discovery may not bring back. `linked_as`: discovery knows the node that an override
-    was for, which stays linked by this name; None where it does not.
+    was for, which stays linked by this name; None where it does not. `is_namesake`: the override led to nothing that
+    discovery knows, and this is its node of that name, which gets the name back.
     """
 
     suppressed: tuple[str, ...] = ()
     linked_as: str | None = None
+    is_namesake: bool = False
 
 
 class OverrideService:
@@ -163,7 +165,7 @@ class OverrideService:
         await self._mesh.settled()
         if override is None:
             return Removal(suppressed=tuple(suppression.name for suppression in known))
-        return Removal(linked_as=self._linked_as(known))
+        return _fallen_back(self._mesh, override.name, known)
 
     async def _reset(self, name: str) -> Removal:
         async with self._one_at_a_time:
@@ -182,14 +184,7 @@ class OverrideService:
             finally:
                 self._mesh.wake()
         await self._mesh.settled()
-        return Removal(linked_as=self._linked_as((*known, *lifted)))
-
-    def _linked_as(self, known: Iterable[Suppression]) -> str | None:
-        """The name of the first peer that is there by discovery alone of those that these would hide."""
-        for name in (name for one in known for name in (one.name, one.service_id) if name is not None):
-            if (view := self._mesh.find_peer(name)) is not None:
-                return view.spec.name
-        return None
+        return _fallen_back(self._mesh, None if override is None else override.name, (*known, *lifted))
 
     def same_node_as(self, name: str) -> tuple[str, ...]:
         """The other peers of operators and settings that lead to the node of this one, and share its link."""
@@ -247,6 +242,18 @@ class OverrideService:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+
+def _fallen_back(mesh: Mesh, name: str | None, known: Iterable[Suppression]) -> Removal:
+    """What is there by discovery alone: the first of what these would hide, else what has an override's name now.
+
+    Where the override led to nothing, discovery's node of its name had another one until now.
+    """
+    for word in (word for one in known for word in (one.name, one.service_id) if word is not None):
+        if (view := mesh.find_peer(word)) is not None:
+            return Removal(linked_as=view.spec.name)
+    namesake = None if name is None else mesh.find_peer(name)
+    return Removal() if namesake is None else Removal(linked_as=namesake.spec.name, is_namesake=True)
 
 
 def _node_of(view: LinkView) -> str | None:

@@ -86,7 +86,8 @@ class Selector:
             things = None if known else [*entries, *read[1], *read[2], *read[3]]
             return entries, self._groups.plan(around, touched, things, everything=everything)
 
-        is_large = len(catalog.instances) > LARGE_CATALOG and (everything or not known)
+        much = everything or not known or self._groups.unsettled_count + len(touched) > LARGE_CATALOG
+        is_large = len(catalog.instances) > LARGE_CATALOG and much
         entries, plan = await asyncio.to_thread(planned) if is_large else planned()
         if self._read[0] is not catalog:
             findings, self._findings = self._findings, own_entries(catalog, self._own)

@@ -281,12 +281,15 @@ def describe_left_out(table: RouteTable) -> list[Json]:
 def describe_notes(mesh: Mesh, pinning: Pinning | None, registrar: RegistrarStatus) -> Json:
     """What an operator may have to look at: conflicts, entries left out, findings."""
     service_id = node_alias(mesh.own.name, mesh.own.node_id)
-    rivals = (Finding(service_id, FindingKind.OWN_ID_ELSEWHERE, registrar.rival),) if registrar.rival else ()
+    own = [Finding(service_id, FindingKind.OWN_ID_ELSEWHERE, registrar.rival)] if registrar.rival else []
+    if registrar.resumed:
+        end = f"of before, and taken up again; `consul maint -disable -service={service_id}` ends it"
+        own.append(Finding(service_id, FindingKind.RESUMED, f"{registrar.resumed} ({end})"))
     return {
         "conflicts": describe_conflicts([mesh.routes, mesh.local_routes]),
         "left_out": describe_left_out(mesh.routes),
         "findings": [
-            *({"name": f.name, "kind": f.kind.value, "detail": f.detail} for f in (*mesh.selection.findings, *rivals)),
+            *({"name": f.name, "kind": f.kind.value, "detail": f.detail} for f in (*mesh.selection.findings, *own)),
             *(() if pinning is None else describe_definitions(pinning)),
         ],
     }

@@ -14,6 +14,7 @@ from agent import clock
 from agent.audit.trail import NO_AUDIT, NoAudit, Trail
 from agent.authority.caller import caller
 from agent.client.dial_guard import check_url
+from agent.control.candidates import FindingKind
 from agent.control.operator import OverrideService, Removal
 from agent.control.reconciler import Mesh
 from agent.errors import DialRefused, OverrideRefused
@@ -75,7 +76,9 @@ class PeersApi:
             await self._record("peer.add", outcome=exc.code, **order)
             raise
         await self._record("peer.add", outcome="added" if created else "changed", **order)
-        return _added(override, view, self._overrides.same_node_as(override.name), created=created)
+        found = [one for one in self._mesh.selection.findings if one.name == override.name]
+        wrong = next((one.detail for one in found if one.kind is FindingKind.OTHER_NODE), "")
+        return _added(override, view, self._overrides.same_node_as(override.name), wrong, created=created)
 
     async def remove_peer(self, request: web.Request) -> web.Response:
         """DELETE /api/v1/mcp/peers/{peer_name}; with `?forget=1`, undo what operators ordered about it."""
@@ -113,6 +116,8 @@ def _note(name: str, removal: Removal, *, is_reset: bool) -> str:
     if removal.linked_as is None:
         return ""
     note = f"Discovery knows the node, which stays linked as {removal.linked_as!r}"
+    if removal.is_namesake:
+        note = f"Discovery knows a node of this name, which is linked as {removal.linked_as!r} from now on"
     return note if is_reset else f"{note}; remove that too to keep it away"
 
 
@@ -122,12 +127,16 @@ def _peer_request() -> "type[PeerRequest]":
     return PeerRequest
 
 
-def _added(override: Override, view: LinkView | None, same_as: Sequence[str], *, created: bool) -> web.Response:
+def _added(
+    override: Override, view: LinkView | None, same_as: Sequence[str], wrong: str, *, created: bool
+) -> web.Response:
     name, url = override.name, override.target.url
     data: Json = {"success": True, "peer_name": name, "peer_url": url}
     if same_as:
         data["same_node_as"] = list(same_as)
         data["note"] = f"It is the same node as {' and '.join(map(repr, same_as))}: one link answers to all these names"
+    if wrong:
+        data["note"] = wrong
     if view is not None and view.connected:
         data |= {
             "function_count": view.function_count,

@@ -40,7 +40,7 @@ _ANSWER_GRACE_S = 5.0
 
 
 # The trouble of an instance that a catalog lacks which went back or forgot, for a finding.
-FORGOTTEN = "the catalog has lost it, and it has not said that it leaves; a link that answers stays"
+FORGOTTEN = "the catalog has lost it, and it answers still: its link stays, unless it is about to end because it leaves"
 # The same of one that may be hidden.
 HIDDEN = "the catalog's answer lacks it, it answers, and access control may be hiding it; its link stays"
 

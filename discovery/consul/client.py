@@ -186,13 +186,18 @@ class ConsulClient:
 
     async def held_check(self, check_id: str) -> Mapping[str, Any] | None:
         """A check as the agent holds it, empty where it holds none; None where no checks are shown (embedded)."""
+        checks = await self.held_checks()
+        return None if checks is None else dict(checks.get(check_id) or {})
+
+    async def held_checks(self) -> Mapping[str, Any] | None:
+        """All checks that the agent holds and that we may read, by ID; None where no checks are shown (embedded)."""
         try:
             checks = await self._call(lambda token: self._consul.agent.checks(token=token), right='service "read"')
         except RegistrationLost:
             return None  # 404.
         if not isinstance(checks, dict):
             raise CatalogUnavailable("the agent's list of checks is not an object")
-        return dict(checks.get(check_id) or {})
+        return checks
 
     async def is_member(self, check_id: str) -> bool:
         """Whether the agent that holds the check is a living member of its cluster, as itself and our token say."""

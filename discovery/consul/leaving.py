@@ -5,6 +5,8 @@ says what the agent itself will try, and an agent that is slow may have done it 
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from discovery.backoff import Backoff
 from discovery.consul.client import ConsulClient
@@ -18,10 +20,21 @@ _LOOK_AGAIN = Backoff(first_s=0.02, last_s=0.25)
 
 
 class Leaving:
-    """One attempt. `accepted`: the agent answered. `holders`: the Consul nodes under which the catalog lists us."""
+    """One attempt. `accepted`: the agent answered. `holders`: the Consul nodes under which the catalog lists us.
 
-    def __init__(self, client: ConsulClient, service_name: str, service_id: str, check_id: str) -> None:
-        self._client = client
+    `last_look`: is given the agent's checks before we deregister, which deletes ours.
+    """
+
+    def __init__(
+        self,
+        client: ConsulClient,
+        service_name: str,
+        service_id: str,
+        check_id: str,
+        *,
+        last_look: Callable[[Mapping[str, Any]], Awaitable[None]],
+    ) -> None:
+        self._client, self._last_look = client, last_look
         self._service_name, self._service_id, self._check_id = service_name, service_id, check_id
         self._holder: str | None = None
         self.accepted = False
@@ -57,10 +70,13 @@ class Leaving:
         """The name of our agent's Consul node, empty where the agent does not hold us; None if unknown."""
         try:
             async with asyncio.timeout(HOLDER_TIMEOUT_S):
-                check = await self._client.held_check(self._check_id)
+                checks = await self._client.held_checks()
+                if checks is None:
+                    return None
+                await self._last_look(checks)
         except (CatalogUnavailable, TimeoutError):
             return None
-        return None if check is None else str(check.get("Node") or "")
+        return str((checks.get(self._check_id) or {}).get("Node") or "")
 
     def ghosts(self) -> str:
         """What an operator should know of entries that our agent does not hold."""

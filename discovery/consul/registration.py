@@ -8,6 +8,7 @@ the agent is leaving its cluster:
     the catalog lacks us, the agent does not -> register with changed Notes
     the comparison is due, or requested      -> read the agent's own list; register when it differs
     otherwise                                -> heartbeat; register at once when the agent lost us
+A maintenance that has changed is asked for after any of them (`discovery.consul.maintenance`).
 The one rule: a registration that the agent has lost is made again, and nothing is sent twice without need.
 """
 
@@ -24,10 +25,13 @@ from discovery.consul import blocking_query
 from discovery.consul.client import ConsulClient
 from discovery.consul.environment import POLL_S
 from discovery.consul.leaving import Leaving
+from discovery.consul.maintenance import KeptMaintenance
 from discovery.model import (
+    FORGETFUL,
     AccessRefused,
     AgentSlow,
     CatalogUnavailable,
+    MaintenanceRecord,
     RegistrarStatus,
     Registration,
     RegistrationLost,
@@ -52,9 +56,17 @@ class ConsulRegistrar:
     Long because each turn of the loop acts on one state of the registration.
     """
 
-    def __init__(self, client: ConsulClient, registration: Registration, *, compare_s: float = COMPARE_S) -> None:
+    def __init__(
+        self,
+        client: ConsulClient,
+        registration: Registration,
+        *,
+        compare_s: float = COMPARE_S,
+        maintenance: MaintenanceRecord = FORGETFUL,
+    ) -> None:
         self._client = client
         self._wanted = registration
+        self._maintenance = KeptMaintenance(client, registration.service_id, check_id(registration), maintenance)
         self._sent: Registration | None = None
         self._compare_s = compare_s
         self._compare_at_s = 0.0
@@ -92,6 +104,7 @@ class ConsulRegistrar:
             registrations_total=self._registrations_total,
             holder=self._holder,
             rival=self._rival,
+            resumed=self._maintenance.resumed,
         )
 
     def change(self, registration: Registration) -> None:
@@ -110,6 +123,11 @@ class ConsulRegistrar:
         """Register again though the agent's list has us: the catalog has not."""
         self._repair = True
         self._wake.set()
+
+    def maintained(self, reason: str) -> None:
+        """Take what the catalog says of our entry's maintenance (`Registrar`)."""
+        if self._maintenance.shown(reason):
+            self._wake.set()
 
     async def keep(self) -> None:
         """Keep the registration true until cancelled (`Registrar`)."""
@@ -134,7 +152,8 @@ class ConsulRegistrar:
         if self._sent_at_s is None:
             return  # Nothing was ever sent; a registration that was cut short may have arrived.
         await self._let_arrive()
-        leaving = Leaving(self._client, self._wanted.service_name, self.service_id, check_id(self._wanted))
+        names = self._wanted.service_name, self.service_id, check_id(self._wanted)
+        leaving = Leaving(self._client, *names, last_look=self._maintenance.take)
         try:
             async with asyncio.timeout(LEAVE_TIMEOUT_S):
                 if self._held_token != self._client.token:
@@ -172,18 +191,20 @@ class ConsulRegistrar:
             await self._compare()
         else:
             await self._heartbeat()
+        if self._maintenance.is_to_be_asked:
+            await self._maintenance.ask()
 
     async def _refuse_while_leaving(self) -> None:
         """Raises `CatalogUnavailable` where a registration would outlive its agent, passing for ever."""
         if self._sent is not None and self._holder and await self._client.is_leaving(self._holder):
             raise CatalogUnavailable("Consul's agent is leaving its cluster; what has changed waits until it is back")
 
-    async def _send(self, wanted: Registration) -> None:
+    async def _send(self, wanted: Registration, also: Mapping[str, Any] | None = None) -> None:
         if self._sent_at_s is not None and self._token != self._client.token:
             self._notes_total += 1  # The agent's lists name no tokens; the Notes show which one's arrived.
         self._sent_at_s = clock.now_s()
         self._token = self._client.token
-        payload = register_payload(wanted, self._notes_total)
+        payload = register_payload(wanted, self._notes_total, also)
         # Its end is waited for by `leave`, whatever cancels this.
         self._sending = asyncio.get_running_loop().create_task(self._outcome(payload), name="registration under way")
         try:
@@ -228,7 +249,8 @@ class ConsulRegistrar:
         """Register, and be passing at once. With `changed_notes` the agent sends it on whatever it believes."""
         wanted = self._wanted
         self._notes_total += changed_notes
-        await self._send(wanted)
+        also = await self._maintenance.check_to_register(renewed=changed_notes or self._sent is None)
+        await self._send(wanted, also)
         self._compare_at_s = clock.now_s() + self._compare_s
         if not self._registered:
             log.info("registered", extra={"service_id": wanted.service_id, "service": wanted.service_name})
@@ -356,11 +378,13 @@ def notes(notes_total: int) -> str:
     return f"sent again, {notes_total}" if notes_total else ""
 
 
-def register_payload(registration: Registration, notes_total: int = 0) -> dict[str, Any]:
+def register_payload(
+    registration: Registration, notes_total: int = 0, also: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Consul's JSON for a registration. The check starts as passing, or every start would flap.
 
     `notes_total`: another number makes other Notes. Consul's agent passes on only what differs from what it believes
-    the catalog to hold; a check with other Notes always does, and takes its service along.
+    the catalog to hold; a check with other Notes always does, and takes its service along. `also`: one more check.
     """
     check: dict[str, Any] = {
         "CheckID": check_id(registration),
@@ -388,6 +412,7 @@ def register_payload(registration: Registration, notes_total: int = 0) -> dict[s
         # The default is left out: an embedded catalog of an earlier version does not know weights.
         **({} if registration.weight == 1 else {"Weights": _weights(registration)}),
         "Check": check,
+        **({} if also is None else {"Checks": [also]}),
     }
 
 

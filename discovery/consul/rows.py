@@ -18,8 +18,9 @@ PORT_MAX = 65_535
 _ROW_BEGINS = b'{"Node":{'
 _HEALTHS = {health.value: health for health in Health}
 _SEVERITY = {Health.PASSING: 0, Health.WARNING: 1, Health.CRITICAL: 2}
-# Of the Consul node, and of one service (Consul, maintenance mode).
-_MAINTENANCE = ("_node_maintenance", "_service_maintenance:")
+# Of the Consul node, and of one service, whose ID follows (Consul, maintenance mode).
+SERVICE_MAINTENANCE = "_service_maintenance:"
+_MAINTENANCE = ("_node_maintenance", SERVICE_MAINTENANCE)
 _REASON_CHARS_MAX = 200
 # Consul, service definition: an ordinary service has no kind, all others are proxies and gateways of its own mesh.
 _OWN_KINDS = ("", None)

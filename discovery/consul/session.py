@@ -13,7 +13,16 @@ from discovery.consul.connect import LeafSource
 from discovery.consul.environment import WAIT_S, ConsulSettings
 from discovery.consul.registration import ConsulRegistrar
 from discovery.consul.watch import ConsulWatch
-from discovery.model import Catalog, CatalogSource, CatalogUnavailable, Instance, Registrar, Registration
+from discovery.model import (
+    FORGETFUL,
+    Catalog,
+    CatalogSource,
+    CatalogUnavailable,
+    Instance,
+    MaintenanceRecord,
+    Registrar,
+    Registration,
+)
 
 
 class ConsulConnection:
@@ -44,9 +53,9 @@ class ConsulConnection:
         watch = partial(ConsulWatch, self._client, service_name, wait_s=self._wait_s)
         return watch(own=own, known=known, dc=dc, answers=answers)
 
-    def registrar(self, registration: Registration) -> Registrar:
-        """Keep a registration true, once its `keep` runs."""
-        return ConsulRegistrar(self._client, registration)
+    def registrar(self, registration: Registration, maintenance: MaintenanceRecord = FORGETFUL) -> Registrar:
+        """Keep a registration true, once its `keep` runs; `maintenance`: where the operator's outlives this process."""
+        return ConsulRegistrar(self._client, registration, maintenance=maintenance)
 
     def leaf(self, service_name: str) -> LeafSource:
         """Certificates of Consul's own CA for a service."""

@@ -54,6 +54,7 @@ _DISTRUSTS_OF_LOSS = 2
 # Reading takes 3 ms for each thousand rows, most of them known: from so many on a thread does it.
 _LONG_ANSWER = 500
 _FILTERED = "rows were left out that our ACL token may not see, it lacks node:read or service:read"
+_CACHE_ALONE = "the servers' last answer lacked our own registration; only the cache of Consul's agent has it since"
 _REPEAT_LEVELS = {1: logging.DEBUG, 2: logging.WARNING}
 
 
@@ -118,6 +119,9 @@ class ConsulWatch:
         self._read_plain_at_s: float | None = None
         self._confirmed_at_s: float | None = None
         self._lists_us: bool | None = None
+        self._doubt_again_at_s: float | None = (
+            None  # While no server has said anything better than a distrusted answer.
+        )
         self._repairs = 0
         self._repair_at_s = 0.0
         self._hidden_until_s = 0.0
@@ -191,6 +195,8 @@ class ConsulWatch:
         is_of_server = not query.index or answer.backend != CACHE
         if self._own is not None and (is_of_server or ours is not None):
             self._lists_us = ours is not None
+        if self._own is not None and ours is not None:
+            self._own.maintained(ours.maintenance)
         canary = self._own.service_id if expected and self._own is not None else None
         missing = self._missing(catalog)
         nodes = [one for one in missing if one.meta.get("node_id") and self._answers(one)]
@@ -208,9 +214,11 @@ class ConsulWatch:
             forgotten=self._forgotten.of(catalog, nodes, now_s),
         )
         self._note_forgotten(verdict, now_s, restored=restored)
-        self._note_trust(verdict, now_s)
         if is_of_server and verdict.trust not in (Trust.DISTRUSTED, Trust.HIDDEN):
-            self._confirmed_at_s = now_s
+            self._confirmed_at_s, self._doubt_again_at_s = now_s, None
+        elif not query.index and not self._distrusts and self._doubt_again_at_s is not None:
+            self._doubt_again_at_s = now_s + HIDDEN_AGAIN_S
+        self._note_trust(verdict, now_s)
         return self._show(verdict, quick=now_s - queried_at_s < QUICK_RETURN_S, now_s=now_s)
 
     async def _read(self, rows: Sequence[bytes]) -> tuple[Catalog, int]:
@@ -265,6 +273,11 @@ class ConsulWatch:
                 return _Query(consistent=True)
         if self._read_plain_at_s is not None and now_s >= self._read_plain_at_s + CONFIRM_EVERY_S:
             return _Query()
+        if self._doubt_again_at_s is not None:
+            # A better answer of the agent's cache proves no server.
+            if now_s >= self._doubt_again_at_s:
+                return _Query()
+            held_until_s = min(held_until_s or self._doubt_again_at_s, self._doubt_again_at_s)
         return self._wait_until(held_until_s, now_s) if held_until_s else _Query(self._index, self._wait_s)
 
     def _wait_until(self, due_s: float, now_s: float) -> _Query:
@@ -331,12 +344,13 @@ class ConsulWatch:
             is_short = verdict.trust is Trust.CONFIRM or self._forgotten.look_again_at_s
             level = logging.DEBUG if is_short else logging.WARNING
             log.log(level, "holding removals until they are confirmed", extra={"instances": len(verdict.suspects)})
-        is_filtered = self._filtered and bool(verdict.suspects)
-        if not self._up and not is_filtered:
+        fault = _FILTERED if self._filtered and verdict.suspects else ""
+        fault = fault or ("" if self._doubt_again_at_s is None else _CACHE_ALONE)
+        if not self._up and not fault:
             log.info("the catalog is followed", extra={"service": self._service_name})
         self._distrusts = self._repairs = 0
         self._repair_at_s = 0.0
-        self._up, self._last_error, self._answered_at_s = not is_filtered, _FILTERED if is_filtered else "", now_s
+        self._up, self._last_error, self._answered_at_s = not fault, fault, now_s
 
     def _note_forgotten(self, verdict: Verdict, now_s: float, *, restored: bool) -> None:
         if verdict.trust in (Trust.CONFIRM, Trust.DISTRUSTED):
@@ -363,6 +377,7 @@ class ConsulWatch:
         """Our own registration is missing: nothing counts, and the registrar has to check, or to register again."""
         assert self._own is not None
         self._distrusts += 1
+        self._doubt_again_at_s = now_s if self._doubt_again_at_s is None else self._doubt_again_at_s
         self._settle_until_s = now_s + self._settle_s
         self._up = False
         self._last_error = "the answer lacks our own registration and is not trusted: " + (

@@ -2,8 +2,8 @@
 
 Made by the wiring; followed by the mesh. The one rule: a file that cannot be read, or is half written, keeps what it
 said last; one that is gone keeps it for `GONE_AFTER_S`, for it may be on its way to being replaced, and for as long as
-its folder is gone or of another volume. YAML that was cut after a line is still YAML: what lacks peers is taken when it
-has not changed until the next look.
+its folder is gone or of another volume, or a link by its name leads nowhere. YAML that was cut after a line is still
+YAML: what lacks peers is taken when it has not changed until the next look.
 """
 
 import asyncio
@@ -86,8 +86,8 @@ class FileSource:
             try:
                 stat = os.stat(name)  # noqa: PTH116 - one system call a file and second
             except (FileNotFoundError, NotADirectoryError):
-                if known is not None and _is_of_lost_folder(name, known.device):
-                    self._files[name] = _File(_NO_STAMP, known.instances, "its folder is gone", now_s, known.device)
+                if known is not None and (fault := _why_lost(name, known.device)):
+                    self._files[name] = _File(_NO_STAMP, known.instances, fault, now_s, known.device)
                 continue
             except OSError as exc:
                 before = () if known is None else known.instances
@@ -110,13 +110,18 @@ class FileSource:
             self._shown.answered_at_s = clock.now_s()
 
 
-def _is_of_lost_folder(name: str, device: int) -> bool:
-    """Whether the folder of a file that is gone is gone, too, or is of another volume than the file was."""
+def _why_lost(name: str, device: int) -> str:
+    """Why a file that is not there was hardly deleted; empty where it was.
+
+    Its folder is gone, too, or is of another volume than the file was; or there is a link by its name still.
+    """
+    if os.path.islink(name):  # noqa: PTH114 - as above
+        return "it is a link that leads nowhere"
     try:
         found = os.stat(os.path.dirname(name) or ".").st_dev  # noqa: PTH116, PTH120 - as above
     except OSError:
-        return True
-    return device not in (found, _NO_DEVICE)
+        return "its folder is gone"
+    return "" if device in (found, _NO_DEVICE) else "its folder is gone"
 
 
 def _files_of(known: Catalog, now_s: float) -> dict[str, _File]:

@@ -169,17 +169,24 @@ async def test_files_of_a_volume_that_is_not_mounted_any_more_keep_what_they_sai
         await follower.until(lambda seen: not seen.instances)
 
 
-async def test_a_file_that_cannot_be_looked_at_is_not_a_file_that_is_gone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("leads_to", "fault"),
+    # To itself once it is in place; and where a volume of links, as of a ConfigMap, has lost what they lead to.
+    [("peers.json", "symbolic links"), ("..data/peers.json", "a link that leads nowhere")],
+)
+async def test_a_file_that_cannot_be_looked_at_is_not_a_file_that_is_gone(
+    leads_to: str, fault: str, tmp_path: Path
+) -> None:
     file = tmp_path / "peers.json"
     file.write_text(listing("10.0.0.1:8000"))
     follower = Follower(FileSource([str(tmp_path / "*.json")]))
     async with running(follower.run()):
         await follower.until(lambda seen: places(seen) == {"10.0.0.1:8000"})
         draft = tmp_path / "draft"
-        draft.symlink_to("peers.json")  # A link to itself once it is in place, which cannot be followed.
+        draft.symlink_to(leads_to)
         draft.replace(file)
         began_at_s = asyncio.get_running_loop().time()
-        await until(lambda: "symbolic links" in follower.source.status.last_error, what="fault")
+        await until(lambda: fault in follower.source.status.last_error, what="fault")
         await until(lambda: asyncio.get_running_loop().time() > began_at_s + 2 * files.GONE_AFTER_S, what="too long")
         file.unlink()
         file.write_text(listing("10.0.0.2:8000"))

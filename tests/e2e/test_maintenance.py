@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.consul_process import RunningConsul, running_consul
-from tests.e2e.running import RunningNode, StartNode
+from tests.e2e.running import RunningNode, StartNode, stop_node
 from tests.e2e.servers_files import example
 from tests.e2e.steady_calls import steady_calls
 from tests.measured import measured
@@ -72,6 +72,43 @@ async def test_a_node_in_maintenance_gets_no_calls_while_another_serves_them_and
     for node, event in ((caller, "a peer is in maintenance"), (resting, "this node is in maintenance")):
         (said,) = [record for record in node.events() if record["event"].startswith(event)]
         assert said["reason"] == REASON
+
+
+async def test_a_node_that_is_started_anew_in_its_maintenance_gets_no_call_and_says_how_that_ends(
+    consul: RunningConsul, start: StartNode, tmp_path: Path
+) -> None:
+    dice = {"dice": example("dice", "service")}
+    caller, resting, _ = await all_of(
+        start(name, tmp_path / name, servers=servers, CONSUL_HTTP_ADDR=consul.url)
+        for name, servers in (("caller", {}), ("resting", dice), ("busy", dice))
+    )
+    await eventually(partial(caller.sees, "busy", "resting"))
+    await eventually(partial(caller.offers, "dice__roll"))
+    await maintain(consul, resting, enable=True)
+    await eventually(partial(peer_rests, caller, "resting", REASON))
+    before = await calls_of(caller, "peer:resting")
+    async with steady_calls(caller, "dice__roll") as tally:
+        assert await stop_node(resting) == 0
+        again = await start(resting)
+        await eventually(partial(peer_rests, caller, "resting", REASON))
+        await eventually(partial(rests, again, REASON))
+        await tally.grows(30)
+        assert await calls_of(caller, "peer:resting") == before
+        (finding,) = [f for f in (await again.status())["findings"] if f["kind"] == "maintenance_resumed"]
+        command = f"consul maint -disable -service={finding['name']}"
+        assert REASON in finding["detail"]
+        assert command in finding["detail"]
+        (said,) = again.events("the maintenance of before is taken up again")
+        assert (said["reason"], said["ended_by"]) == (REASON, command)
+        await maintain(consul, again, enable=False)
+        await eventually(partial(rests, again, ""))
+
+        async def called_again() -> bool:
+            return await calls_of(caller, "peer:resting") > before
+
+        await eventually(called_again, BACK_WITHIN_S)
+        assert [f for f in (await again.status())["findings"] if f["kind"] == "maintenance_resumed"] == []
+    assert tally.failures == []
 
 
 async def maintain(consul: RunningConsul, node: RunningNode, *, enable: bool) -> None:

@@ -16,6 +16,7 @@ from agent.model import Era, HttpTarget, Json, LinkState, ServerScope, ServerSpe
 from tests.integration.servers.fastmcp_server import make_server
 from tests.integration.servers.hosting import Seen, http, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node, served
+from tests.ports import free_ports
 
 
 @asynccontextmanager
@@ -209,6 +210,42 @@ async def test_a_reset_undoes_what_was_added_and_what_was_removed(tmp_path: Path
         assert (one.orders._store.overrides, one.orders.suppressions) == ((), ())
         await one.connected("two")
         assert (await one.rest("DELETE", "/peers/two?forget=yes"))[0] == 422
+
+
+@pytest.mark.parametrize("path", ["/peers/two", "/peers/two?forget=1"])
+async def test_the_end_of_an_override_that_leads_to_nothing_names_the_node_that_has_its_name_now(
+    path: str, tmp_path: Path
+) -> None:
+    async with two_nodes(tmp_path) as (one, two):
+        one.mesh.take_catalog(catalog(instance(two)))
+        await one.connected("two")
+        status, _ = await one.add_peer("two", f"http://127.0.0.1:{free_ports(1)[0]}/mcp")
+        assert status == 202
+        status, ended = await one.rest("DELETE", path)
+        assert (status, ended["data"]["linked_as"]) == (200, "two")
+        assert "knows a node of this name, which is linked as 'two' from now on" in ended["data"]["note"]
+        await one.connected("two")
+        assert [view.spec.name for view in one.mesh.peer_views()] == ["two"]
+
+
+async def test_an_override_that_leads_to_another_node_than_it_names_says_which_answers_and_how_to_undo_it(
+    tmp_path: Path,
+) -> None:
+    async with two_nodes(tmp_path) as (one, two), running_node("three", tmp_path / "three") as three:
+        one.mesh.take_catalog(catalog(instance(two), instance(three)))
+        await one.connected("two", "three")
+        status, body = await one.add_peer("two", three.url)
+        assert (status, body["data"]["connected"]) == (201, True)
+        findings = {found["kind"]: found for found in one.node_status.status()["findings"]}
+        assert findings.keys() == {"name_taken", "other_node"}
+        detail = findings["other_node"]["detail"]
+        assert body["data"]["note"] == detail
+        assert f"at {three.url} answers 'three'" in detail
+        assert f"discovery knows 'two' at {two.url}" in detail
+        assert "`mesh-agent peers reset two` undoes it" in detail
+        assert (await one.rest("DELETE", "/peers/two?forget=1"))[0] == 200
+        await one.connected("two", "three")
+        assert one.node_status.status()["findings"] == []
 
 
 async def test_a_discovered_peer_that_is_removed_stays_away_until_it_is_added_again(tmp_path: Path) -> None:

@@ -252,6 +252,10 @@ class Agent:
         status = {True: "passing", False: "critical"}[held.passing]
         return {"Node": self.name, "Status": status, "Notes": held.payload["Check"].get("Notes", "")}
 
+    async def held_checks(self) -> Mapping[str, Any]:
+        """`GET /v1/agent/checks`."""
+        return {f"service:{service_id}": await self.held_check(f"service:{service_id}") for service_id in self.held}
+
     async def is_member(self, _check_id: str) -> bool:
         """Whether the agent is in its cluster."""
         await self._operation("")

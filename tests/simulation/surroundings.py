@@ -201,6 +201,9 @@ class OwnEntry:
         """Register again, with other Notes."""
         self.facts.register(self.own)
 
+    def maintained(self, reason: str) -> None:
+        """There is no maintenance here."""
+
 
 @dataclass
 class Servers:

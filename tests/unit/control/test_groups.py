@@ -66,3 +66,23 @@ def test_a_peer_loses_its_alias_to_one_that_comes_with_it_as_its_name() -> None:
         )
         groups.take(groups.plan(around, (), entries))
     assert {spec.name: spec.aliases for spec in groups.chosen().peers} == {"a": (), "web": ("b",)}
+
+
+def test_groups_that_come_to_the_same_end_again_are_left_as_they_are() -> None:
+    groups, around, reader = Groups(OWN), Surroundings(frozenset(), frozenset(), {}, ()), CatalogReader()
+    instances = [
+        Instance(InstanceKey("dc1", "m", f"s-{number}"), f"10.0.0.{number}", 8000, meta={"node_id": str(number) * 32})
+        for number in range(1, 9)
+    ]
+    first = groups.plan(around, (), reader.read(Catalog(tuple(instances)), OWN.node_id))
+    assert (len(first.made), len(first.settled)) == (8, 0)
+    groups.take(first)
+    assert groups.unsettled_count == 8
+    before, chosen = list(groups._groups), groups.chosen()
+    more = Instance(InstanceKey("dc1", "m", "s-9"), "10.0.0.9", 8000, meta={"node_id": "9" * 32})
+    second = groups.plan(around, (), reader.read(Catalog((*instances, more)), OWN.node_id))
+    assert (len(second.gone), len(second.made), len(second.settled)) == (0, 1, 8)
+    groups.take(second)
+    assert groups.unsettled_count == 1
+    assert list(groups._groups)[:8] == before
+    assert set(groups.chosen().peers) > set(chosen.peers)

@@ -106,3 +106,11 @@ def test_what_cannot_be_a_peer_is_named_with_its_check_as_well() -> None:
         ("none", FindingKind.CRITICAL, "mesh node: refused"),
         ("none", FindingKind.UNUSABLE, "port 0 is none"),
     ]
+
+
+def test_an_entry_of_ours_that_was_left_over_makes_no_strangers_of_those_beside_us() -> None:
+    ours = _entry("home", "127.0.0.1", "1", OWN.node_id)
+    left = replace(ours, key=replace(ours.key, node="a machine of another name"))
+    beside = _entry("node-b", "127.0.0.1", "1")
+    catalog = Catalog(tuple(sorted((ours, left, beside), key=lambda one: one.key)))
+    assert [spec.name for spec in select(catalog, OWN).peers] == ["node-b"]

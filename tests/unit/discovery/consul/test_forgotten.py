@@ -125,6 +125,11 @@ async def test_a_node_whose_link_ends_as_it_leaves_is_gone_at_the_next_look(capl
     async with followed(servers) as following:
         servers.change("b", "c", "plain")
         await asyncio.sleep(0.1)
+        catalog = following.watch._shown
+        assert catalog is not None
+        (trouble,) = [one.trouble for one in catalog.instances if one.trouble]
+        assert "it leaves" in trouble
+        assert "not said" not in trouble  # It may have: its link is just about to end.
         servers.up.remove("a")
         left_at_s = asyncio.get_running_loop().time()
         await asyncio.sleep(60.0)

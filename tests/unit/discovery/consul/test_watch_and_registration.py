@@ -79,6 +79,10 @@ class ScriptedClient:
         self._call("check")
         return dict(self.held.get(check_id.removeprefix("service:"), {}).get("Check", {}), Node="n")
 
+    async def held_checks(self) -> Mapping[str, Any] | None:
+        self._call("check")
+        return {f"service:{one}": {**held.get("Check", {}), "Node": "n"} for one, held in self.held.items()}
+
     async def is_member(self, _check_id: str) -> bool:
         self._call("member")
         return self.member

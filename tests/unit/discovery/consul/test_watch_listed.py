@@ -93,3 +93,53 @@ def test_listed_needs_the_agents_word_and_no_servers_against_it(
     *, registered: bool, lists_us: bool | None, listed: bool
 ) -> None:
     assert is_listed(SourceStatus(lists_us=lists_us), RegistrarStatus(registered=registered)) is listed
+
+
+async def test_after_a_distrusted_answer_a_better_one_of_the_agents_cache_is_no_proof_and_says_so() -> None:
+    us, others = rows("a", "own"), rows("a")
+
+    def answer(number: int, query: dict[str, Any]) -> Answer:
+        asked.append(bool(query["index"]))
+        seen.append(watch.status)
+        is_there = number != 2 and not (lost_at <= number < back_at and not query["index"])
+        return Answer(5, us if is_there else others, backend=CACHE if query["index"] else "blocking-query")
+
+    asked: list[bool] = []
+    seen: list[SourceStatus] = []
+    lost_at, back_at = 2, 9
+    client = ScriptedClient(answer)
+    registrar = registrar_of(client, OURS)
+    watch = watch_of(client, "mcp-node", own=registrar)
+    await kept(registrar, 0.1)
+    await watched(watch, 60.0)
+    # A read, a distrusted wait, a better one of the cache: then the servers are asked at once, and later once in 10 s.
+    assert asked[:4] == [False, True, True, False]
+    doubted = [status for status in seen[3:back_at] if status.confirmed_at_s == seen[1].confirmed_at_s]
+    assert doubted
+    assert not any(status.up for status in doubted)
+    assert any("only the cache" in status.last_error for status in doubted)
+    assert sum(not waits for waits in asked[:back_at]) < 5
+    assert (seen[-1].up, seen[-1].last_error) == (True, "")
+
+
+async def test_a_loss_that_is_repaired_is_confirmed_by_a_server_at_once() -> None:
+    us, others = rows("a", "own"), rows("a")
+    # A wait and a read that lack us, after which the agent has sent us to the catalog again.
+    script = {2: others, 3: others}
+    seen: list[SourceStatus] = []
+
+    def answer(number: int, query: dict[str, Any]) -> Answer | None:
+        seen.append(watch.status)
+        if number > len(script) + 3 and query["index"]:
+            return None
+        return Answer(4 + number, script.get(number, us), backend=CACHE if query["index"] else "blocking-query")
+
+    client = ScriptedClient(answer)
+    registrar = registrar_of(client, OURS)
+    watch = watch_of(client, "mcp-node", own=registrar)
+    await kept(registrar, 0.1)
+    began_s = now_s()
+    await watched(watch, 5.0)
+    assert (seen[-1].up, seen[-1].last_error) == (True, "")
+    assert (watch.status.confirmed_at_s or 0.0) - began_s < 2.0
+    assert any(not status.up for status in seen)

@@ -1,0 +1,115 @@
+"""The operator's maintenance of our own entry, kept beyond the entry and registered again along with it.
+
+Consul keeps the maintenance of a service as one of its checks (`consul maint -service`), so it goes with the entry:
+when we leave, when an agent is wiped, when the catalog forgets. Asked by the registration what to register along, in
+one request: the entry is never there without it. The agent's word is kept whenever the catalog shows a change, and when
+we leave. The one rule: while the agent holds our entry, its word counts, for the operator may have ended the
+maintenance while we were down; what was kept counts where the entry is gone. A Consul node's own is kept by Consul.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from discovery.consul.client import ConsulClient
+from discovery.consul.rows import SERVICE_MAINTENANCE
+from discovery.model import MaintenanceRecord
+
+log = logging.getLogger(__name__)
+
+# An agent wants a kind of check. One of a TTL that never passes stays critical, as that of `consul maint` does.
+_TTL = "8760h"
+_NAME = "Service Maintenance Mode"  # Consul's own name for it.
+REASON_CHARS_MAX = 1000
+_NO_REASON = "no reason given"
+
+
+class KeptMaintenance:
+    """See the module. Sole writer: the registrar. `resumed`: why, of one that was taken up again, until it ends."""
+
+    def __init__(self, client: ConsulClient, service_id: str, our_check_id: str, record: MaintenanceRecord) -> None:
+        self._client, self._record = client, record
+        self._service_id, self._our_check_id = service_id, our_check_id
+        self._check_id = f"{SERVICE_MAINTENANCE}{service_id}"
+        self._reason: str | None = None
+        self._saved: str | None = None
+        self._loaded = False
+        self._shown = ""
+        self.is_to_be_asked = False  # The catalog has said something else than before.
+        self.resumed = ""
+
+    def __repr__(self) -> str:
+        return f"<KeptMaintenance {self._service_id} reason={self._reason!r}>"
+
+    def shown(self, reason: str) -> bool:
+        """Take what the catalog says of our entry, the Consul node's maintenance included; whether that is news."""
+        is_news = reason != self._shown
+        self._shown, self.is_to_be_asked = reason, self.is_to_be_asked or is_news
+        return is_news
+
+    async def ask(self) -> None:
+        """Keep what the agent says now. Raises `CatalogUnavailable`."""
+        checks = await self._client.held_checks()
+        self.is_to_be_asked = False
+        if checks is not None:
+            await self.take(checks)
+
+    async def take(self, checks: Mapping[str, Any]) -> None:
+        """Keep what the agent's checks say, where it holds our entry."""
+        await self._load()
+        if self._our_check_id not in checks:
+            return
+        reason = _reason_in(checks.get(self._check_id))
+        if reason != self.resumed:
+            self.resumed = ""
+        self._reason = reason
+        if reason != self._saved and await self._record.save(reason):
+            self._saved = reason
+
+    async def check_to_register(self, *, renewed: bool) -> dict[str, Any] | None:
+        """The check that a registration has to take along, None where it has not.
+
+        `renewed`: the catalog may lack what the agent holds, or the agent holds it with another token. Raises
+        `CatalogUnavailable`.
+        """
+        await self._load()
+        if self._reason is None and not self.is_to_be_asked:
+            return None
+        checks = await self._client.held_checks()
+        if checks is None:
+            return None
+        self.is_to_be_asked = False
+        await self.take(checks)
+        reason = self._reason
+        if reason is None:
+            return None
+        if self._our_check_id not in checks:
+            self._note_resumed(reason)
+            return self._check(reason)
+        if not renewed:
+            return None
+        # Other Notes, or the agent would not pass it on; a blank at the end is no other reason.
+        was = str(checks.get(self._check_id, {}).get("Notes") or "")
+        return self._check(reason if was != reason else f"{reason} ")
+
+    def _check(self, notes: str) -> dict[str, Any]:
+        return {"CheckID": self._check_id, "Name": _NAME, "Notes": notes, "Status": "critical", "TTL": _TTL}
+
+    def _note_resumed(self, reason: str) -> None:
+        if self.resumed != reason:
+            self.resumed = reason
+            ended = f"consul maint -disable -service={self._service_id}"
+            log.warning("the maintenance of before is taken up again", extra={"reason": reason, "ended_by": ended})
+
+    async def _load(self) -> None:
+        if not self._loaded:
+            self._loaded = True
+            self._reason = self._saved = await self._record.load()
+
+
+def _reason_in(check: Any) -> str | None:
+    """The reason that a maintenance check gives; None where there is no such check."""
+    if not isinstance(check, Mapping):
+        return None
+    notes = check.get("Notes")
+    return (" ".join(notes.split()) if isinstance(notes, str) else "")[:REASON_CHARS_MAX] or _NO_REASON
