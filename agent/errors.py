@@ -61,9 +61,13 @@ class ConfigRefused(MeshError):
 
 
 class LinkFailed(MeshError):
-    """A link could not be opened, or broke. `retry_soon` is False where only a long wait makes sense."""
+    """A link could not be opened, or broke. `retry_soon` is False where only a long wait makes sense.
+
+    `may_be_away`: it may be a proxy's word for a server that is away, so a call is reason to try again all the same.
+    """
 
     retry_soon = True
+    may_be_away = False
 
 
 class Unreachable(LinkFailed):
