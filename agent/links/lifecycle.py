@@ -142,6 +142,10 @@ class LifecycleHooks(OfferHooks, ProbeHooks, Protocol):
         """What the server offers in the sessions of single callers."""
         ...
 
+    def ended_in_silence(self) -> bool:
+        """The stream of changes ended, and a probe was not answered then. Returns whether the client may be kept."""
+        ...
+
 
 class LinkLifecycle:
     """See the module. Sole writer: the task that runs `run`; `request`, `sighted` and `end` are called from others.
@@ -397,15 +401,17 @@ class LinkLifecycle:
             self.end(exc)
 
     async def stream_ended(self, failure: Unreachable) -> None:
-        """Return when there is a sign of life. Raises `LinkFailed` where the other side ended the stream, and is gone.
+        """Return when there is a sign of life. Raises `LinkFailed` where the other side is gone.
 
-        One that has fallen silent is left to the probes, as is a server that only takes its time.
+        One that has fallen silent is left to the probes, as is a server that only takes its time. An end says nothing
+        of the other side: what stands between ends all connections when it restarts. A side that refuses then is gone,
+        as is one that is silent, unless most are.
         """
         try:
             await self._client.probe(PROBE_TIMEOUT_S)
         except Unreachable as exc:
             may_be_slow = self.opened.identity is None and isinstance(exc.__cause__, CallTimedOut)
-            if not (may_be_slow or (failure.silent and exc.silent)):
+            if not may_be_slow and not (exc.silent and (failure.silent or self._events.ended_in_silence())):
                 raise
             await self._probes.heard()
 

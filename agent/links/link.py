@@ -389,6 +389,11 @@ class Link:
         self._record.missed(busy=busy, silent=silent)
         return self.view.connected
 
+    def ended_in_silence(self) -> bool:
+        """Take that the stream ended and a probe was not answered then; False once the link counts as down."""
+        self._record.ended_in_silence()
+        return self.view.connected
+
     # State
 
     def _failed(self, failure: MeshError) -> None:
