@@ -17,7 +17,7 @@ from agent.client.event import Event, first_of, within
 from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.protocol import Request, ResultTaker, StartsRequests, why_lost
 from agent.client.small_task_group import SmallTaskGroup
-from agent.errors import CallFailed, CallTimedOut, LoginNeeded, MeshError, ProtocolBroken, Unreachable
+from agent.errors import CallFailed, CallTimedOut, LoginNeeded, MeshError, ProtocolBroken, Unreachable, bare
 from agent.links.dial import OpenClient
 from agent.links.follower import Followers
 from agent.links.offer_keeper import CHANGE_WAIT_S, Listener, OfferHooks, OfferKeeper
@@ -395,6 +395,9 @@ class LinkLifecycle:
     async def _watched(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await work()
+        except asyncio.CancelledError as exc:
+            bare(exc)  # The task holds it.
+            raise
         except Exception as exc:  # noqa: BLE001 - the top of a task; `run` raises it, and its link records it
             if self._end.is_set():
                 self._idle.set()  # What is in flight there is not waited for any more.

@@ -110,9 +110,9 @@ class SseSessionClient:
         self._end = ("", False)
         self._reader: asyncio.Task[None] | None = None
         self._replies: set[asyncio.Task[None]] = set()
-        self._subscriptions = SessionSubscriptions(self.request, on_notice)
+        self._subscriptions = SessionSubscriptions(on_notice)
         self._pending = PendingRequests(self._subscriptions, on_notice)
-        self._logs = SessionLogs(self.request)
+        self._logs = SessionLogs()
 
     def __repr__(self) -> str:
         lost = f" lost: {self.lost_reason}" if self.lost.is_set() else ""
@@ -157,6 +157,7 @@ class SseSessionClient:
         self._siblings.pending = [one for one in self._siblings.pending if one is not self._pending]
         if self._reader is not None:
             self._reader.cancel()
+            self._reader = None  # What it ends with knows of this client: a circle, for the garbage collector to find.
         for task in self._replies:
             task.cancel()
 
@@ -178,7 +179,7 @@ class SseSessionClient:
         posting: asyncio.Task[None] | None = None
         try:
             async with asyncio.timeout_at(request.deadline_s):
-                await self._logs.show(request.params, self.server_info)
+                await self._logs.show(request.params, self.server_info, self.request)
                 # Beside the wait for the answer: some servers answer the POST only when they are done.
                 posting = self._start(self._deliver(body, dict(request.headers or {}), pending))
                 if on_notification is not None:
@@ -234,7 +235,7 @@ class SseSessionClient:
 
     async def follow(self, updates: Updates) -> None:
         """As `McpClient.follow`."""
-        await self._subscriptions.follow(updates)
+        await self._subscriptions.follow(updates, self.request)
 
     async def probe(self, timeout_s: float) -> None:
         """As `McpClient.probe`."""

@@ -102,13 +102,13 @@ class OldServer:
 
 
 @asynccontextmanager
-async def old_server(server: OldServer) -> AsyncIterator[OldServer]:
+async def old_server(server: OldServer, port: int = 0) -> AsyncIterator[OldServer]:
     app = web.Application()
     app.router.add_get("/sse", server.open_stream)
     app.router.add_post("/messages", server.take)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
     server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/sse"
     try:
         yield server
