@@ -7,7 +7,7 @@ A failure has two texts: `str` of it is for operators (log, REST, command line) 
 what a server wrote; `words` are for clients, and hold nothing that was not written for them.
 """
 
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 # Ours, in JSON-RPC's range for servers: why a forwarded request has no answer (docs/calls.md).
 NOT_EXECUTED: Final = -32000
@@ -20,6 +20,8 @@ RESOURCE_NOT_FOUND: Final = -32002
 SESSION_NOT_FOUND: Final = -32001
 # In the error's data: the client left a server request unanswered while others waited. It says nothing of the server.
 GIVEN_UP: Final = "question_given_up"
+
+_E = TypeVar("_E", bound=BaseException)
 
 
 class MeshError(Exception):
@@ -56,14 +58,30 @@ class MeshError(Exception):
         return str(self) if self.is_for_clients else f"{subject} {self.what}"
 
 
+def bare(failure: _E) -> _E:
+    """The same without the frames of it and its causes: kept by what those know, it would be a circle.
+
+    Only the garbage collector could take that away.
+    """
+    one: BaseException | None = failure
+    while one is not None and one.__traceback__ is not None:
+        one.__traceback__ = None
+        one = one.__cause__ or one.__context__
+    return failure
+
+
 class ConfigRefused(MeshError):
     """Settings or a servers file cannot be used; the message names the place, the field and the fix. Exit code 2."""
 
 
 class LinkFailed(MeshError):
-    """A link could not be opened, or broke. `retry_soon` is False where only a long wait makes sense."""
+    """A link could not be opened, or broke. `retry_soon` is False where only a long wait makes sense.
+
+    `may_be_away`: it may be a proxy's word for a server that is away, so a call is reason to try again all the same.
+    """
 
     retry_soon = True
+    may_be_away = False
 
 
 class Unreachable(LinkFailed):

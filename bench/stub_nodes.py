@@ -2,13 +2,18 @@
 
 They listen on loopback, or on the address that is the last word. Each proves who it is, and answers for one tool of a
 fleet by itself, after MS milliseconds, so that what asks twenty of them is measured and not they. Their names count
-from FIRST. The handshake, the proofs and the HTTP side are those of real nodes.
+from FIRST. The handshake, the proofs and the HTTP side are those of real nodes. SIGUSR1 ends every connection.
 """
 
 import asyncio
+import contextlib
+import os
+import signal
+import socket
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -40,7 +45,14 @@ async def main() -> None:
         runner = runner_of(app, fast_path=MCP_PATH, common=usual_header_lines)
         await runner.setup()
         await web.TCPSite(runner, host, int(port)).start()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _end_connections)
     await asyncio.Event().wait()
+
+
+def _end_connections() -> None:
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(path.name))) as one:
+            one.shutdown(socket.SHUT_RDWR if one.getpeername() else 0)  # A listener has none: an error, as any file.
 
 
 def _node(name: str, secrets: tuple[bytes, ...], delay_s: float) -> web.Application:

@@ -59,11 +59,12 @@ def is_wanted(message: Json, level: str | None) -> bool:
 
 
 class SessionLogs:
-    """One session's level. Sole writers: the tasks of its requests."""
+    """One session's level. Sole writers: the tasks of its requests.
 
-    def __init__(self, request: Send) -> None:
-        """`request`: the client's own."""
-        self._request = request
+    It does not know the client, which gives its own `request` each time: a circle would wait for the garbage collector.
+    """
+
+    def __init__(self) -> None:
         self._asked_at_s: dict[str, float] = {}
         self._level: str | None = None
         self._server_info: ServerInfo | None = None
@@ -72,7 +73,7 @@ class SessionLogs:
     def __repr__(self) -> str:
         return f"<SessionLogs {self._level}>"
 
-    async def show(self, params: Json | None, server_info: ServerInfo) -> None:
+    async def show(self, params: Json | None, server_info: ServerInfo, request: Send) -> None:
         """Set the level before a request with `params`, where it asks for one and the server has log messages."""
         level = asked_level(params)
         if level is None or "logging" not in server_info.capabilities:
@@ -87,7 +88,7 @@ class SessionLogs:
                 self._level, self._server_info = wanted, server_info
                 # After a refusal the server's own choice stays, and is filtered.
                 with contextlib.suppress(MeshError):
-                    await self._request(Request.within(SET_LEVEL, {"level": wanted}, timeout_s=SET_TIMEOUT_S))
+                    await request(Request.within(SET_LEVEL, {"level": wanted}, timeout_s=SET_TIMEOUT_S))
 
 
 class SessionSubscriptions:
@@ -96,10 +97,9 @@ class SessionSubscriptions:
     Sole writers: the tasks that run `follow`, and the client's `listen`.
     """
 
-    def __init__(self, request: Send, on_notice: Callable[[str, Json], None]) -> None:
-        """`request`: the client's own. `on_notice` takes updates in a session in which nothing is followed."""
+    def __init__(self, on_notice: Callable[[str, Json], None]) -> None:
+        """`on_notice` takes updates in a session in which nothing is followed."""
         self.listeners: set[Callable[[str], None]] = set()
-        self._request = request
         self._on_notice = on_notice
         self._held: dict[Updates, frozenset[str]] = {}
         self._ended: dict[Updates, asyncio.Future[str]] = {}
@@ -109,14 +109,14 @@ class SessionSubscriptions:
     def __repr__(self) -> str:
         return f"<SessionSubscriptions {sum(map(len, self._held.values()))} URIs>"
 
-    async def follow(self, updates: Updates) -> None:
-        """As `McpClient.follow`."""
+    async def follow(self, updates: Updates, request: Send) -> None:
+        """As `McpClient.follow`. `request`: the client's own, as in `SessionLogs`."""
         ended = self._ended[updates] = asyncio.get_running_loop().create_future()
         try:
-            await self._subscribe(updates, ended)
+            await self._subscribe(updates, ended, request)
             raise Unreachable(await ended)
         finally:
-            await self._unsubscribe(self._held.pop(updates, frozenset()))
+            await self._unsubscribe(self._held.pop(updates, frozenset()), request)
             del self._ended[updates]
             ended.cancel()
 
@@ -142,14 +142,14 @@ class SessionSubscriptions:
             if not ended.done():
                 ended.set_result(reason)
 
-    async def _subscribe(self, updates: Updates, ended: asyncio.Future[str]) -> None:
+    async def _subscribe(self, updates: Updates, ended: asyncio.Future[str], request: Send) -> None:
         granted: set[str] = set()
         refusals: dict[str, RpcError] = {}
 
         async def subscribe(uri: str) -> None:
             if not self._is_held(uri):
                 try:
-                    await self._request(Request.within(SUBSCRIBE, {"uri": uri}, timeout_s=SUBSCRIBE_TIMEOUT_S))
+                    await request(Request.within(SUBSCRIBE, {"uri": uri}, timeout_s=SUBSCRIBE_TIMEOUT_S))
                 except RpcError as exc:
                     refusals[uri] = exc
                     return
@@ -167,11 +167,11 @@ class SessionSubscriptions:
         if not ended.done():
             updates.grant(granted, refusals)
 
-    async def _unsubscribe(self, uris: Iterable[str]) -> None:
+    async def _unsubscribe(self, uris: Iterable[str], request: Send) -> None:
         async def unsubscribe(uri: str) -> None:
             if not self._is_held(uri):
                 with contextlib.suppress(MeshError):
-                    await self._request(Request.within(UNSUBSCRIBE, {"uri": uri}, timeout_s=UNSUBSCRIBE_TIMEOUT_S))
+                    await request(Request.within(UNSUBSCRIBE, {"uri": uri}, timeout_s=UNSUBSCRIBE_TIMEOUT_S))
 
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(UNSUBSCRIBE_TIMEOUT_S), self._turn:

@@ -17,7 +17,7 @@ from agent.client.event import Event, first_of, within
 from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.protocol import Request, ResultTaker, StartsRequests, why_lost
 from agent.client.small_task_group import SmallTaskGroup
-from agent.errors import CallFailed, CallTimedOut, LoginNeeded, MeshError, ProtocolBroken, Unreachable
+from agent.errors import CallFailed, CallTimedOut, LoginNeeded, MeshError, ProtocolBroken, Unreachable, bare
 from agent.links.dial import OpenClient
 from agent.links.follower import Followers
 from agent.links.offer_keeper import CHANGE_WAIT_S, Listener, OfferHooks, OfferKeeper
@@ -140,6 +140,10 @@ class LifecycleHooks(OfferHooks, ProbeHooks, Protocol):
     @property
     def session_offers(self) -> SessionOffersOfBackend:
         """What the server offers in the sessions of single callers."""
+        ...
+
+    def ended_in_silence(self) -> bool:
+        """The stream of changes ended, and a probe was not answered then. Returns whether the client may be kept."""
         ...
 
 
@@ -391,21 +395,26 @@ class LinkLifecycle:
     async def _watched(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await work()
+        except asyncio.CancelledError as exc:
+            bare(exc)  # The task holds it.
+            raise
         except Exception as exc:  # noqa: BLE001 - the top of a task; `run` raises it, and its link records it
             if self._end.is_set():
                 self._idle.set()  # What is in flight there is not waited for any more.
             self.end(exc)
 
     async def stream_ended(self, failure: Unreachable) -> None:
-        """Return when there is a sign of life. Raises `LinkFailed` where the other side ended the stream, and is gone.
+        """Return when there is a sign of life. Raises `LinkFailed` where the other side is gone.
 
-        One that has fallen silent is left to the probes, as is a server that only takes its time.
+        One that has fallen silent is left to the probes, as is a server that only takes its time. An end says nothing
+        of the other side: what stands between ends all connections when it restarts. A side that refuses then is gone,
+        as is one that is silent, unless most are.
         """
         try:
             await self._client.probe(PROBE_TIMEOUT_S)
         except Unreachable as exc:
             may_be_slow = self.opened.identity is None and isinstance(exc.__cause__, CallTimedOut)
-            if not (may_be_slow or (failure.silent and exc.silent)):
+            if not may_be_slow and not (exc.silent and (failure.silent or self._events.ended_in_silence())):
                 raise
             await self._probes.heard()
 

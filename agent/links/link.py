@@ -21,7 +21,7 @@ from agent.client.event import Event
 from agent.client.exit_stack import SmallExitStack
 from agent.client.protocol import Request, ResultTaker
 from agent.client.server_info import ServerInfo
-from agent.errors import CallNotSent, MeshError, ProtocolBroken, Unreachable
+from agent.errors import CallNotSent, LinkFailed, MeshError, ProtocolBroken, Unreachable
 from agent.links.dial import Dial, opened
 from agent.links.follower import Followers
 from agent.links.lifecycle import LinkLifecycle, ReloadAsked, Retired
@@ -389,10 +389,16 @@ class Link:
         self._record.missed(busy=busy, silent=silent)
         return self.view.connected
 
+    def ended_in_silence(self) -> bool:
+        """Take that the stream ended and a probe was not answered then; False once the link counts as down."""
+        self._record.ended_in_silence()
+        return self.view.connected
+
     # State
 
     def _failed(self, failure: MeshError) -> None:
-        self._hurry_every_s = CALLED_EVERY_S if retry_soon(failure) else CALLED_IN_VAIN_EVERY_S
+        may_be_away = retry_soon(failure) or (isinstance(failure, LinkFailed) and failure.may_be_away)
+        self._hurry_every_s = CALLED_EVERY_S if may_be_away else CALLED_IN_VAIN_EVERY_S
         if isinstance(failure, Unreachable) and failure.retry_after_s:
             self._hurry_every_s = math.inf
         self._record.failed(failure)

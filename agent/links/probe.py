@@ -17,7 +17,8 @@ from agent import clock
 from agent.client.event import Event, within
 from agent.client.protocol import McpClient, Request
 from agent.client.server_info import ServerInfo
-from agent.errors import LinkFailed, MeshError, RpcError, Unreachable
+from agent.client.small_task_group import SmallTaskGroup
+from agent.errors import LinkFailed, MeshError, RpcError, Unreachable, bare
 from agent.links.beats import BEAT_S, shared_beats
 
 # Every 5 s a link costs next to nothing, and +-20% keep those that began together apart; within one network an answer
@@ -283,7 +284,7 @@ class Probe:
 
     async def _until_answered(self) -> None:
         """Probe until there is an answer. Raises `NoSignOfLife`, in a group."""
-        async with asyncio.TaskGroup() as group:
+        async with SmallTaskGroup() as group:
             (asked, failure), busy = self._asked_before(), False
             while True:
                 if failure is not None:
@@ -375,7 +376,7 @@ class Probe:
         try:
             await self._client.probe(max(LATE_S, self._patience_s))
         except LinkFailed as exc:
-            return exc
+            return bare(exc)
         self._pings = True
         return None
 
@@ -387,7 +388,7 @@ class Probe:
         except RpcError:
             pass
         except LinkFailed as exc:
-            return exc
+            return bare(exc)
         except MeshError as exc:
             return Unreachable.because(exc)
         self._pings = False

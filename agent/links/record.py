@@ -145,6 +145,12 @@ class LinkRecord:
         blame = crowd.blame(self._silence, self._heard, now_s) if silent else Blame.THEIRS
         self.advance(ProbeMissed(busy=busy, refused=not silent, blame=blame))
 
+    def ended_in_silence(self) -> None:
+        """The other side ended the stream of changes, and did not answer a probe: gone, if this node can hear."""
+        self.missed(busy=False, silent=True)
+        blame = self._hooks.crowd.blame(self._silence, self._heard, clock.now_s())
+        self.advance(ProbeMissed(blame=blame, ended=True))
+
     def ready(self, offer: Offer, server_info: ServerInfo, identity: NodeIdentity | None) -> None:
         """The first offer of a new client has been read."""
         last = self.view.offer

@@ -114,12 +114,14 @@ class Blame(Enum):
 class ProbeMissed:
     """No answer to a probe in time. `busy`: the server is at work on a call, which may be all that it does.
 
-    `refused`: it was refused in place of that, which is no silence. `blame`: whose the silence is.
+    `refused`: it was refused in place of that, which is no silence. `blame`: whose the silence is. `ended`: the other
+    side had ended the stream of changes, or what stands between had, so that it is as good as the last of many.
     """
 
     busy: bool = False
     refused: bool = False
     blame: Blame = Blame.THEIRS
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,14 +228,15 @@ def _misses(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStand
     assert isinstance(event, ProbeMissed), "as the table has it"
     if event.busy:
         misses = excused = min(misses, MISSES_SUSPECT)
-    elif misses - excused >= MISSES_DOWN:
+    elif event.ended or misses - excused >= MISSES_DOWN:
+        misses = max(misses, excused + MISSES_DOWN)
         match event.blame:
             case Blame.THEIRS:
                 return _fails(standing, event, now_s)
             case Blame.OURS:
                 misses = excused = MISSES_SUSPECT
             case Blame.OPEN:  # The next one tells more.
-                misses = standing.misses
+                misses -= 1
     state = LinkState.SUSPECT if misses >= MISSES_SUSPECT else LinkState.READY
     return replace(standing, state=state, misses=misses, excused=excused, refuses=event.refused)
 

@@ -59,6 +59,19 @@ class Machine:
         """From now on the kernel refuses to send anything there, at once: it knows no way."""
         _ip("route", "replace", "unreachable", f"{self.far}/32")
 
+    def reset_connections(self) -> None:
+        """End those of its processes, as a firewall that has forgotten them: both sides get a reset."""
+        self._established("-K")
+        assert not self.connections(), "a kernel without CONFIG_INET_DIAG_DESTROY"
+
+    def connections(self) -> int:
+        """How many of its processes' are open on both sides, as far as it knows."""
+        return len(self._established().splitlines())
+
+    def _established(self, *more: str) -> str:
+        words = self.command("ss", "-H", "-t", *more, "state", "established")
+        return subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout
+
     def pull_the_cable(self) -> None:
         """Neither side hears anything; on this side the interface says so."""
         _ip("link", "set", self._cable, "down")

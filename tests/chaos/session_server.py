@@ -1,10 +1,12 @@
 """An MCP server with sessions over HTTP (2025-11-25) that forgets them when it ends, as the SDKs of that time do.
 
-Run as a process of its own, one for each replica: `python -m tests.chaos.session_server PORT`. The one rule: a request
-with a session ID that it does not know is refused as python-sdk 1.30.0 does, with an invented ID and nothing executed.
+Run as a process of its own, one for each replica: `python -m tests.chaos.session_server PORT[,PORT] [ADDRESS]`. The one
+rule: a request with a session ID that it does not know is refused as python-sdk 1.30.0 does, with an invented ID and
+nothing executed.
 """
 
 import os
+import socket
 import sys
 from typing import Any
 from uuid import uuid4
@@ -55,4 +57,6 @@ def _answer(message: dict[str, Any], result: dict[str, Any], headers: dict[str, 
 if __name__ == "__main__":
     app = web.Application()
     app.add_routes([web.post("/mcp", SessionServer().handle)])
-    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=None, reuse_address=True)
+    address = sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"
+    listeners = [socket.create_server((address, int(port))) for port in sys.argv[1].split(",")]
+    web.run_app(app, sock=listeners, access_log=None, print=None)

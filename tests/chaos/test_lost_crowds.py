@@ -5,7 +5,9 @@ the kernel's time-outs and new connections are not accepted. The one rule: the p
 peer takes to be found gone.
 """
 
+import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from tests.chaos.test_silent_crowds import (
     has_lasted,
     has_ready,
 )
+from tests.e2e.by_hand import modern_answer
+from tests.e2e.processes import NodeProcess, environment_of, spawn
 from tests.e2e.running import RunningNode, running_nodes
 from tests.measured import measured
 from tests.ports import free_ports
@@ -31,6 +35,9 @@ from tests.waiting import all_of, eventually
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 FIRST_PORT = 8000
+OLD_PORT = 9000
+# With a server beside them.
+FEW = 8
 # What is left of the silence shows by then: time-outs of the kernel, and probes that were sent before.
 SETTLED_S = 10.0
 # Of a busy machine.
@@ -38,7 +45,14 @@ SLACK_S = 4.0
 
 
 @pytest.mark.parametrize(
-    ("cut", "called"), [("lose_all", True), ("lose_what_is_sent_there", False), ("lose_the_way", True)]
+    ("cut", "called"),
+    [
+        ("lose_all", True),
+        ("lose_what_is_sent_there", False),
+        ("lose_the_way", True),
+        ("reset_and_lose_all", False),
+        ("end_and_lose_all", True),
+    ],
 )
 async def test_when_packets_of_most_peers_are_lost_no_link_ends_and_calls_work_at_once_afterwards(
     tmp_path: Path, cut: str, called: bool
@@ -52,11 +66,11 @@ async def test_when_packets_of_most_peers_are_lost_no_link_ends_and_calls_work_a
             "MESH_CALL_TIMEOUT_S": str(CALL_TIMEOUT_S),
             "MESH_PEER_FILES": str(listed(tmp_path / "peers.json", ports, machine)),
         }
-        async with stub_peers(tmp_path, ports, machine=machine), running_nodes() as start:
+        async with stub_peers(tmp_path, ports, machine=machine) as stubs, running_nodes() as start:
             node = await start("many", tmp_path / "many", **settings)
             await eventually(partial(has_ready, node, MANY))
             try:
-                lost_s = await lost_for_a_while(node, machine, cut, called=called)
+                lost_s = await lost_for_a_while(node, partial(CUTS[cut], machine, stubs), called=called)
             finally:
                 machine.heal()
             heard_s = time.monotonic()
@@ -71,7 +85,40 @@ async def test_when_packets_of_most_peers_are_lost_no_link_ends_and_calls_work_a
             assert node.events("MCP link down") == []
 
 
-async def test_one_whose_packets_are_lost_among_healthy_ones_is_found_as_soon_as_ever(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cut", ["lose_all", "reset_and_lose_all"])
+async def test_servers_of_the_old_transport_stay_listed_while_most_are_silent_and_work_at_once_afterwards(
+    tmp_path: Path, cut: str
+) -> None:
+    if reason := why_not():
+        pytest.skip(f"NO NETWORK NAMESPACES: lost packets were not tried; {reason}")
+    ports = [FIRST_PORT + number for number in range(FEW)]
+    with other_machine() as machine:
+        servers = {"old": {"type": "sse", "url": f"http://{machine.far}:{OLD_PORT}/sse", "mesh": {"scope": "service"}}}
+        settings = {"MESH_DISCOVERY": "off", "MESH_PEER_FILES": str(listed(tmp_path / "peers.json", ports, machine))}
+        words = ("tests.chaos.old_transport_server", machine.far, str(OLD_PORT))
+        old = spawn(words, tmp_path / "old.log", environment_of({}), through=machine.command())
+        try:
+            async with stub_peers(tmp_path, ports, machine=machine) as stubs, running_nodes() as start:
+                node = await start("many", tmp_path / "many", servers=servers, **settings)
+                await eventually(partial(has_ready, node, FEW + 1))
+                await eventually(partial(node.offers, "old__pid"))
+                ended = node.events("MCP link down")  # The server starts beside the node.
+                try:
+                    lost_s = await lost_for_a_while(node, partial(CUTS[cut], machine, stubs), FEW + 1, called=False)
+                    assert await node.offers("old__pid")
+                finally:
+                    machine.heal()
+                heard_s = time.monotonic()
+                await eventually(partial(answers_pid, node), BACK_WITHIN_S)
+                measured(f"{cut}: called {time.monotonic() - heard_s:.2f} s after {lost_s:.1f} s of it")
+                await eventually(partial(all_are_ready, node, FEW + 1), BACK_WITHIN_S)
+                assert node.events("MCP link down") == ended
+        finally:
+            old.kill_and_reap()
+
+
+@pytest.mark.parametrize("cut", ["lose_all", "reset_and_lose_all", "end_and_lose_all"])
+async def test_one_whose_packets_are_lost_among_healthy_ones_is_found_as_soon_as_ever(tmp_path: Path, cut: str) -> None:
     if reason := why_not():
         pytest.skip(f"NO NETWORK NAMESPACES: lost packets were not tried; {reason}")
     ports = free_ports(MANY - 1)
@@ -80,31 +127,62 @@ async def test_one_whose_packets_are_lost_among_healthy_ones_is_found_as_soon_as
         settings = {"MESH_DISCOVERY": "off", "MESH_PEER_FILES": ",".join(map(str, files))}
         async with (
             stub_peers(tmp_path, ports),
-            stub_peers(tmp_path, [FIRST_PORT], first=MANY, machine=machine),
+            stub_peers(tmp_path, [FIRST_PORT], first=MANY, machine=machine) as lost,
             running_nodes() as start,
         ):
             node = await start("many", tmp_path / "many", **settings)
             await eventually(partial(has_ready, node, MANY))
             began_s = time.monotonic()
-            machine.lose_all()
+            CUTS[cut](machine, lost)
             try:
                 await eventually(partial(has_ready, node, MANY - 1), SEEN_WITHIN_S + SLACK_S)
-                measured(f"one of {MANY} was down after {time.monotonic() - began_s:.1f} s")
+                measured(f"{cut}: one of {MANY} was down after {time.monotonic() - began_s:.1f} s")
             finally:
                 machine.heal()
 
 
-async def lost_for_a_while(node: RunningNode, machine: Machine, cut: str, *, called: bool) -> float:
+def reset_and_lose_all(machine: Machine, _peers: NodeProcess) -> None:
+    """As a firewall or NAT that restarts: what it knew ends, and what comes then is dropped."""
+    machine.lose_what_is_sent_there()
+    machine.reset_connections()
+    machine.lose_what_is_sent_here()
+
+
+def end_and_lose_all(machine: Machine, peers: NodeProcess) -> None:
+    """As a proxy that closes what it has before it stops."""
+    before = machine.connections()
+    assert before
+    machine.lose_what_is_sent_there()
+    peers.send_signal(signal.SIGUSR1)
+    while machine.connections():
+        pass
+    machine.lose_what_is_sent_here()
+
+
+CUTS: dict[str, Callable[[Machine, NodeProcess], None]] = {
+    "lose_all": lambda machine, _: machine.lose_all(),
+    "lose_what_is_sent_there": lambda machine, _: machine.lose_what_is_sent_there(),
+    "lose_the_way": lambda machine, _: machine.lose_the_way(),
+    "reset_and_lose_all": reset_and_lose_all,
+    "end_and_lose_all": end_and_lose_all,
+}
+
+
+async def lost_for_a_while(node: RunningNode, cut: Callable[[], None], count: int = MANY, *, called: bool) -> float:
     """For how many seconds all packets were lost."""
     began_s = time.monotonic()
-    getattr(machine, cut)()
+    cut()
     if called:
         failed = await all_of(call(node, number) for number in range(MANY))
         assert all("error" in answer for answer in failed)
     await eventually(partial(has_lasted, began_s, SILENT_S))
-    assert await has_ready(node, MANY)
+    assert await has_ready(node, count)
     return time.monotonic() - began_s
 
 
-async def all_are_ready(node: RunningNode) -> bool:
-    return (await links(node)).get("ready", 0) == MANY
+async def all_are_ready(node: RunningNode, count: int = MANY) -> bool:
+    return (await links(node)).get("ready", 0) == count
+
+
+async def answers_pid(node: RunningNode) -> bool:
+    return "result" in await modern_answer(node.url, "tools/call", {"name": "old__pid", "arguments": {}})

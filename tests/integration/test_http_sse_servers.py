@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from agent.client.connect import McpClient, open_client
 from agent.client.protocol import Request
 from agent.errors import (
     AuthRefused,
+    CallFailed,
     CallNotSent,
     CallOutcomeUnknown,
     CallTimedOut,
@@ -27,6 +29,7 @@ from tests.integration.servers.nodes import running_node
 from tests.integration.servers.session_asking_server import Diary, session_asking_server
 from tests.integration.servers.sse_hosting import OldServer, old_server, sse_served
 from tests.integration.test_session_elicitation import Human, together, words
+from tests.waiting import eventually
 
 PATIENCE_S = 20.0
 BY_SSE = HttpTransport.SSE
@@ -163,15 +166,22 @@ async def test_everything_that_it_asks_gets_to_the_client_and_back(era: Era, hop
         assert [words(order) for order in orders] == [f"tea for h{n}-1 at h{n}-2" for n in range(3)]
 
 
-async def test_a_node_opens_a_new_session_after_its_stream_has_ended(tmp_path: Path) -> None:
+async def test_a_node_opens_a_new_session_after_its_stream_has_ended_and_goes_on_listing_its_tools(
+    tmp_path: Path,
+) -> None:
     async with old_server(OldServer()) as server:
         spec = ServerSpec("kit", HttpTarget(server.url), ServerScope.SERVICE)
         async with running_node("front", tmp_path, servers=[spec]) as node:
             await node.connected("kit")
-            before = node.view("kit").reconnects
+            states, known = node.view("kit").reconnects, set(server.ended)
             server.end_streams()
-            await node.when(lambda: node.view("kit").reconnects > before and node.is_up("kit"))
-            assert len(server.ended) > 1
+            await server.when(lambda: methods_since(server, "initialize") > len(known))
+            await node.when(lambda: node.is_up("kit"))
+            assert node.view("kit").reconnects == states
+
+
+def methods_since(server: OldServer, method: str) -> int:
+    return sum(message.get("method") == method for message in server.posted)
 
 
 # Servers that misbehave
@@ -196,7 +206,27 @@ async def test_a_stream_that_ends_during_a_call_leaves_its_outcome_unknown() -> 
     async with old_server(OldServer(answers={"leave": leave})) as server, client_of(server.url) as client:
         with pytest.raises(CallOutcomeUnknown, match="ended the stream of its session"):
             await client.request(call("leave"))
+        assert not client.lost.is_set()
+        assert await client.request(call("any")) == {"content": []}, "in another session, which is open by then"
+
+
+@pytest.mark.parametrize("returns", ["refuses", "is another one"])
+async def test_a_server_whose_stream_ends_and_that_is_not_the_same_then_is_lost(returns: str) -> None:
+    async with old_server(OldServer()) as server, client_of(server.url) as client:
+        if returns == "refuses":
+            server.refuses = True
+        else:
+            server.name = "new"
+        server.end_streams()
+        await eventually(partial(is_refused, client))
         assert client.lost.is_set()
+        assert ("is another server now" if returns == "is another one" else "HTTP 404") in client.lost_reason
+
+
+async def is_refused(client: McpClient) -> bool:
+    with pytest.raises(CallFailed) as failed:
+        await client.request(call("any"))
+    return isinstance(failed.value, CallNotSent)
 
 
 async def test_an_answer_counts_though_its_post_is_never_answered() -> None:

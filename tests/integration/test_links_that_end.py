@@ -5,16 +5,22 @@ The one rule: each end happens several times, and no kind of object of ours is l
 """
 
 import asyncio
+import os
+import signal
+import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from agent.client.protocol import Request
 from agent.links import state
-from agent.model import HttpTarget, ServerScope, ServerSpec
-from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
+from agent.model import HttpTarget, Json, ServerScope, ServerSpec, StdioTarget
+from tests.integration.servers import pid_server
+from tests.integration.servers.hosting import Seen, discovered, http, initialized, rpc_error, rpc_result, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node
+from tests.integration.servers.sse_hosting import OldServer, old_server
 from tests.integration.test_nothing_for_the_collector import left_for_the_collector
 from tests.ports import free_port
 from tests.waiting import eventually, one_pass
@@ -22,6 +28,46 @@ from tests.waiting import eventually, one_pass
 TIMES = 3
 # A link's last tasks end a few passes of the loop after the mesh has forgotten it.
 SETTLED_S = 5.0
+
+
+Serve = Callable[[int], AbstractAsyncContextManager[object]]
+
+
+async def answer(request: Seen) -> tuple[bytes, bool]:
+    match request.body.get("method"):
+        case "server/discover":
+            return discovered(request), True
+        case "tools/list":
+            return rpc_result(request, {"tools": [{"name": "pid", "inputSchema": {"type": "object"}}]}), True
+        case _:
+            return rpc_error(request, 404, -32601, "Method not found"), True
+
+
+async def answer_in_session(request: Seen) -> tuple[bytes, bool]:
+    if request.method != "POST":
+        return http(405), True
+    match request.body.get("method"):
+        case "initialize":
+            return initialized(request, Mcp_Session_Id="one"), True
+        case "tools/list" | "ping":
+            return await answer(request)
+        case _ if "id" not in request.body:
+            return http(202), True
+        case _:
+            return rpc_error(request, 400, -32600, "Bad Request: no valid session ID provided"), True
+
+
+async def answer_of_old_transport(_: OldServer, __: str) -> Json:
+    return {"tools": [{"name": "pid", "inputSchema": {"type": "object"}}]}
+
+
+KINDS = ("modern", "sessions", "old transport")
+# A server of each, on a port.
+SERVED: tuple[Serve, ...] = (
+    lambda port: scripted(answer, port=port),
+    lambda port: scripted(answer_in_session, port=port),
+    lambda port: old_server(OldServer(answers={"": answer_of_old_transport}), port),
+)
 
 
 async def test_nodes_that_join_and_leave_leave_nothing_for_the_garbage_collector(tmp_path: Path) -> None:
@@ -41,14 +87,15 @@ async def test_nodes_that_join_and_leave_leave_nothing_for_the_garbage_collector
         await is_clean_after(join_and_leave)
 
 
+@pytest.mark.parametrize("serve", SERVED, ids=KINDS)
 async def test_servers_that_end_and_return_leave_nothing_for_the_garbage_collector(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Serve
 ) -> None:
     monkeypatch.setattr(state, "FLAPS_MIN", 100)  # It would be held down.
     port = free_port()
     async with AsyncExitStack() as stack:
         up = await stack.enter_async_context(AsyncExitStack())
-        await up.enter_async_context(scripted(answer, port=port))
+        await up.enter_async_context(serve(port))
         front = await stack.enter_async_context(running_node("front", tmp_path, servers=[spec(port)]))
         await front.connected("kit")
 
@@ -60,10 +107,42 @@ async def test_servers_that_end_and_return_leave_nothing_for_the_garbage_collect
             del life
             await front.when(lambda: not front.is_up("kit"))
             await eventually(lambda: was_tried(front, 2))
-            await up.enter_async_context(scripted(answer, port=port))
+            await up.enter_async_context(serve(port))
             await front.connected("kit")
 
         await is_clean_after(end_and_return)
+
+
+async def test_children_that_end_and_are_started_again_leave_nothing_for_the_garbage_collector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "CRASHES_MAX", 100)  # It would be parked.
+    monkeypatch.setattr(state, "CHILD_DIALS", state.NAMED_DIALS)
+    child = StdioTarget(sys.executable, (str(pid_server.__file__),))
+    async with running_node("front", tmp_path, servers=[ServerSpec("kit", child, ServerScope.SERVICE)]) as front:
+        await front.connected("kit")
+
+        async def end_and_return() -> None:
+            before = front.view("kit").reconnects
+            call = Request.within("tools/call", {"name": "pid", "arguments": {}}, timeout_s=5)
+            result = await front.supervisor.links()[0].request(call)
+            os.kill(int(result["content"][0]["text"]), signal.SIGKILL)
+            await front.when(lambda: front.view("kit").reconnects > before and front.is_up("kit"))
+
+        await is_clean_after(end_and_return)
+
+
+@pytest.mark.parametrize("serve", SERVED, ids=KINDS)
+async def test_links_that_are_reloaded_leave_nothing_for_the_garbage_collector(tmp_path: Path, serve: Serve) -> None:
+    port = free_port()
+    async with serve(port), running_node("front", tmp_path, servers=[spec(port)]) as front:
+        await front.connected("kit")
+
+        async def reload() -> None:
+            await front.mesh.reload("kit", 5)
+            await front.connected("kit")
+
+        await is_clean_after(reload)
 
 
 async def test_servers_that_are_removed_while_they_are_dialled_leave_nothing_for_the_garbage_collector(
@@ -110,18 +189,8 @@ async def has_settled() -> None:
 
 
 def spec(port: int) -> ServerSpec:
-    return ServerSpec("kit", HttpTarget(f"http://127.0.0.1:{port}/mcp"), ServerScope.SERVICE)
+    return ServerSpec("kit", HttpTarget(f"http://127.0.0.1:{port}/sse"), ServerScope.SERVICE)
 
 
 async def was_tried(node: RunningNode, times: int) -> bool:
     return node.view("kit").attempts >= times
-
-
-async def answer(request: Seen) -> tuple[bytes, bool]:
-    match request.body.get("method"):
-        case "server/discover":
-            return discovered(request), True
-        case "tools/list":
-            return rpc_result(request, {"tools": [{"name": "pid", "inputSchema": {"type": "object"}}]}), True
-        case _:
-            return rpc_error(request, 404, -32601, "Method not found"), True

@@ -167,7 +167,13 @@ async def _forced(
         if isinstance(exc, HttpRefusal) and exc.error is None and _may_pass(exc):
             raise Unreachable.about(*exc.about, retry_after_s=exc.retry_after_s) from exc
         failure = forced_in_vain(pool.where, protocol, f"initialize failed: {str(exc)[:200]}")
-        raise NotStreamable(str(failure)) if _refuses_the_post(exc) else failure from exc
+        if _refuses_the_post(exc):
+            failure = NotStreamable(str(failure))
+        failure.may_be_away = isinstance(exc, HttpRefusal) and exc.may_be_away
+        try:
+            raise failure from exc
+        finally:
+            del failure  # Its traceback has this frame: a circle, for the garbage collector to find.
     return client
 
 
@@ -239,6 +245,7 @@ def _no_handshake(exc: RpcError | HttpRefusal, verdict: Handshake, pool: HttpPoo
     kind = NotStreamable if _refuses_the_post(exc) else ProtocolBroken
     failure = kind(f"no MCP at {pool.where}: {verdict.reason}, and initialize failed: {str(exc)[:200]}")
     if isinstance(exc, HttpRefusal):
+        failure.may_be_away = exc.may_be_away
         _, failure.what, _ = exc.about  # A client reads what a person can do something about.
     else:
         failure.what = refuses_initialize(exc)

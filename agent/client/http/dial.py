@@ -11,6 +11,7 @@ import functools
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -19,6 +20,7 @@ from aiohttp.abc import AbstractResolver
 
 from agent import clock
 from agent.client.dial_guard import GuardedResolver
+from agent.client.http.attempts import Attempts
 from agent.client.http.silence import MayBeSilence, is_silence
 from agent.client.http.tunnel import TunnelRefused, open_tunnel
 from agent.client.outbound import BindingLike
@@ -117,25 +119,26 @@ class Dialler:
             DialRefused: The name leads to addresses that may not be dialled.
             IdentityRefused: The certificate names another node.
         """
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_s):
-                sock = await (self._connected() if self.proxy is None else self._connected_by(self.proxy))
-                if self.tls:
-                    transport, protocol = await loop.create_connection(
-                        make,
-                        sock=sock,
-                        ssl=self._present_context(),
-                        server_hostname=self._server_name or self._name,
-                    )
-                    self._look_at(transport)
-                else:
-                    _, protocol = await loop.create_connection(make, sock=sock)
+                _, protocol = await Attempts(partial(self._attempt, make), _abort).first()
         except DialFailed:
             raise
         except OSError as exc:
             raise DialFailed(_reason(exc), silent=is_silence(exc)) from exc
         return protocol
+
+    async def _attempt(self, make: Callable[[], _P]) -> tuple[asyncio.Transport, _P]:
+        loop = asyncio.get_running_loop()
+        sock = await (self._connected() if self.proxy is None else self._connected_by(self.proxy))
+        if not self.tls:
+            return await loop.create_connection(make, sock=sock)
+        name = self._server_name or self._name
+        transport, protocol = await loop.create_connection(
+            make, sock=sock, ssl=self._present_context(), server_hostname=name
+        )
+        self._look_at(transport)
+        return transport, protocol
 
     def _present_context(self) -> ssl.SSLContext:
         """By the files as they are now: certificates are renewed while links live. Files of no use leave the last."""
@@ -184,6 +187,10 @@ class Dialler:
                 raise DialFailed(f"cannot be reached through its proxy: {proxy} {reason}") from exc
             raise
         return sock
+
+
+def _abort(connection: tuple[asyncio.Transport, object]) -> None:
+    connection[0].abort()
 
 
 async def _connect(addresses: list[AddrInfoType]) -> socket.socket:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 _ANSWER_BYTES_MAX: Final = 16 * 1024
 _OK: Final = 200
+_UNAUTHORIZED: Final = 401
 _FORBIDDEN: Final = 403
 _UNAVAILABLE: Final = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -124,6 +125,7 @@ class Prover:
                 await _said(pool, {**last, "name": self._credentials.name})
             except IdentityRefused as exc:
                 refusal = IdentityRefused(f"{pool.where} does not prove that it is a node of this mesh: {exc}")
+                refusal.may_be_away = exc.may_be_away
                 continue
             return association
         raise refusal
@@ -162,4 +164,9 @@ async def _said(pool: HttpPool, message: Json) -> Json:
     why = said.get("refused") if isinstance(said, dict) else None
     if response.status == _FORBIDDEN and isinstance(why, str):
         raise IdentityRefused(f"it refuses us: {why[:200]}")
-    raise IdentityRefused(f"it answers no handshake (HTTP {response.status}); an older version, or no node")
+    refusal = IdentityRefused(f"it answers no handshake (HTTP {response.status}); an older version, or no node")
+    refusal.may_be_away = said is None and response.status not in (_UNAUTHORIZED, _FORBIDDEN)  # A page of a proxy's.
+    try:
+        raise refusal
+    finally:
+        del refusal  # Its traceback has this frame: a circle, for the garbage collector to find.

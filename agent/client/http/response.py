@@ -51,6 +51,10 @@ _MEANINGS: Final = {
     421: ", its Host check does not know the name that we dial it by",
 }
 
+# What proxies and their maintenance pages say in place of a server that they do not reach, or do not know of any more;
+# nginx answers a POST for such a page with 405. Of 500 and above all are taken so (`agent.client.http.connect`).
+_SAID_OF_ABSENT_ONES: Final = frozenset({404, 405, 410})
+
 # The statuses whose `Retry-After` says when to come again (RFC 9110, section 10.2.3; RFC 6585, section 4).
 _ASKS_TO_WAIT: Final = (429, 503)
 # A longer wait is an error of a clock or of a unit.
@@ -90,6 +94,11 @@ class HttpRefusal(Exception):
         self.refused = Refused(status, self.error, said)
 
     @property
+    def may_be_away(self) -> bool:
+        """Whether it may be a proxy's word for a server that is away: not of JSON-RPC, and not about the token."""
+        return self.error is None and self.status in _SAID_OF_ABSENT_ONES
+
+    @property
     def forgets_session(self) -> bool:
         """Whether it is clear that the server no longer knows the session that the request was sent in.
 
@@ -108,7 +117,9 @@ class HttpRefusal(Exception):
         if self.status in (408, 429) or self.status >= 500:  # noqa: PLR2004 - the server's or a proxy's trouble
             return CallOutcomeUnknown.about(*self.about, retry_after_s=self.retry_after_s)
         where, what, said = self.about
-        return ProtocolBroken.about(where, what, f"{said}: no MCP endpoint")
+        failure = ProtocolBroken.about(where, what, f"{said}: no MCP endpoint")
+        failure.may_be_away = self.may_be_away
+        return failure
 
     def _with_wait(self, error: RpcError) -> RpcError:
         """The server's own error, and what only the answer's head says; another object, for its cause is this one."""
@@ -162,7 +173,12 @@ async def _read_response(response: Response, request_id: int | str, pool: HttpPo
     kind = response.content_type
     if kind != _JSON:
         what = f"answered HTTP {response.status} with something else than MCP"
-        raise ProtocolBroken.about(pool.where, what, f": {kind[:80]!r}")
+        failure = ProtocolBroken.about(pool.where, what, f": {kind[:80]!r}")
+        failure.may_be_away = True  # A page of a proxy's.
+        try:
+            raise failure
+        finally:
+            del failure  # Its traceback has this frame: a circle, for the garbage collector to find.
     return await _read_message(response, request_id, pool, large)
 
 

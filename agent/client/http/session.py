@@ -112,8 +112,8 @@ class HttpSessionClient:
         self._forgotten: tuple[int, Refused | None] = (-1, None)
         self._ids = itertools.count(1)
         self._streams: set[MessageStream] = set()
-        self._subscriptions = SessionSubscriptions(self.request, on_notice)
-        self._logs = SessionLogs(self.request)
+        self._subscriptions = SessionSubscriptions(on_notice)
+        self._logs = SessionLogs()
 
     def __repr__(self) -> str:
         return f"<HttpSessionClient {self._pool.where} session {self._generation}>"
@@ -179,7 +179,7 @@ class HttpSessionClient:
         try:
             async with asyncio.timeout_at(request.deadline_s) as deadline:
                 lift(deadline, request.sink)
-                await self._logs.show(request.params, self.server_info)
+                await self._logs.show(request.params, self.server_info, self.request)
                 generation = self._generation
                 try:
                     message = await send()
@@ -247,7 +247,7 @@ class HttpSessionClient:
 
     async def follow(self, updates: Updates) -> None:
         """As `McpClient.follow`; updates come on the GET stream, or on that of any request."""
-        await self._subscriptions.follow(updates)
+        await self._subscriptions.follow(updates, self.request)
 
     async def probe(self, timeout_s: float) -> None:
         """As `McpClient.probe`."""

@@ -76,7 +76,7 @@ async def _open_sse_client(
             return _one_more(make, pool, start_timeout_s)
 
         async with _grouped() as group:
-            client = SseSessionClient(pool, client_name, group, siblings, version=version)
+            client = SseSessionClient(pool, client_name, group, siblings, version=version, renews=True)
             began_s = clock.now_s()
             try:
                 await _opened(client, pool, start_timeout_s, endpoint_timeout_s)

@@ -2,8 +2,8 @@
 
 Made by `agent.client.http.sse_connect`; used through `agent.client.sessions.router`, as the client of a session of
 streamable HTTP is. The server's `endpoint` event says where to post, and whatever it has to say comes on the stream,
-answers too, matched by ID. The one rule: the stream is the session, so when it ends, or the server does not know it any
-more, the client is lost, and what was posted and not answered has an unknown outcome.
+answers too, matched by ID. The one rule: the stream is the session, so when it ends, what was posted and not answered
+has an unknown outcome; the client is lost, or opens another session, where it is that of a whole link.
 """
 
 import asyncio
@@ -49,6 +49,8 @@ from agent.model import Json
 
 log = logging.getLogger(__name__)
 
+# A session that is opened anew: where the network is to blame the server answers at once when it is heard again.
+RENEW_TIMEOUT_S: Final = 10.0
 # Replies to the server's own requests that are under way; beyond it the server gets none.
 REPLIES_MAX: Final = 64
 
@@ -70,7 +72,8 @@ class SseSessionClient:
     """One session, from `open` to `close`; its tasks run in the group that it is given.
 
     `version` is what `initialize` asks for. `on_server_request` takes the server's requests, and `on_notice` what it
-    says that belongs to no request or list.
+    says that belongs to no request or list. `renews`: when its stream has ended, the next request or probe opens
+    another session with the same server; silence is put up with, anything else makes the client lost.
 
     Long because every request waits for its answer on the one stream that the session has.
     """
@@ -86,6 +89,7 @@ class SseSessionClient:
         features: Json | None = None,
         on_server_request: OnServerRequest = jsonrpc.encode_reply,
         on_notice: Callable[[str, Json], None] = lambda _method, _params: None,
+        renews: bool = False,
     ) -> None:
         self.lost = Event()
         self.lost_reason = self.lost_what = ""
@@ -99,11 +103,16 @@ class SseSessionClient:
         self._server_info: ServerInfo | None = None
         self._siblings = siblings
         self._ids = siblings.ids
+        self._renews = renews
+        self._turn = asyncio.Lock()  # Of opening it anew.
+        self._endpoint_timeout_s = 0.0
+        self._over = Event()  # The present stream has ended; `_end`: why, and whether by silence.
+        self._end = ("", False)
         self._reader: asyncio.Task[None] | None = None
         self._replies: set[asyncio.Task[None]] = set()
-        self._subscriptions = SessionSubscriptions(self.request, on_notice)
+        self._subscriptions = SessionSubscriptions(on_notice)
         self._pending = PendingRequests(self._subscriptions, on_notice)
-        self._logs = SessionLogs(self.request)
+        self._logs = SessionLogs()
 
     def __repr__(self) -> str:
         lost = f" lost: {self.lost_reason}" if self.lost.is_set() else ""
@@ -121,6 +130,8 @@ class SseSessionClient:
         `endpoint_timeout_s` bounds the wait for the stream's first word; the caller bounds all of it. Raises
         `RpcError`, `HttpRefusal`, `CallFailed`, `LinkFailed`, `TimeoutError`.
         """
+        self._endpoint_timeout_s = endpoint_timeout_s
+        self._route.target = None  # That of a session before was where to post.
         async with asyncio.timeout(endpoint_timeout_s):
             response = await self._pool.get({"Accept": SSE_TYPE}, self._route)
             try:
@@ -128,19 +139,25 @@ class SseSessionClient:
             except BaseException:
                 response.close()
                 raise
-        self._siblings.pending.append(self._pending)
-        self._reader = self._group.create_task(self._read(response, stream), name="stream of an HTTP+SSE session")
+        if not any(one is self._pending for one in self._siblings.pending):
+            self._siblings.pending.append(self._pending)
+        over = Event()
+        reading = self._read(response, stream, over)
+        self._reader = self._group.create_task(reading, name="stream of an HTTP+SSE session")
         params = initialize_params(self._client_name, self._features, self._version)
         server_info = judge_initialize(jsonrpc.result_of(await self._answered(INITIALIZE, params)))
         # A stream is a session.
         self._server_info = self._pool.as_believed(replace(server_info, keeps_sessions=True))
         await self._post(RequestBody(jsonrpc.encode_notification(INITIALIZED)))
+        self._over = over
 
     def close(self) -> None:
         """End the session by the end of its stream; this transport has no other word for it."""
+        self._renews = False
         self._siblings.pending = [one for one in self._siblings.pending if one is not self._pending]
         if self._reader is not None:
             self._reader.cancel()
+            self._reader = None  # What it ends with knows of this client: a circle, for the garbage collector to find.
         for task in self._replies:
             task.cancel()
 
@@ -153,6 +170,8 @@ class SseSessionClient:
         """As `SessionClient.request`; a large result is held, since what follows it on the stream is for others."""
         request_id, method, timeout_s = next(self._ids), request.method, request.left_s()
         on_notification = request.on_notification
+        if self._over.is_set():
+            await self._renewed(request)
         pending = Pending(takes_notifications=on_notification is not None)
         sent_params, pending.token = jsonrpc.swap_progress_token(without_envelope(request.params), request_id)
         body = RequestBody(jsonrpc.encode_request(request_id, method, sent_params))
@@ -160,7 +179,7 @@ class SseSessionClient:
         posting: asyncio.Task[None] | None = None
         try:
             async with asyncio.timeout_at(request.deadline_s):
-                await self._logs.show(request.params, self.server_info)
+                await self._logs.show(request.params, self.server_info, self.request)
                 # Beside the wait for the answer: some servers answer the POST only when they are done.
                 posting = self._start(self._deliver(body, dict(request.headers or {}), pending))
                 if on_notification is not None:
@@ -178,7 +197,7 @@ class SseSessionClient:
                 posting.cancel()
             _forget(pending)
         if message is None:
-            raise (CallOutcomeUnknown if body.sent else CallNotSent)(self.lost_reason)
+            raise (CallOutcomeUnknown if body.sent else CallNotSent)(self._end[0])
         return jsonrpc.result_of(message)
 
     async def answer(self, reply: bytes, *, timeout_s: float) -> None:
@@ -205,15 +224,18 @@ class SseSessionClient:
         """As `McpClient.listen`: the session's one stream, which is open."""
         self._subscriptions.listeners.add(on_change)
         try:
-            on_change("listening")
-            await self.lost.wait()
-            raise Unreachable(self.lost_reason)
+            over = self._over
+            if not over.is_set():
+                on_change("listening")
+                await over.wait()
+            reason, silent = self._end
+            raise Unreachable(reason, silent=silent)
         finally:
             self._subscriptions.listeners.discard(on_change)
 
     async def follow(self, updates: Updates) -> None:
         """As `McpClient.follow`."""
-        await self._subscriptions.follow(updates)
+        await self._subscriptions.follow(updates, self.request)
 
     async def probe(self, timeout_s: float) -> None:
         """As `McpClient.probe`."""
@@ -224,6 +246,45 @@ class SseSessionClient:
             raise Unreachable.because(exc) from exc
 
     # The stream
+
+    async def _renewed(self, request: Request) -> None:
+        """Have a session again whose stream has ended. Raises `CallNotSent`: the server is silent, or it is lost."""
+        try:
+            async with asyncio.timeout_at(request.deadline_s), self._turn:
+                if self._over.is_set():
+                    await self._renew()
+        except TimeoutError as exc:
+            raise timed_out(self._pool, request.method, request.left_s(), sent=False) from exc
+
+    async def _renew(self) -> None:
+        if self.lost.is_set():
+            raise CallNotSent(self.lost_reason)
+        known = self._server_info
+        try:
+            try:
+                async with asyncio.timeout(RENEW_TIMEOUT_S):
+                    await self.open(self._endpoint_timeout_s)
+                self._refuse_another_than(known)
+            except BaseException:
+                self._server_info = known
+                if self._reader is not None:
+                    self._reader.cancel()
+                raise
+        except (MeshError, HttpRefusal, TimeoutError) as exc:
+            silent = isinstance(exc, TimeoutError) or (isinstance(exc, MeshError) and exc.silent)
+            reason = str(exc) or f"{self._pool.where} opened no session within {RENEW_TIMEOUT_S:g} s"
+            if not silent:
+                self._lose(reason)
+            failure = CallNotSent(reason)
+            failure.silent = silent
+            try:
+                raise failure from exc
+            finally:
+                del failure  # Its traceback has this frame: a circle, for the garbage collector to find.
+
+    def _refuse_another_than(self, known: ServerInfo | None) -> None:
+        if self._server_info != known:
+            raise ProtocolBroken(f"{self._pool.where} is another server now")
 
     async def _endpoint_of(self, response: Response) -> MessageStream:
         """Read until the server has said where to post."""
@@ -241,21 +302,24 @@ class SseSessionClient:
             raise ProtocolBroken(f"{self._pool.where} names an endpoint for messages that {exc}") from exc
         return stream
 
-    async def _read(self, response: Response, stream: MessageStream) -> None:
-        """Take what comes until the stream ends; whatever ends it is the reason of the loss."""
-        reason = f"{self._pool.where} had its session closed by us"
+    async def _read(self, response: Response, stream: MessageStream, over: Event) -> None:
+        """Take what comes until the stream ends; whatever ends it is the reason of the loss. `over`: set then."""
+        reason, silent = f"{self._pool.where} had its session closed by us", False
         try:
             while (message := await stream.next()) is not None:
                 self._take(message)
             reason = f"{self._pool.where} ended the stream of its session"
+        except asyncio.CancelledError:
+            over.set()
+            raise
         except (MeshError, HttpRefusal) as exc:
-            reason = str(exc)
+            reason, silent = str(exc), isinstance(exc, MeshError) and exc.silent
         except Exception as exc:  # A bug of ours ends this session, and no other.
             log.exception("MCP session broke unexpectedly")
             reason = f"unexpected {type(exc).__name__}"
         finally:
             response.close()
-            self._lose(reason)
+            self._ended(over, reason, silent=silent)
 
     def _take(self, message: Json) -> None:
         if "method" not in message:
@@ -271,10 +335,20 @@ class SseSessionClient:
             return self._pending
         return next((one for one in self._siblings.pending if request_id in one), self._pending)
 
+    def _ended(self, over: Event, reason: str, *, silent: bool) -> None:
+        if not self._renews:
+            self._lose(reason)
+        elif not over.is_set():  # Else it was given up while it was opened, and says nothing of the present one.
+            self._end = reason, silent
+            self._pending.end(reason)
+        over.set()
+
     def _lose(self, reason: str) -> None:
         if not self.lost.is_set():
+            self._end = reason, False
             self.lost_reason = reason
             self.lost.set()
+            self._over.set()
             self._pending.end(reason)
 
     # Messages to the server
@@ -292,7 +366,7 @@ class SseSessionClient:
             posting.cancel()
             _forget(pending)
         if message is None:
-            raise Unreachable(self.lost_reason)
+            raise Unreachable(self._end[0], silent=self._end[1])
         return message
 
     async def _deliver(self, body: RequestBody, headers: dict[str, str], pending: Pending) -> None:
@@ -333,7 +407,7 @@ class SseSessionClient:
 
     def _send_soon(self, message: bytes) -> None:
         """Send what has no answer, as a courtesy: a server that takes none of them loses what is too much."""
-        if not self.lost.is_set() and len(self._replies) < REPLIES_MAX:
+        if not self._over.is_set() and len(self._replies) < REPLIES_MAX:
             task = self._start(self._courtesy(message))
             self._replies.add(task)
             task.add_done_callback(self._replies.discard)

@@ -89,7 +89,8 @@ class BesideSessions(AbstractAsyncContextManager["BesideSessions[Main]"], Generi
         self.end()
         # Without the exception, so that what ended the client's life is not wrapped into a group of exceptions.
         await self._group.__aexit__(None, None, None)
-        self._listeners = ()  # They know of this client: a circle, for the garbage collector to find.
+        # They know of this client: a circle, for the garbage collector to find.
+        self._listeners, self._beside = (), None
 
     @property
     def _pool(self) -> SessionPool:
@@ -239,7 +240,7 @@ class BesideSessions(AbstractAsyncContextManager["BesideSessions[Main]"], Generi
         if self._beside is not None:
             pool, calls = self._beside
             calls.end()
-            pool.forget_timers()
+            pool.end()
         for task in self._tasks:
             if not task.cancelling():  # One that is ending cleans up within a second.
                 task.cancel()

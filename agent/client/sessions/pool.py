@@ -38,7 +38,7 @@ from agent.client.sessions.pending_call import (
 )
 from agent.client.sessions.shares import greedy, quota, yielding
 from agent.client.streams import SESSIONS
-from agent.errors import AuthRefused, CallNotSent, MeshError, ProtocolBroken, RpcError, Unreachable
+from agent.errors import AuthRefused, CallNotSent, MeshError, ProtocolBroken, RpcError, Unreachable, bare
 from agent.model import CHANGE_META_KEY, Json
 from agent.rpc_codes import INVALID_PARAMS
 
@@ -72,6 +72,19 @@ class SessionLimits:
     sessions_max: int
     idle_max: int
     idle_s: float = 300.0
+
+
+def _unheard(_method: str, _params: Json) -> None:
+    """News of a session that has ended."""
+
+
+def _ignored(_kind: str) -> None:
+    """Changes in sessions of a client that has ended."""
+
+
+def _refused(work: Coroutine[Any, Any, None], _name: str) -> asyncio.Task[None]:
+    work.close()
+    raise CallNotSent("the client was closed by us")
 
 
 class SessionPool:
@@ -161,8 +174,9 @@ class SessionPool:
             for call in session.calls:
                 call.give_up()
 
-    def forget_timers(self) -> None:
-        """Cancel the expiry of all sessions; the owner of the tasks ends them."""
+    def end(self) -> None:
+        """Open no more, and lead back to the owner no more; the owner ends the tasks."""
+        self._start_task, self._on_change = _refused, _ignored
         for session in self._sessions:
             if session.expiry is not None:
                 session.expiry.cancel()
@@ -262,7 +276,10 @@ class SessionPool:
     def _give_back(self, session: DedicatedSession) -> None:
         session.users -= 1
         self._freed.set()
-        if session.users or session not in self._sessions:
+        if session.users:
+            return
+        if session not in self._sessions:
+            self._let_go(session)
             return
         of_one_client = session.key[1] is not None
         is_over = session.over or session.client is None or session.client.lost.is_set()
@@ -286,13 +303,22 @@ class SessionPool:
             session.keeper.cancel()
         self._freed.set()
 
+    def _let_go(self, session: DedicatedSession) -> None:
+        """Cut what leads back to a session that has ended, or only the garbage collector could take it away."""
+        session.keeper = None
+        if not session.users:
+            session.client = None
+
     async def _keep(self, session: DedicatedSession) -> None:
         """Open one session, follow its stream, and close it in the end."""
         try:
-            async with self._open_session(session.features, session.ask, session.hear) as client:
-                await self._follow(session, client)
+            await self._open_and_follow(session)
         except MeshError as exc:
-            session.failure = exc
+            session.failure = bare(exc)
+        except asyncio.CancelledError as exc:
+            exc.__context__ = None
+            bare(exc)  # The task holds it.
+            raise
         except Exception as exc:  # A bug of ours ends this session, and no other.
             log.exception("MCP dedicated session broke unexpectedly")
             session.failure = ProtocolBroken(f"unexpected {type(exc).__name__}")
@@ -303,6 +329,12 @@ class SessionPool:
             session.opened.set()
             self._freed.set()
             session.tell(SESSION_ENDED, {})
+            session.tell = _unheard
+            self._let_go(session)
+
+    async def _open_and_follow(self, session: DedicatedSession) -> None:
+        async with self._open_session(session.features, session.ask, session.hear) as client:
+            await self._follow(session, client)
 
     async def _follow(self, session: DedicatedSession, client: SessionClient) -> None:
         """Hold the session's standing stream open where it has one; ends by cancellation or with the session's loss."""

@@ -193,8 +193,9 @@ class SessionRouter(BesideSessions[SharedClient]):
 
     def end(self) -> None:
         """As `BesideSessions.end`."""
-        self._listing.forget_timers()
+        self._listing.end()
         super().end()
+        self._opening = None
 
     def _made(self, request: Request, features: Json, result: Json) -> Json:
         """The result of a call; a task that it made is known in the session of its caller alone."""

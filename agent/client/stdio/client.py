@@ -70,9 +70,9 @@ class StdioClient:
         self._client_name = client_name
         self._on_server_request = on_server_request
         self._ids = itertools.count(1)
-        self._subscriptions = SessionSubscriptions(self.request, on_notice)
+        self._subscriptions = SessionSubscriptions(on_notice)
         self._pending = PendingRequests(self._subscriptions, on_notice)
-        self._logs = SessionLogs(self.request)
+        self._logs = SessionLogs()
 
     def __repr__(self) -> str:
         """The child, how much is in flight, and what it wrote that is no message."""
@@ -132,7 +132,7 @@ class StdioClient:
         try:
             async with asyncio.timeout_at(request.deadline_s):
                 if self._stamp is None:
-                    await self._logs.show(request.params, self.server_info)
+                    await self._logs.show(request.params, self.server_info, self.request)
                 while not self.child.can_write:
                     await self.child.wait_writable()
                 sent = self._write(line)
@@ -201,7 +201,7 @@ class StdioClient:
         """As `McpClient.follow`."""
         if self._stamp is not None:
             await self._listen(updates)
-        await self._subscriptions.follow(updates)
+        await self._subscriptions.follow(updates, self.request)
 
     async def probe(self, timeout_s: float) -> None:
         """As `McpClient.probe`."""

@@ -85,6 +85,14 @@ _CONTROL: Final = re.compile(
 )
 
 
+def _heard_already() -> None:
+    """A child ends once."""
+
+
+def _unread(_line: bytes) -> None:
+    """What comes after its end is not read."""
+
+
 class Child(asyncio.SubprocessProtocol):
     """A running child. `lines` gets its stdout, `on_end` is called once when no more can come."""
 
@@ -252,7 +260,10 @@ class Child(asyncio.SubprocessProtocol):
         if not self.ended:
             self.ended = True
             self._writable.set()
-            self._on_end()
+            on_end, self._on_end = self._on_end, _heard_already
+            on_end()
+            # Both know of the client: a circle, for the garbage collector to find.
+            self._lines = LineCutter(_unread, lambda _head, _tail: False)
 
     def _keep_stderr(self, line: bytes) -> None:
         if text := _text(line):

@@ -34,11 +34,13 @@ class OldServer:
     """A hand-written server of the old transport under aiohttp, for what SDKs do not do.
 
     `endpoint`: what its streams name, `{session}` put in. `answers`: from a call's name to what
-    it does before the POST is answered.
+    it does before the POST is answered. `name`: what it says that it is. `refuses`: no stream is opened any more.
     """
 
     endpoint: str = "/messages?session={session}"
     knows_one_stream: bool = False
+    name: str = "old"
+    refuses: bool = False
     answers: dict[str, Callable[["OldServer", str], Awaitable[Json]]] = field(default_factory=dict)
     streams: dict[str, web.StreamResponse] = field(default_factory=dict)
     ended: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -47,6 +49,8 @@ class OldServer:
     url: str = ""
 
     async def open_stream(self, request: web.Request) -> web.StreamResponse:
+        if self.refuses:
+            raise web.HTTPNotFound
         session = str(len(self.ended) + 1)
         stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await stream.prepare(request)
@@ -64,7 +68,11 @@ class OldServer:
         self.posted.append(message)
         self.changed.set()
         if message.get("method") == "initialize":
-            info: Json = {"protocolVersion": "2024-11-05", "capabilities": {"tools": {}}, "serverInfo": {"name": "old"}}
+            info: Json = {
+                "protocolVersion": "2024-11-05",
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": self.name},
+            }
             await self.send(session, {"id": message["id"], "result": info})
         elif "id" in message and "method" in message:
             answer = self.answers.get((message.get("params") or {}).get("name", ""))
@@ -94,13 +102,13 @@ class OldServer:
 
 
 @asynccontextmanager
-async def old_server(server: OldServer) -> AsyncIterator[OldServer]:
+async def old_server(server: OldServer, port: int = 0) -> AsyncIterator[OldServer]:
     app = web.Application()
     app.router.add_get("/sse", server.open_stream)
     app.router.add_post("/messages", server.take)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
     server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/sse"
     try:
         yield server

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent.control.absence import START_S, AbsenceTracker
-from agent.errors import MeshError, RpcError, Unreachable
+from agent.errors import MeshError, ProtocolBroken, RpcError, Unreachable
 from agent.model import HttpTarget, NodeIdentity, Override, ServerScope, ServerSpec, Suppression
 from agent.routing.away import AWAY_FOR_S
 from agent.routing.table import Route, RouteKind
@@ -207,6 +207,27 @@ async def test_no_call_hurries_a_server_that_asked_for_a_pause(tmp_path: Path) -
             link.called()
             await asyncio.sleep(1)
         assert len(other.opened_at_s) == 1
+
+
+@pytest.mark.parametrize("by_proxy", [True, False])
+async def test_calls_hurry_what_is_no_mcp_only_where_it_may_be_a_proxys_word_for_an_absent_server(
+    tmp_path: Path, by_proxy: bool
+) -> None:
+    def refuse() -> ProtocolBroken:
+        failure = ProtocolBroken("404")
+        failure.may_be_away = by_proxy
+        return failure
+
+    other = OtherSide(dial=refuse)
+    async with running(tmp_path, other) as rig:
+        rig.mesh.take_servers([SERVER])
+        await asyncio.sleep(1)
+        link = rig.mesh.link(SERVER.key)
+        assert link is not None
+        for _ in range(30):
+            await asyncio.sleep(1)
+            link.called()
+        assert (len(other.opened_at_s) > 25) is by_proxy
 
 
 async def test_a_call_that_finds_the_server_gone_before_its_link_does_has_it_dialled_at_once(tmp_path: Path) -> None:

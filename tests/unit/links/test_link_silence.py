@@ -14,7 +14,7 @@ import pytest
 from agent.client.protocol import Request
 from agent.errors import CallTimedOut, MeshError, Unreachable
 from agent.links.crowd import SELF_DOUBT_MAX_S, Crowd
-from agent.links.probe import PROBE_EVERY_S
+from agent.links.probe import PROBE_EVERY_S, PROBE_TIMEOUT_S
 from agent.model import NodeIdentity
 from tests.scripted_client import OtherSide, Rig, now_s, running_link
 
@@ -52,6 +52,14 @@ class Peer:
         self._fail(partial(Unreachable, "no answer", silent=True))
         if not fails_at_once:
             self.side.probe_time_s = 3600.0
+
+    def is_cut(self) -> None:
+        """What stands between ends all connections, and lets no packet through from then on."""
+        self.is_lost(fails_at_once=False)
+        self._failure = partial(Unreachable, "reset")
+        self.side.probe = partial(Unreachable, "no answer", silent=True)
+        self.side.probe_time_s = PROBE_TIMEOUT_S
+        self._ended.set()
 
     def is_refused(self) -> None:
         """Its process is gone."""
@@ -158,6 +166,36 @@ async def test_few_that_are_silent_among_healthy_ones_are_found_as_soon_as_ever(
         await asyncio.gather(*(rig.down() for _, rig in pairs[:lost]))
         assert now_s() - began_at_s < FOUND_WITHIN_S
         assert all(up(pairs[lost:]))
+
+
+async def test_when_what_stands_between_ends_most_connections_and_is_silent_then_no_link_ends() -> None:
+    async with linked(MANY) as pairs:
+        for peer, _ in pairs:
+            peer.is_cut()
+        await asyncio.sleep(SILENT_S)
+        assert all(up(pairs))
+        assert {rig.link.view.state.value for _, rig in pairs} == {"suspect"}, "others are called, where there are any"
+        for peer, _ in pairs:
+            peer.is_heard()
+        await asyncio.sleep(3.0)
+        assert [peer.streams for peer, _ in pairs] == [2] * MANY, "the stream of changes is opened anew, and soon"
+        assert {rig.told.states[-1] for _, rig in pairs} == {"ready"}
+        assert sum(rig.told.reconnected for _, rig in pairs) == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "cut", "within_s"), [(1, 1, 1.5), (4, 4, 1.5), (5, 1, 6.0), (MANY, 1, 4.0), (MANY, 6, 6.0)]
+)
+async def test_few_whose_connections_end_and_that_are_silent_then_are_gone_soon(
+    count: int, cut: int, within_s: float
+) -> None:
+    async with linked(count) as pairs:
+        began_at_s = now_s()
+        for peer, _ in pairs[:cut]:
+            peer.is_cut()
+        await asyncio.gather(*(rig.down() for _, rig in pairs[:cut]))
+        assert now_s() - began_at_s < within_s
+        assert all(up(pairs[cut:]))
 
 
 async def test_peers_that_refuse_connections_are_gone_at_once_however_many() -> None:
