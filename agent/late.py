@@ -17,6 +17,10 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 # One for all: threads that import packages which need each other may find them half made.
 _TURN: Final = threading.Lock()
+# A block of such a size, of a large body, has pages of its own, which go back to the kernel with it. The C library
+# would raise the limit at the first one that it frees, and keep the next ones (mallopt(3)).
+_M_MMAP_THRESHOLD: Final = -3
+_LARGE_BLOCK_BYTES: Final = 1 << 20
 
 
 class _Memory:
@@ -30,6 +34,9 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 1_000)
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
     _Memory.settled = True
 
 

@@ -135,7 +135,7 @@ class StdioClient:
                     await self._logs.show(request.params, self.server_info, self.request)
                 while not self.child.can_write:
                     await self.child.wait_writable()
-                sent = self._write(line)
+                sent, line = self._write(line), b""
                 if on_notification is not None:
                     await pending.hand_on(on_notification)
                 message = await pending.response

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=MeshError)
 
+# From here on, a second write costs less than a copy of the message.
+_ONE_WRITE_BYTES = 256 * 1024
 _PROGRAM = "setpriv"
 # SIGTERM, as in an orderly end after a closed stdin: a server may still tidy up.
 _ARGUMENTS = ("--pdeathsig", "TERM", "--")
@@ -168,7 +170,11 @@ class Child(asyncio.SubprocessProtocol):
         """Hand a message (without its newline) to the child. False when its stdin is gone; nothing was written then."""
         if self.ended or self._stdin is None or self._stdin.is_closing():
             return False
-        self._stdin.write(line + b"\n")
+        if len(line) < _ONE_WRITE_BYTES:
+            self._stdin.write(line + b"\n")
+        else:
+            self._stdin.write(line)
+            self._stdin.write(b"\n")
         return True
 
     async def stop(self) -> None:
