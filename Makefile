@@ -25,6 +25,8 @@ PYTEST := $(BIN)/python -m pytest
 # share servers. tests/conftest.py says which files stay together as well, and in which order they begin.
 WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 2)))
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Once for all workers and the processes that they start; the files of tests are compiled as tests/bytecode.py says.
+COMPILE_ALL := $(BIN)/python -m compileall -q -x '/test_[^/]*$$' agent discovery bench tests
 SAY = @printf '\n== %s\n'
 
 .PHONY: help demo run check test outside simulation chaos soak static binaries definitions bench lock sbom docs manifests licences from-lock clean
@@ -40,10 +42,12 @@ run: $(VENV)/.runtime ## Start one node with the settings of the environment
 
 check: static ## Format, lint, types, layers, unit and contract tests (under a minute)
 	$(SAY) "unit and contract tests, without the real Consul of make test"
+	@$(COMPILE_ALL)
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/contract -m "not consul"
 
 test: static binaries ## Everything: check, a real Consul, all tests (under ten minutes)
 	$(SAY) "all tests"
+	@$(COMPILE_ALL)
 	$(PYTEST) $(SIDE_BY_SIDE) tests
 
 outside: $(VENV)/.dev ## Run published servers and clients against a node; writes docs/compatibility.md

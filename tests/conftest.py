@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 
 from agent.lossless_json.exact import read_json
 from agent.turns import Loop
+from tests.bytecode import import_from_own_share
 from tests.e2e.copied_nodes import node_copies
 from tests.e2e.processes import environment_of
 from tests.integration.servers import warm
@@ -74,13 +75,17 @@ def pytest_asyncio_loop_factories() -> dict[str, type[Loop]]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, Any, Any]:
+def pytest_collection(session: pytest.Session) -> Generator[None, Any, Any]:
     """Collect without the garbage collector: what is made here stays, and looking through it takes a second each time.
 
     Frozen, it is not looked through later either.
     """
     gc.disable()
     try:
+        if worker := getattr(session.config, "workerinput", None):
+            folders = [Path(argument).resolve() for argument in session.config.args if Path(argument).is_dir()]
+            number = int(worker["workerid"].removeprefix("gw"))
+            import_from_own_share(folders, session.config.rootpath, number, worker["workercount"])
         return (yield)
     finally:
         gc.freeze()

@@ -21,7 +21,7 @@ import pytest
 from aiohttp import web
 
 from tests.consul_process import RunningConsul
-from tests.e2e.processes import NodeProcess, environment_of, spawn
+from tests.e2e.processes import NodeProcess, environment_of, spawn, spawn_node
 from tests.e2e.running import ONE_MESH
 from tests.measured import measured
 from tests.ports import free_port
@@ -128,7 +128,9 @@ async def ended_at_request(
     """The exit code of a node that was ended at that request."""
     async with places, gate(consul, number, way) as at:
         name = f"{way}-{number}"
-        at.process = process = begun(name, folder / f"{name}.log", f"http://127.0.0.1:{at.port}")
+        log, settings = folder / f"{name}.log", settings_of(name, folder, f"http://127.0.0.1:{at.port}")
+        # All of its requests come after its imports, so it may be copied; what ends while it imports is below.
+        at.process = process = spawn_node(log, settings)
         try:
             async with asyncio.timeout(60):
                 return await process.wait()
@@ -190,14 +192,19 @@ async def seconds_until_listed(consul: RunningConsul, log: Path, address: str) -
 
 def begun(name: str, log: Path, address: str) -> NodeProcess:
     """A node's process, as from a shell."""
+    return spawn(("agent", "run"), log, settings_of(name, log.parent, address))
+
+
+def settings_of(name: str, folder: Path, address: str) -> dict[str, str]:
+    """The environment of a node of this name."""
     settings = {
         "PORT": str(free_port()),
         "MESH_NODE_NAME": name,
-        "MESH_STATE_DIR": str(log.with_suffix(".state")),
+        "MESH_STATE_DIR": str(folder / f"{name}.state"),
         "MESH_PEER_TOKEN": ONE_MESH,
         "CONSUL_HTTP_ADDR": address,
     }
-    return spawn(("agent", "run"), log, environment_of(settings))
+    return environment_of(settings)
 
 
 async def has_lasted(since_s: float, seconds: float) -> bool:

@@ -3,7 +3,7 @@
 An import of the node's modules takes most of a second of CPU, and the tests start more than a hundred nodes. A copy is
 a process of its own with the streams, arguments and environment that it is given; it runs `python -m agent`, and its
 interpreter ends as any other. Tests that end a process while it imports use `spawn`, as does everything where no keeper
-runs. The one rule: a copy has imported only what every node imports before it is ready.
+runs. The one rule: a copy has imported only what every node imports before it is ready, or every node with a Consul.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MODULES = ("agent.cli.run", "agent.app.node")
+MODULES = ("agent.cli.run", "agent.app.node", "discovery.consul.session")
 REQUEST_BYTES_MAX = 1 << 16
 REPORT_BYTES_MAX = 32
 # What an interpreter reads when it starts; a copy has started already.
