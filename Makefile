@@ -25,11 +25,9 @@ PYTEST := $(BIN)/python -m pytest
 # share servers. tests/conftest.py says which files stay together as well, and in which order they begin.
 WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 2)))
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-# Once for all workers and the processes that they start; the files of tests are compiled as tests/bytecode.py says.
-COMPILE_ALL := $(BIN)/python -m compileall -q -x '/test_[^/]*$$' agent discovery bench tests
 SAY = @printf '\n== %s\n'
 
-.PHONY: help demo run check test outside simulation chaos soak static binaries definitions bench lock sbom docs manifests licences from-lock clean
+.PHONY: help demo run check test outside simulation chaos soak static style types binaries definitions bench lock sbom docs manifests licences from-lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,12 +40,12 @@ run: $(VENV)/.runtime ## Start one node with the settings of the environment
 
 check: static ## Format, lint, types, layers, unit and contract tests (under a minute)
 	$(SAY) "unit and contract tests, without the real Consul of make test"
-	@$(COMPILE_ALL)
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/contract -m "not consul"
 
-test: static binaries ## Everything: check, a real Consul, all tests (under ten minutes)
+# mypy has one core for itself and fetching waits for the network, so they go side by side.
+test: style ## Everything: check, a real Consul, all tests (under ten minutes)
+	@$(MAKE) -j2 types binaries
 	$(SAY) "all tests"
-	@$(COMPILE_ALL)
 	$(PYTEST) $(SIDE_BY_SIDE) tests
 
 outside: $(VENV)/.dev ## Run published servers and clients against a node; writes docs/compatibility.md
@@ -73,10 +71,17 @@ soak: $(VENV)/.dev ## The same for a quarter of an hour (SOAK_S=120 for two minu
 	$(SAY) "a soak of $(SOAK_S) s"
 	$(BIN)/python -m tests.chaos --for $(SOAK_S) --soak $(if $(SEED),--seed $(SEED))
 
-static: $(VENV)/.dev
-	$(SAY) "format, lint, types, layers"
+static: style types
+
+style: $(VENV)/.dev
+	$(SAY) "format, lint"
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+# Compiles for all workers and the processes that they start, too; the tests themselves as tests/bytecode.py says.
+types: $(VENV)/.dev
+	$(SAY) "types, layers"
+	$(BIN)/python -m compileall -q -x '/test_[^/]*$$' agent discovery bench tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
