@@ -48,6 +48,8 @@ _ERROR_CHARS_MAX = 200
 _WORD_CHARS_MAX = 32
 # An agent closes further connections of one address at once (1.8), or answers 429 to them (later).
 _LIMIT_HINT = "; Consul's limit of connections for each address is limits.http_max_conns_per_client, 200 by default"
+# A gateway's time-out; Consul's own failures are 500 and 503.
+_CUT_HINT = "; a proxy before Consul cuts off waits: set MESH_CONSUL_WAIT_S to less than its time-out"
 _SERF_ALIVE, _SERF_GOING = 1, (2, 3)  # Leaving, left; 4 is failed (Serf, MemberStatus).
 
 T = TypeVar("T")
@@ -448,7 +450,7 @@ def _translated(exc: Exception) -> CatalogUnavailable | RegistrationLost:
     # 1.8 says 'CheckID "x" does not have associated TTL'; with ACLs, and in newer versions, 'Unknown check'.
     if "does not have associated TTL" in text or "Unknown check" in text or "Unknown service" in text:
         return RegistrationLost(text)
-    return CatalogUnavailable(text + _LIMIT_HINT * text.startswith("429"))
+    return CatalogUnavailable(text + _LIMIT_HINT * text.startswith("429") + _CUT_HINT * text.startswith("504"))
 
 
 def _headers(token: str | None) -> dict[str, str]:

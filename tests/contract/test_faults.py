@@ -42,6 +42,13 @@ async def test_an_answer_that_is_none_is_unavailable_and_nothing_else(bad: Calla
         assert len(server.queries) == 1
 
 
+async def test_a_proxy_that_cuts_off_waits_is_named_with_the_setting_for_it() -> None:
+    cut = web.Response(status=504, text="gateway time-out")
+    async with fault_server(lambda _number, _request: cut) as server, open_client(server.settings) as client:
+        with pytest.raises(CatalogUnavailable, match=r"504 gateway time-out; a proxy .* MESH_CONSUL_WAIT_S"):
+            await client.health("mcp-node", index=5, wait_s=1.5)
+
+
 async def test_the_token_travels_in_its_header_and_the_namespace_in_the_query() -> None:
     async with (
         fault_server(lambda _number, _request: rows_answer("a")) as server,

@@ -124,22 +124,25 @@ async def test_after_a_distrusted_answer_a_better_one_of_the_agents_cache_is_no_
 
 async def test_a_loss_that_is_repaired_is_confirmed_by_a_server_at_once() -> None:
     us, others = rows("a", "own"), rows("a")
-    # A wait and a read that lack us, after which the agent has sent us to the catalog again.
-    script = {2: others, 3: others}
+    # Two waits and a read that lack us, after which the agent has sent us to the catalog again.
+    script = {3: others, 4: others, 5: others}
     seen: list[SourceStatus] = []
 
     def answer(number: int, query: dict[str, Any]) -> Answer | None:
         seen.append(watch.status)
-        if number > len(script) + 3 and query["index"]:
+        asked.append(bool(query["index"]))
+        if number == 2 or (number > 7 and query["index"]):  # The first one waits until the last read is long ago.
             return None
         return Answer(4 + number, script.get(number, us), backend=CACHE if query["index"] else "blocking-query")
 
+    asked: list[bool] = []
     client = ScriptedClient(answer)
     registrar = registrar_of(client, OURS)
     watch = watch_of(client, "mcp-node", own=registrar)
     await kept(registrar, 0.1)
     began_s = now_s()
-    await watched(watch, 5.0)
+    await watched(watch, 30.0)
+    assert asked[:7] == [False, True, True, True, False, True, False]
     assert (seen[-1].up, seen[-1].last_error) == (True, "")
-    assert (watch.status.confirmed_at_s or 0.0) - began_s < 2.0
+    assert (watch.status.confirmed_at_s or 0.0) - began_s > 20.0
     assert any(not status.up for status in seen)
