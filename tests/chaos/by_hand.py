@@ -1,7 +1,8 @@
 """`python -m tests.chaos.by_hand outage`: faults on real processes that take too long for every run.
 
-`outage`: ten minutes without Consul, whose state is wiped then, under calls. It prints what it measured. The one rule:
-exit code 1 where that is not what docs/reliability.md promises.
+`outage`: ten minutes without Consul, whose state is wiped then, under calls. `partitions`: packets between two machines
+are lost in one direction, in the other, in both, for longer than the longest back-off; as root. It prints what it
+measured. The one rule: exit code 1 where that is not what docs/reliability.md promises.
 """
 
 import asyncio
@@ -12,6 +13,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 
+from agent.links.state import FLAP_S
+from tests.chaos.test_lost_packets import HEALED_WITHIN_S, cut_and_healed, nodes_apart
 from tests.consul_binary import consul_binary
 from tests.consul_process import RunningConsul, running_consul
 from tests.e2e.copied_nodes import node_copies
@@ -22,6 +25,8 @@ from tests.e2e.steady_calls import steady_calls
 from tests.waiting import all_of, eventually
 
 OUTAGE_S, LOOK_EVERY_S = 600.0, 5.0
+# Twice as long as the longest back-off, once it was seen.
+PARTITION_S = 30.0
 # Both registered again, by the longest back-off of a long outage (docs/reliability.md, ASK_AGAIN).
 AUTOJOIN_S = 30.0
 
@@ -74,7 +79,24 @@ async def are_passing(consul: RunningConsul, count: int) -> bool:
     return len(await consul.call("GET", "/v1/health/service/mcp-node?passing")) == count
 
 
-SUBJECTS: dict[str, Callable[[Path], Coroutine[None, None, bool]]] = {"outage": outage}
+async def partitions(folder: Path) -> bool:
+    """How long two rounds of partitions take to be seen and to heal, and how calls go."""
+    healed = []
+    async with nodes_apart(folder) as apart:
+        machine = apart.machine
+        async with steady_calls(apart.front, "dice__roll") as tally:
+            for cut in 2 * (machine.lose_what_is_sent_there, machine.lose_what_is_sent_here, machine.lose_all):
+                await asyncio.sleep(FLAP_S)  # Else it would count as flapping.
+                began_s = time.monotonic()
+                seen_s, healed_s = await cut_and_healed(apart, cut, tally, lasts_s=PARTITION_S)
+                healed.append(healed_s)
+                lasted_s = time.monotonic() - began_s - healed_s
+                print(f"{cut.__name__}: lasted {lasted_s:.0f} s, seen after {seen_s:.1f} s, healed in {healed_s:.1f} s")
+    print(f"{tally}, the longest took {tally.longest_s:.1f} s")
+    return not tally.failures and max(healed) < HEALED_WITHIN_S
+
+
+SUBJECTS: dict[str, Callable[[Path], Coroutine[None, None, bool]]] = {"outage": outage, "partitions": partitions}
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="mesh-chaos-") as at, node_copies(environment_of({})):

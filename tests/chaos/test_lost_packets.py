@@ -6,6 +6,7 @@ acknowledged all the same. The one rule: once a link is down no call fails, and 
 
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from tests.chaos.namespace import Machine, other_machine, why_not
 from tests.chaos.placed_nodes import Placed, placed
+from tests.chaos.test_silent_crowds import has_lasted
 from tests.e2e.running import RunningNode, running_nodes, stop_node
 from tests.e2e.servers_files import example, write_servers
 from tests.e2e.steady_calls import Tally, steady_calls
@@ -41,20 +43,26 @@ class Apart:
 
 @pytest.fixture
 async def apart(tmp_path: Path) -> AsyncIterator[Apart]:
-    """Linked, and ready."""
     if reason := why_not():
         pytest.skip(f"NO NETWORK NAMESPACES: lost packets were not tried; {reason}")
+    async with nodes_apart(tmp_path) as found:
+        yield found
+
+
+@asynccontextmanager
+async def nodes_apart(folder: Path) -> AsyncIterator[Apart]:
+    """Linked, and ready."""
     dice = {"dice": example("dice", "service")}
     with other_machine() as machine:
         async with running_nodes() as start:
             port = free_port()
-            beside = await start("beside", tmp_path / "beside", servers=dice, MESH_DISCOVERY="off")
+            beside = await start("beside", folder / "beside", servers=dice, MESH_DISCOVERY="off")
             peers = {"MESH_PEERS": f"beside={beside.url},far=http://{machine.far}:{PORT}/mcp"}
             alone = {"MESH_DISCOVERY": "off"}
-            front = placed("front", tmp_path, (machine.near, port), {**alone, **peers})
+            front = placed("front", folder, (machine.near, port), {**alone, **peers})
             own = {**alone, "MESH_PEERS": f"front={front.url}"}
-            own["MESH_SERVERS_FILE"] = str(write_servers(tmp_path, dice))
-            far = placed("far", tmp_path, (machine.far, PORT), own, machine.command())
+            own["MESH_SERVERS_FILE"] = str(write_servers(folder, dice))
+            far = placed("far", folder, (machine.far, PORT), own, machine.command())
             try:
                 await all_of(eventually(partial(node.sees, *names)) for node, names in linked(front, far))
                 yield Apart(machine, front, far)
@@ -79,13 +87,16 @@ async def test_packets_lost_in_either_direction_or_both_cost_no_call_and_the_lin
     assert tally.failures == []
 
 
-async def cut_and_healed(apart: Apart, cut: Callable[[], None], tally: Tally) -> tuple[float, float]:
-    """Seconds until the front saw it, and until both were linked again after it was over."""
+async def cut_and_healed(
+    apart: Apart, cut: Callable[[], None], tally: Tally, lasts_s: float = 0.0
+) -> tuple[float, float]:
+    """Seconds until the front saw it, and until both were linked again after it was over, so much later."""
     began_s = time.monotonic()
     cut()
     await eventually(partial(is_down, apart.front, "far"), SEEN_WITHIN_S)
     seen_s = time.monotonic()
     await tally.grows(20)
+    await eventually(partial(has_lasted, seen_s, lasts_s))
     apart.machine.heal()
     healed_s = time.monotonic()
     await all_of(
