@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import orjson
 
+from agent.turns import Turn, turn_of
+
 log = logging.getLogger("agent.mcp")
 
 EVENT: Final = "MCP request"
@@ -42,6 +44,8 @@ class RequestLines:
         self._waiting: list[tuple[int, str]] = []
         self._remembered: dict[str, str] = {}
         self._usual: dict[tuple[str, str, str, str], tuple[str, str]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._turn: Turn
         self._second = -1
         self._began = ""
 
@@ -91,7 +95,10 @@ class RequestLines:
         waiting.append((level, f"{self._began}.{int((now_s - second) * 1000):03d}Z{rest}"))
         if len(waiting) == 1:
             try:
-                asyncio.get_running_loop().call_soon(self.flush)
+                loop = asyncio.get_running_loop()
+                if loop is not self._loop:
+                    self._loop, self._turn = loop, turn_of(loop)
+                self._turn.at_end(self.flush)
             except RuntimeError:  # There is no loop, so no turn that ends.
                 self.flush()
         elif len(waiting) >= _LINES_MAX:

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from agent.lossless_json.exact import read_json
+from agent.turns import Loop
 from tests.e2e.copied_nodes import node_copies
 from tests.e2e.processes import environment_of
 from tests.integration.servers import warm
@@ -65,6 +66,11 @@ TOGETHER = {
 # Tests that share nothing and wait for nothing: each goes to any worker, after all the files, so that the workers end
 # together.
 APART = ("tests/simulation/",)
+
+
+def pytest_asyncio_loop_factories() -> dict[str, type[Loop]]:
+    """Tests run in the loop of a node."""
+    return {"node": Loop}
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,7 +4,6 @@ Called by `agent.cli.parser`. The one rule: logging is configured before anythin
 takes over its loggers at import.
 """
 
-import asyncio
 import logging
 import os
 import sys
@@ -12,6 +11,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import suppress
 
+from agent import turns
 from agent.cli.output import Exit, print_fault, print_json
 from agent.cli.table import print_table
 from agent.client.stdio.environment import command_fault, is_inherited
@@ -148,4 +148,4 @@ def run_node(args: Namespace) -> int:
     arm()
     from agent.app.start import run_node as run  # noqa: PLC0415 - after the logging, see above
 
-    return asyncio.run(run(settings))
+    return turns.run(run(settings))

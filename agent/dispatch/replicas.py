@@ -223,7 +223,7 @@ class ReplicaStats:
 
     def started(self, attempt: Attempt) -> None:
         """As `called` and `begin`, of a first attempt without a trace."""
-        group = self._group(attempt.route)
+        group = self._groups.get(attempt.route.owner) or self._group(attempt.route)
         group.budget = group.budget.called(attempt.started_s)
         self._begun(group, attempt)
 

@@ -14,6 +14,7 @@ import sys
 from contextlib import suppress
 from typing import Any, Final
 
+from agent import turns
 from agent.client.dial_guard import limit_dials
 from agent.client.http.prover import Credentials
 from agent.descriptors import raise_limit
@@ -59,7 +60,7 @@ def main() -> None:
     feed, passage = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
     keep_from_others(())
     sys.excepthook = log_uncaught
-    asyncio.run(_run(feed, passage))
+    turns.run(_run(feed, passage))
 
 
 async def _run(feed_end: socket.socket, passage_end: socket.socket) -> None:

@@ -58,8 +58,9 @@ def text_of(got: Got) -> str:
 
 @of_all_ways
 async def test_a_usual_call_needs_no_task_at_any_node(
-    era: str, hops: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    era: str, hops: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(started, "WAITED_FOR_S", 600.0)  # A slow moment of the machine must not count.
     async with held_scene(tmp_path, caplog, hops=hops) as now, now.caller(era) as caller:
         before = now.figures()
         with tasks_of_calls() as tasks:

@@ -24,6 +24,7 @@ from agent.client.http.answer import (
 )
 from agent.client.http.received import Response
 from agent.client.http.silence import is_silence
+from agent.turns import turn_of
 
 # What may wait for a slow reader is twice this, 256 KiB; then we stop taking bytes from the socket.
 _LOW_WATER_BYTES: Final = 128 * 1024
@@ -61,6 +62,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_batch",
         "_body",
         "_closing",
         "_held",
@@ -71,6 +73,7 @@ class Connection(asyncio.Protocol):
         "_response",
         "_taker",
         "_transport",
+        "_turn",
         "_waiting",
         "failure",
     )
@@ -78,6 +81,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, owner: ConnectionOwner) -> None:
         self.failure: ConnectionBroken | None = None
         self._loop = asyncio.get_running_loop()
+        self._turn = turn_of(self._loop)
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._waiting: asyncio.Future[Response] | None = None
@@ -87,6 +91,7 @@ class Connection(asyncio.Protocol):
         self._body: Body | None = None
         self._closing = False
         self._paused = False
+        self._batch = 0  # Of the request that was started, in the turn of the event loop.
         self._poll: select.poll | None = None  # Of one that was used before.
 
     def __repr__(self) -> str:
@@ -137,7 +142,9 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None, "exchange on a connection that is over"
         assert self._waiting is None, "exchange during another"
         assert self._taker is None, "exchange during another"
-        self._transport.write(head + body)
+        turn = self._turn
+        self._batch = turn.written
+        turn.write(self._transport, head + body)
         self._taker = taker
 
     def _write(self, head: bytes, body: bytes) -> None:
@@ -237,6 +244,9 @@ class Connection(asyncio.Protocol):
 
     def _give(self, taker: Taker, data: bytes) -> None:
         """What has come of an answer that is not waited for."""
+        if self._batch == self._turn.written:  # It has not gone out yet.
+            self.abort(NotHttp("spoke without being asked"))
+            return
         whole = whole_answer(data)
         if whole is not None:
             self._taker, self._closing, self._held = None, False, b""

@@ -24,6 +24,7 @@ from agent.server.fast_path.answers import Answers
 from agent.server.fast_path.heads import Beginning, Head, Heads
 from agent.server.fast_path.whole_body import WholeBody
 from agent.server.write_deadline import AT_ONCE_BYTES_MAX, WRITE_TIMEOUT_S, drop, in_time
+from agent.turns import turn_of
 
 if TYPE_CHECKING:
     from aiohttp.web_urldispatcher import UrlMappingMatchInfo
@@ -173,6 +174,7 @@ class Connection(BaseProtocol):
         "_owner",
         "_request",
         "_served",
+        "_turn",
         "_unwaited",
         "judged",
         "moved",
@@ -183,6 +185,7 @@ class Connection(BaseProtocol):
 
     def __init__(self, owner: Owner) -> None:
         super().__init__(asyncio.get_running_loop())
+        self._turn = turn_of(self._loop)
         self._owner = owner
         self._request: asyncio.Task[None] | None = None
         self._unwaited: Unwaited | None = None  # The request under way, while it has no task.
@@ -193,8 +196,7 @@ class Connection(BaseProtocol):
         self._ending = False
         self._idle_since_s = clock.now_s()
         self.ssl_context: Any = None
-        self.peername: Any = None
-        self.sockname: Any = None
+        self.peername = self.sockname = self.ssl_context
 
     def __repr__(self) -> str:
         return f"<Connection {'serves a request' if self._is_busy else 'idle'}>"
@@ -227,6 +229,7 @@ class Connection(BaseProtocol):
     def abort(self) -> None:
         """Close it now. The event loop cancels the request under way."""
         if self.transport is not None:
+            self._turn.end()  # Its last answer.
             self.transport.close()
         self._cancel()
 
@@ -354,15 +357,12 @@ class Connection(BaseProtocol):
         if not self.sent(None, body, None if self.judged is None else self.judged.proof, bytes_max=HELD_BYTES_MAX):
             return False
         self._unwaited = self.judged = None
-        if len(body) > AT_ONCE_BYTES_MAX and self._is_behind():
+        transport = self.transport if len(body) > AT_ONCE_BYTES_MAX else None
+        if transport is not None and transport.get_write_buffer_size() > AT_ONCE_BYTES_MAX:
             self._request = self._loop.create_task(self._taken_in_time(), name="MCP answer")
         else:
             self._go_on()
         return True
-
-    def _is_behind(self) -> bool:
-        """Whether the client has more to take than what goes out at once."""
-        return self.transport is not None and self.transport.get_write_buffer_size() > AT_ONCE_BYTES_MAX
 
     async def _taken_in_time(self) -> None:
         """Go on when the client has taken most of its answer; drop one that takes nothing of it."""
@@ -390,15 +390,14 @@ class Connection(BaseProtocol):
         `request`: None for one that passed by its head, but for a proof. `proof`: what its answer shows.
         """
         transport = self.transport
-        # What earlier answers left in the buffer is what their reader has not taken.
         if transport is None or transport.is_closing() or len(body) > bytes_max:
             return False
-        if transport.get_write_buffer_size():
+        if transport.get_write_buffer_size():  # Its reader has not taken earlier answers.
             return False
         whole = self._owner.answers.composed(request, 200, "application/json", body, proof=proof)
         if whole is None:
             return False
-        transport.write(whole)
+        self._turn.write(transport, whole)
         return True
 
     def _is_written(self, request: FastRequest, response: web.StreamResponse) -> bool:
@@ -422,6 +421,7 @@ class Connection(BaseProtocol):
 
     def give_away(self, give: Callable[[int], None]) -> bool:
         """Have its descriptor taken, and forget it; False where an answer is still being read by the client."""
+        self._turn.end()
         transport = self.transport
         if transport is None or transport.is_closing() or transport.get_write_buffer_size() > 0:
             return False
@@ -432,6 +432,7 @@ class Connection(BaseProtocol):
         return True
 
     def _hand_over(self, data: bytes) -> None:
+        self._turn.end()
         elsewhere = self._owner.elsewhere
         if elsewhere is not None and not self._ending and elsewhere(self, None, data):
             return

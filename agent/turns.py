@@ -1,0 +1,126 @@
+"""The end of a turn of the event loop, and what waits for it: answers and requests that are ready, lines of the log.
+
+One turn is all callbacks between two looks at the sockets. A write wakes the process at the other end, which costs more
+than the write: those of a turn go out one after the other, so that a client or server with several of them is woken
+once. Used where a callback writes one small message; everything else writes at once. The one rule: what waits goes out
+in its order, before the loop waits for anything, and before its connection is closed or written to by anybody else
+(`Turn.end`).
+"""
+
+import asyncio
+import selectors
+import time
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import Any, Final, TypeVar, TypeVarTuple
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+# The other end begins its work meanwhile; a turn of a thousand callers must not keep it waiting.
+WRITES_MAX: Final = 32
+# Copying more than this to the kernel is itself as much work as a call.
+WRITE_BYTES_MAX: Final = 16 << 10
+
+
+class Turn:
+    """One loop's turns. `waits`: whether something may wait; `written`: how often what waited was written.
+
+    `has_timer`: whether a timer was started since the turn began to end.
+    """
+
+    __slots__ = ("_callbacks", "_loop", "_writes", "has_timer", "waits", "written")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._writes: list[tuple[asyncio.WriteTransport, bytes]] = []
+        self._callbacks: list[Callable[[], None]] = []
+        self.waits = self.has_timer = False
+        self.written = 0
+
+    def __repr__(self) -> str:
+        return f"<Turn {len(self._writes)} writes, {len(self._callbacks)} callbacks>"
+
+    def write(self, transport: asyncio.WriteTransport, data: bytes) -> None:
+        """Write at the end of this turn at the latest."""
+        writes = self._writes
+        writes.append((transport, data))
+        self.waits = True
+        if len(writes) >= WRITES_MAX or len(data) > WRITE_BYTES_MAX:
+            self.end()
+
+    def at_end(self, callback: Callable[[], None]) -> None:
+        """Call it at the end of this turn, once."""
+        self._callbacks.append(callback)
+        self.waits = True
+
+    def end(self) -> bool:
+        """Do all that waits, now; whether something else has come up then, or may have."""
+        self.waits = self.has_timer = False
+        writes, self._writes = self._writes, []
+        if writes:
+            self.written += 1
+            for transport, data in writes:
+                transport.write(data)  # One that has gone has a callback for that.
+        if self._callbacks:
+            callbacks, self._callbacks = self._callbacks, []
+            for callback in callbacks:
+                try:
+                    callback()
+                except Exception as exc:  # noqa: BLE001 - one callback's failure must not end the loop
+                    self._loop.call_exception_handler({"message": "the end of a turn failed", "exception": exc})
+        return self.waits or self.has_timer or bool(getattr(self._loop, "_ready", True))
+
+
+class _NoTurn(Turn):
+    """For a loop that is not ours: nothing waits."""
+
+    def write(self, transport: asyncio.WriteTransport, data: bytes) -> None:
+        self.written += 1
+        transport.write(data)
+
+    def at_end(self, callback: Callable[[], None]) -> None:
+        self._loop.call_soon(callback)
+
+
+class _Selector(selectors.DefaultSelector):
+    """Ends the turn before it looks at the sockets."""
+
+    turn: Turn | None = None
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        turn = self.turn
+        if turn is not None and turn.waits and turn.end():
+            timeout = 0
+        return super().select(timeout)
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """A loop whose turns have an end. `turn`: its turns."""
+
+    turn: Turn
+    # As asyncio's own, without a function of Python around it: each turn and each call ask for it several times.
+    time = staticmethod(time.monotonic)
+
+    def __init__(self) -> None:
+        selector = _Selector()
+        super().__init__(selector)
+        self.turn = selector.turn = Turn(self)
+
+    def call_at(
+        self, when: float, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As `asyncio.AbstractEventLoop`; `call_later` comes here, too."""
+        self.turn.has_timer = True
+        return super().call_at(when, callback, *args, context=context)
+
+
+def turn_of(loop: asyncio.AbstractEventLoop) -> Turn:
+    """The turns of this loop; of one of another class, those in which nothing waits."""
+    return loop.turn if isinstance(loop, Loop) else _NoTurn(loop)
+
+
+def run(main: Coroutine[Any, Any, _T]) -> _T:
+    """As `asyncio.run`, with turns that have an end."""
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        return runner.run(main)
