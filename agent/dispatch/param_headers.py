@@ -56,7 +56,7 @@ def asks_for_headers(schema: Json) -> bool:
 def disagreement(schema: Json, params: Json, headers: Mapping[str, str]) -> str | None:
     """Where a client's headers do not say what the arguments of its call say, if its tool's schema asks for headers."""
     arguments = params.get("arguments") or {}
-    if isinstance(arguments, Crowded):
+    if any(_is_hidden(arguments, path) for path in param_header_map(schema)):
         return TOO_MANY
     return param_disagreement(schema, as_repeated(arguments), headers)
 
@@ -81,7 +81,7 @@ class ParamHeaders:
             return told or None
         known = {f"{PARAM_HEADER}{token}".lower() for token in asked_for.values()}
         arguments = params.get("arguments")
-        if isinstance(arguments, Crowded):
+        if any(_is_hidden(arguments, path) for path in asked_for):
             raise RpcError(INVALID_PARAMS, TOO_MANY)
         repeated = param_headers(asked_for, as_repeated(arguments)) if isinstance(arguments, dict) else {}
         return {name: value for name, value in (told or {}).items() if name not in known} | repeated or None
@@ -99,6 +99,15 @@ class ParamHeaders:
         return header_map
 
 
+def _is_hidden(arguments: object, path: ParamPath) -> bool:
+    """Whether there may be a value at this path that was not read."""
+    for name in path:
+        if isinstance(arguments, Crowded):
+            return True
+        arguments = arguments.get(name) if isinstance(arguments, dict) else None
+    return False
+
+
 def as_repeated(arguments: Json) -> Json:
     """The same with what a header has to repeat of values that stay JSON: whole numbers, and texts.
 
@@ -113,7 +122,7 @@ def as_repeated(arguments: Json) -> Json:
                 found[name] = int(text)
             elif text.startswith(b'"'):
                 found[name] = _text(value, text)
-        elif isinstance(value, dict) and (inner := as_repeated(value)) is not value:
+        elif isinstance(value, dict) and not isinstance(value, Crowded) and (inner := as_repeated(value)) is not value:
             found[name] = inner
     return {**arguments, **found} if found else arguments
 

@@ -54,6 +54,7 @@ class Place(Enum):
     PARAM = auto()
     ARGUMENTS = auto()
     ARGUMENT = auto()
+    IN_ARGUMENT = auto()
     ELSEWHERE = auto()
 
     def of_member(self, name: str) -> "Place":
@@ -63,8 +64,10 @@ class Place(Enum):
                 return Place.PARAMS if name == "params" else Place.ELSEWHERE
             case Place.PARAMS:
                 return Place.ARGUMENTS if name == "arguments" else Place.PARAM
-            case Place.ARGUMENTS | Place.ARGUMENT:
+            case Place.ARGUMENTS:
                 return Place.ARGUMENT
+            case Place.ARGUMENT | Place.IN_ARGUMENT:
+                return Place.IN_ARGUMENT
             case _:
                 return Place.ELSEWHERE
 
@@ -73,19 +76,23 @@ class Place(Enum):
 _BYTES_MAX: Final = {Place.PARAM: 512 << 10, Place.ARGUMENT: 96 << 10, Place.ELSEWHERE: 96 << 10}
 
 
+_OF_ARGUMENTS: Final = (Place.ARGUMENTS, Place.ARGUMENT, Place.IN_ARGUMENT)
+
+
 class TooManyMembers(ValueError):
     """A message has so many members beside the arguments of its call that they are not read."""
 
 
 class Crowded(dict[str, Any]):
-    """Arguments with too many members to look into: the first member, and as its value all bytes up to the last one.
+    """Arguments, or one of them, with too many members to look into.
 
-    orjson writes the object that was read; nothing else may be looked up in it.
+    Its one member is the first of all, and has as its value all bytes up to the end of the last one: orjson writes the
+    object that has come, and nothing may be looked up in it.
     """
 
 
 class _Overflow(Exception):
-    """The arguments that are being read have too many members."""
+    """What is being read of the arguments has too many members."""
 
 
 Reading: TypeAlias = Generator[None, None, Any]
@@ -150,12 +157,18 @@ class _Reader:
             return small
         if first == BRACKET or level > _LOOKED_INTO_LEVELS_MAX:
             return (yield from self._passed_on(at, level))
-        if place is not Place.ARGUMENTS:
+        if place not in (Place.ARGUMENTS, Place.ARGUMENT):
             return (yield from self._object(at, place, level))
+        # One argument may use half of what is left, so that the others are read whatever it is.
+        kept = self._members_left[Place.ARGUMENT] // 2 if place is Place.ARGUMENT else 0
+        self._members_left[Place.ARGUMENT] -= kept
         try:
             return (yield from self._object(at, place, level))
         except _Overflow:
+            self._members_left[Place.ARGUMENT] = 0
             return (yield from self._crowded(at, level))
+        finally:
+            self._members_left[Place.ARGUMENT] += kept
 
     def _text(self, at: int, place: Place) -> _Value:
         counted = place if place is Place.PARAM else _room_of_members(place)
@@ -251,7 +264,7 @@ class _Reader:
 
 
 def _room_of_members(place: Place) -> Place:
-    return Place.ARGUMENT if place in (Place.ARGUMENTS, Place.ARGUMENT) else Place.ELSEWHERE
+    return Place.ARGUMENT if place in _OF_ARGUMENTS else Place.ELSEWHERE
 
 
 def _refuse(place: Place) -> Never:

@@ -45,12 +45,14 @@ def of_size(message: Json, size: int) -> tuple[bytes, int]:
 
 @asynccontextmanager
 async def calling(
-    era: Era, hops: int, tmp_path: Path, answer: Answers = answer
+    era: Era, hops: int, tmp_path: Path, answer: Answers = answer, *, search_mode: bool | None = None
 ) -> AsyncIterator[tuple[aiohttp.ClientSession, str, Json, Json]]:
     """A client before so many nodes: where it calls, and the message and headers of its call."""
     async with (
         scripted(answer) as script,
-        front_of(tmp_path, ServerSpec("kit", HttpTarget(script.url), ServerScope.SERVICE), hops=hops) as node,
+        front_of(
+            tmp_path, ServerSpec("kit", HttpTarget(script.url), ServerScope.SERVICE), hops=hops, search_mode=search_mode
+        ) as node,
         aiohttp.ClientSession(headers={**ACCEPT, "Content-Type": "application/json"}) as http,
     ):
         params: Json = {"name": "kit__take", "arguments": {"text": ""}}
@@ -176,3 +178,30 @@ async def test_a_tool_of_the_nodes_own_reads_no_megabytes(era: Era, tmp_path: Pa
             error = (await response.json())["error"]
         assert error["code"] == -32602
         assert "does not read" in error["message"]
+
+
+@pytest.mark.parametrize("era", Era)
+async def test_large_arguments_arrive_byte_for_byte_through_the_tool_that_calls_others(
+    era: Era, tmp_path: Path
+) -> None:
+    async with calling(era, 1, tmp_path, counted, search_mode=True) as (http, url, message, told):
+        if era is Era.MODERN:
+            told["Mcp-Name"] = "call_tool"
+        message["params"]["name"] = "call_tool"
+        for kind, arguments in KINDS.items():
+            body = message_of(message, b'{"name":"kit__take","arguments":%s}' % arguments)
+            async with http.post(url, data=io.BytesIO(body), headers=told) as response:
+                answered = await response.json()
+            assert "result" in answered, (kind, answered)
+            assert answered["result"]["structuredContent"] == {"digest": hashlib.sha256(arguments).hexdigest()}, kind
+
+
+async def test_large_arguments_arrive_byte_for_byte_in_a_batch(tmp_path: Path) -> None:
+    async with calling(Era.LEGACY, 1, tmp_path, counted) as (http, url, message, _):
+        async with http.post(url, json=initialize_request("2025-03-26")) as response:
+            session = {"Mcp-Session-Id": response.headers["Mcp-Session-Id"]}
+        messages = [message_of({**message, "id": kind}, arguments) for kind, arguments in KINDS.items()]
+        async with http.post(url, data=io.BytesIO(b"[%s]" % b",".join(messages)), headers=session) as response:
+            answered = await response.json()
+        found = {one["id"]: one["result"]["structuredContent"]["digest"] for one in answered}
+        assert found == {kind: hashlib.sha256(arguments).hexdigest() for kind, arguments in KINDS.items()}

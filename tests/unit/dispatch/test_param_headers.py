@@ -97,3 +97,6 @@ def test_arguments_with_too_many_members_are_refused_where_a_header_has_to_repea
     with pytest.raises(RpcError, match="too many members"):
         outgoing(route(REGION["properties"]), {"arguments": crowded})
     assert outgoing(route({}), {"arguments": crowded}) is None
+    beside = {"region": "eu", "rows": crowded}
+    assert disagreement(REGION, {"arguments": beside}, {"Mcp-Param-Region": "eu"}) is None
+    assert outgoing(route(REGION["properties"]), {"arguments": beside}) == {"Mcp-Param-Region": "eu"}

@@ -122,11 +122,15 @@ def test_arguments_with_too_many_members_are_passed_on_whole() -> None:
     assert orjson.loads(orjson.dumps(message)) == call(arguments, _meta={"a": 1})
 
 
-def test_so_are_arguments_that_have_them_in_an_object() -> None:
-    arguments = {"a": 1, "b": {f"n{number}": number for number in range(30_000)}}
-    message = read(call(arguments))
-    assert isinstance(message["params"]["arguments"], Crowded)
-    assert orjson.loads(orjson.dumps(message)) == call(arguments)
+@pytest.mark.parametrize("crowds", [1, 3, 8])
+def test_one_argument_with_too_many_members_hides_no_other(crowds: int) -> None:
+    many = {f"n{number}": {"in": number} for number in range(3_000)}
+    arguments = {"a": 1, **{f"b{number}": many for number in range(crowds)}, "c": {"d": "e"}}
+    found = read(call(arguments))["params"]["arguments"]
+    assert not isinstance(found, Crowded)
+    assert (found["a"], found["c"]) == (1, {"d": "e"})
+    assert all(isinstance(found[f"b{number}"], Crowded) for number in range(crowds))
+    assert orjson.loads(orjson.dumps(found)) == arguments
 
 
 @pytest.mark.parametrize("place", ["message", "params", "_meta", "batch"])

@@ -102,6 +102,7 @@ NO_VALUES = {
     "a surrogate as UTF-8": b'["' + b"a" * 99 + b'\xed\xa0\x80"]',
     "half a pair in a name": b'{"' + b"a" * 99 + rb"\ud83d" + b'":1}',
     "half a pair in a short name": rb'{"aaaa\ude00":1}',
+    "half a pair in a name that is dropped": rb'{"aaaaaaa":{"":{"\ud83d":1},"bbbbbbbbbbbbbbbbbbbbb":2},"c":3}',
     "too deep": b"[" * (LEVELS + 1) + b"]" * (LEVELS + 1),
     "a text without an end": b'"' + b"a" * 99,
     "a text that ends with its backslash": b'["' + b"a" * 99 + b'\\"]',
