@@ -7,7 +7,7 @@ import argparse
 import sys
 import time
 
-from tests.simulation.runs import KINDS, SeedFailed, try_seed
+from tests.simulation.runs import KINDS, SeedFailed, silent, try_seed, try_seeds
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def many(kind: str, first: int, count: int) -> int:
     began_s, times, failed = time.process_time(), [], 0
     for seed in range(first, first + count):
         try:
-            times.append(try_seed(kind, seed))
+            times += try_seeds(kind, [seed])
         except SeedFailed as exc:
             failed += 1
             print(f"{kind} {seed}: {exc}", flush=True)
@@ -43,7 +43,8 @@ def replay(kind: str, seed: int) -> int:
     """Run one seed, and print what happened in it."""
     log: list[str] = []
     try:
-        print(f"converged {try_seed(kind, seed, log):.1f} s after the last fault")
+        with silent():
+            print(f"converged {try_seed(kind, seed, log):.1f} s after the last fault")
     except SeedFailed as exc:
         print(exc)
         return 1

@@ -6,6 +6,7 @@ a whole node one of these looks like any other node.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from agent.model import ORIGIN_META_KEY, Json, NodeIdentity, ServerScope
@@ -16,6 +17,10 @@ from tests.simulation.node import TOOLS
 if TYPE_CHECKING:
     from tests.simulation.network import SimulatedClient
     from tests.simulation.world import World
+
+
+# A node that dies as soon as it has started, and is started again.
+CRASHES, CRASH_EVERY_S = 14, 0.7
 
 
 class QuietNode:
@@ -81,6 +86,12 @@ class QuietNode:
         self.port += 1
         self.start()
 
+    def crash(self) -> None:
+        """Die, and start again at once, at the same place."""
+        if self.alive:
+            self._end()
+            self.start()
+
     def _end(self) -> None:
         self.alive = False
         self.world.rules.cause(self.identity.node_id)
@@ -132,4 +143,12 @@ def crowd_faults(world: "World", crowd: list[QuietNode]) -> list[Callable[[], st
                 world.network.cut.add((node, one.name) if heard else (one.name, node))
         return f"half of the crowd {'hear nothing' if heard else 'cannot be heard'}"
 
-    return [many_end, many_end, all_start, half_are_cut_off]
+    return [many_end, many_end, all_start, half_are_cut_off, partial(one_crashes, world, crowd)]
+
+
+def one_crashes(world: "World", crowd: list[QuietNode]) -> str:
+    """One starts, registers and dies, again and again."""
+    one, loop = world.rng.choice(crowd), asyncio.get_running_loop()
+    for number in range(CRASHES):
+        loop.call_later(number * CRASH_EVERY_S, one.crash)
+    return f"{one.name} starts, registers and dies {CRASHES} times"

@@ -8,20 +8,19 @@ real ones. The one rule: a turn only carries out what the decisions say.
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
 
+from agent.control.absence import AbsenceTracker, is_suppressed
 from agent.control.selector import Selector
-from agent.dispatch.outlier import outcome_of
-from agent.dispatch.replicas import Attempt, ReplicaStats
-from agent.dispatch.retry import Step, fate_of, is_repeatable, next_step
+from agent.dispatch.replicas import ReplicaStats
 from agent.errors import CallNotSent, CallOutcomeUnknown, IdentityRefused, MeshError, Unreachable
-from agent.links.actions import CloseLink, OpenLink, RelabelLink, RenewLink, reconcile
+from agent.links.actions import Action, CloseLink, OpenLink, RelabelLink, RenewLink, reconcile
 from agent.links.crowd import Crowd
 from agent.links.record import LinkHooks, LinkRecord, is_announced
 from agent.links.state import (
     DIALS,
-    MISSES_DOWN,
     NAMED_DIALS,
     Closed,
     DialStarted,
@@ -30,26 +29,49 @@ from agent.links.state import (
     wait_s,
 )
 from agent.model import Offer, PeerSource, PeerSpec
-from agent.routing.table import Replica, Route, RouteKind
 from discovery.consul.forgotten import FORGOTTEN_S
 from discovery.consul.watch import ConsulWatch
 from discovery.model import Catalog, Instance
+from tests.simulation.calls import call
 from tests.simulation.network import INFO
 from tests.simulation.node import NoRecorder
 from tests.simulation.rules import CAUSE_LASTS_S, DIALS_OF_LINK_MAX, DIALS_WINDOW_S, RuleBroken
-from tests.simulation.surroundings import Facts, NodeFacts, OwnEntry, Servers, Store, identity_of
+from tests.simulation.surroundings import Facts, NodeFacts, OwnEntry, Servers, SharedRows, Store, identity_of
 from tests.simulation.virtual_time import VirtualTimeLoop
+
+# One link's sessions: it is held down for ten seconds after the fourth in a row that did not last as long.
+SESSIONS_OF_LINK_MAX, SESSIONS_WINDOW_S = 5, 10.0
+# Three probes in a row go unanswered, and a link is down; a turn has as many.
+PROBES_OF_TURN = 3
+# Of so many links most fall silent together: that is this node's own silence, and is taken for that so long.
+OTHERS_MIN, DOUBT_LASTS_S = 5, 90.0
+# After that, links end one after the other; a turn lasts half a minute.
+KEPT_SILENT_MAX_S, VAIN_TURNS_MAX = 135.0, 3
+# A link that goes down while its entry is critical goes in the next step.
+CRITICAL_TURNS_MAX = 1
+# Away names are known for an hour; the turn before is when they were noted.
+AWAY_KNOWN_S = 3_500.0
 
 _OFFER = Offer(tools=({"name": "read"},), digest="d")
 
 
 @dataclass(slots=True)
 class HeldLink:
-    """A link without its task. `due_s`: its next dial; `dialled`: when it was."""
+    """A link without its task. `due_s`: its next dial; `dialled`, `readied`: when it was.
+
+    `node_id`, `epoch`: the node that answered last, and its life; `silent_s`, `vain_turns`: since when it has answered no
+    probe, and for how many turns in which most others did; `critical_turns`: how many it is down, and critical.
+    """
 
     record: LinkRecord
     due_s: float = 0.0
+    node_id: str = ""
+    epoch: int = 0
     dialled: list[float] = field(default_factory=list)
+    readied: list[float] = field(default_factory=list)
+    silent_s: float | None = None
+    vain_turns: int = 0
+    critical_turns: int = 0
 
 
 class Observer:
@@ -63,67 +85,82 @@ class Observer:
         self.servers = Servers(facts, own)
         entry = cast("Any", OwnEntry(facts, own))
         self.watch = ConsulWatch(cast("Any", self.servers), "mcp-node", own=entry, answers=self._is_up)
+        self.watch._reader = SharedRows()
         self.catalog = Catalog()
         self.selector = Selector(identity_of(own), cast("Any", store))
         self.crowd = Crowd()
         self.hooks = LinkHooks(_ignored, _ignored, _ignored, crowd=self.crowd)
         self.links: dict[str, HeldLink] = {}
+        self.desired: dict[str, PeerSpec] = {}
         self.stats = ReplicaStats(NoRecorder(), rng, self._up_since_s, lambda _key: 1, self._is_ready)
         self.executed: Counter[str] = Counter()
         self.words: dict[str, float] = {}
+        self.absences = AbsenceTracker(waits_for_catalog=False)
+        self.away: dict[str, tuple[PeerSpec, float]] = {}
+        self.noted: set[str] = set()
         self.calls = 0
         self.turned_at_s = 0.0
 
     async def turn(self, seconds: float) -> None:
         """Call, let so much time pass, look at the catalog, choose and reconcile, let links move on, and call."""
-        self._call()  # Before anything is known of what has just happened.
+        call(self)  # Before anything is known of what has just happened.
         self.loop.jump(seconds)
         update = await self.watch._turn()
         if update is not None:
             self.catalog = update
         await self._reconcile()
-        before = [held.record.view for held in self.links.values()]
-        for _ in range(MISSES_DOWN):
-            for held in self.links.values():
-                self._probe(held)
+        before = {key: held.record.view for key, held in self.links.items()}
+        self._probe_all()
         for key, held in list(self.links.items()):
             self._move_on(key, held)
-        if before != [held.record.view for held in self.links.values()]:
-            await self._reconcile()
+        if changed := [key for key, view in before.items() if self.links[key].record.view is not view]:
+            await self._reconcile(changed)
         self.turned_at_s = self.loop.time()
-        self._call()
+        call(self)
         self._look()
 
-    async def _reconcile(self) -> None:
-        views = [held.record.view for held in self.links.values()]
-        await self.selector.select(self.catalog, (), views)
-        selection = self.selector.selection
-        desired = {spec.key: spec for spec in selection.peers}
-        actual = {key: held.record.view.spec for key, held in self.links.items()}
+    async def _reconcile(self, changed: Sequence[str] | None = None) -> None:
+        """Select and reconcile, as `agent.control.reconciler` does. `changed`: the links that did; None: everything."""
+        views = [self.links[key].record.view for key in (self.links if changed is None else changed)]
+        peers = await self.selector.select(self.catalog, (), views, gone=None if changed is None else ())
+        for was, now in peers.values():
+            if now is not None:
+                self.desired[now.key] = now
+            elif was is not None:
+                self.desired.pop(was.key, None)
+        keys = {spec.key for pair in peers.values() for spec in pair if spec is not None}
+        if changed is None:
+            keys |= self.desired.keys() ^ self.links.keys()
+        if not keys:
+            return
+        actual = {key: held.record.view.spec for key in sorted(keys) if (held := self.links.get(key)) is not None}
+        desired = {key: spec for key in sorted(keys) if (spec := self.desired.get(key)) is not None}
         actions = reconcile(desired, actual)
         for action in actions:
-            match action:
-                case OpenLink(spec=spec) | RenewLink(spec=spec):
-                    before = self.links.get(spec.key)
-                    self.links[spec.key] = HeldLink(LinkRecord(spec, self.hooks), self.loop.time())
-                    if before is not None:
-                        self._forget(before)
-                case CloseLink(key=key):
-                    self._closed(cast("PeerSpec", actual[key]), up=self.links[key].record.view.connected)
-                    self._forget(self.links.pop(key))
-                    self.stats.forget(key)
-                case RelabelLink(spec=spec, sighted=sighted):
-                    held = self.links[spec.key]
-                    held.record.show(spec=spec)
-                    if (
-                        sighted
-                        and not held.record.view.connected
-                        and held.record.standing.held_until_s <= self.loop.time()
-                    ):
-                        held.record.advance(Sighted())
-                        held.due_s = self.loop.time()
-        if actions and reconcile(desired, {key: held.record.view.spec for key, held in self.links.items()}):
-            self._broken(f"reconciling does not end: {desired} {list(self.links)}")
+            self._carry_out(action)
+        if actions and reconcile(desired, {key: self.links[key].record.view.spec for key in keys & self.links.keys()}):
+            self.broken(f"reconciling does not end: {desired} {list(self.links)}")
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case OpenLink(spec=spec) | RenewLink(spec=spec):
+                before = self.links.get(spec.key)
+                self.links[spec.key] = HeldLink(LinkRecord(spec, self.hooks), self.loop.time())
+                if before is not None:
+                    self._forget(before)
+            case CloseLink(key=key):
+                gone = cast("PeerSpec", self.links[key].record.view.spec)
+                self._closed(gone, up=self.links[key].record.view.connected)
+                self._forget(self.links.pop(key))
+                if gone.source is PeerSource.DISCOVERY:
+                    self.away[key] = gone, self.loop.time()
+                self.stats.forget(key)
+            case RelabelLink(spec=spec, sighted=sighted):
+                held = self.links[spec.key]
+                held.record.show(spec=spec)
+                if sighted and not held.record.view.connected and held.record.standing.held_until_s <= self.loop.time():
+                    held.record.advance(Sighted())
+                    held.due_s = self.loop.time()
 
     def _forget(self, held: HeldLink) -> None:
         held.record.advance(Closed())
@@ -133,11 +170,23 @@ class Observer:
         causes = [one.caused_at_s, self.words.get(one.node_id, 0.0)]
         # What neither answers nor is in the catalog, as far as this node has seen it, is gone for all that it can know;
         # what answers is when it has been lost for long.
-        causes += [] if up else [one.lost_at_s]
+        causes += [] if up else [one.lost_at_s, one.lapsed_at_s]
         lost_for_s = self.loop.time() - one.unlisted_at_s
         is_gone = not one.alive or (not one.listed and (not up or lost_for_s >= FORGOTTEN_S))
+        is_gone |= not up and not one.passing
         if not is_gone and self.loop.time() - max(causes) > CAUSE_LASTS_S:
-            self._broken(f"removed without a cause: {spec.name}")
+            self.broken(f"removed without a cause: {spec.name}")
+
+    def _probe_all(self) -> None:
+        """As many probes of each as end a link that answers none; where nothing is lost, all are answered."""
+        if not self.facts.cut and not self.crowd.silent:
+            for held in self.links.values():
+                held.silent_s, held.vain_turns = None, 0
+            self.crowd.heard += PROBES_OF_TURN * self.crowd.up
+            return
+        for _ in range(PROBES_OF_TURN):
+            for held in self.links.values():
+                self._probe(held)
 
     def _probe(self, held: HeldLink) -> None:
         record = held.record
@@ -146,11 +195,15 @@ class Observer:
         if not (record.view.connected and one.alive and one.url == spec.target.url):
             return
         if not self._answers(one):
+            if held.silent_s is None:
+                held.silent_s = self.loop.time()
             record.asked()
             record.missed(busy=False, silent=True)
             if not record.view.connected:
+                self._ended_for_silence(held)
                 self._failed(held, Unreachable("no sign of life"), self.loop.time(), lost=True)
             return
+        held.silent_s, held.vain_turns = None, 0
         self.crowd.heard += 1
         if record.standing.misses:
             record.advance(ProbeAnswered())
@@ -161,7 +214,7 @@ class Observer:
         one = self.facts.at(spec.target.url)
         there = one.alive and one.url == spec.target.url
         if record.view.connected:
-            if not there:
+            if not there or held.epoch != one.epoch:
                 self._failed(held, Unreachable("reset"), now_s)
             return
         # What has passed since the last turn may have been time for many dials.
@@ -176,12 +229,16 @@ class Observer:
         record.advance(DialStarted())
         held.dialled = [at_s for at_s in held.dialled if now_s - at_s <= DIALS_WINDOW_S] + [now_s]
         if len(held.dialled) > DIALS_OF_LINK_MAX:
-            self._broken(f"too many dials of {key}")
+            self.broken(f"too many dials of {key}")
         if not is_there:
             self._failed(held, Unreachable("refused"), now_s)
         elif spec.expected_node_id not in (None, one.node_id):
             self._failed(held, IdentityRefused("another node"), now_s)
         else:
+            held.node_id, held.epoch = one.node_id, one.epoch
+            held.readied = [at_s for at_s in held.readied if now_s - at_s < SESSIONS_WINDOW_S] + [now_s]
+            if len(held.readied) > SESSIONS_OF_LINK_MAX:
+                self.broken(f"a flapping link is not held down: {key}")
             record.ready(_OFFER, INFO, identity_of(one))
 
     def _failed(self, held: HeldLink, failure: MeshError, now_s: float, *, lost: bool = False) -> None:
@@ -195,46 +252,20 @@ class Observer:
         down, dials = (self.crowd.down, DIALS) if announced else (self.crowd.named_down, NAMED_DIALS)
         held.due_s = now_s + wait_s(standing, self.rng, retry_soon=soon, down=down, dials=dials, now_s=now_s)
 
-    # Calls
+    # What calls need (`tests.simulation.calls`)
 
-    def _call(self) -> None:
-        """One call, with all its attempts, as dispatch sends it."""
-        self.calls += 1
-        call_id, now_s = f"c{self.calls}", self.loop.time()
-        hints = {"readOnlyHint": True} if self.rng.random() < 0.5 else {}
-        up = [held.record.view for held in self.links.values() if held.record.view.connected]
-        replicas = tuple(Replica(view.key, "t", view.identity.node_id, ours=False) for view in up if view.identity)
-        if not replicas:
-            return
-        route = Route(RouteKind.TOOL, "kit__t", {"name": "kit__t", "annotations": hints}, "d", replicas, True, "kit")
-        self.stats.called(route, now_s)
-        tried: list[str] = []
-        while (replica := self.stats.choose(route, tried, None, now_s)) is not None:
-            tried.append(replica.backend_key)
-            attempt = Attempt(route, replica.backend_key, now_s, 10.0, 10.0)
-            self.stats.begin(attempt, "tools/call", {})
-            failure = self._sent(replica, call_id)
-            now_s += 0.01
-            self.stats.finish(attempt, "ok" if failure is None else outcome_of(failure), now_s)
-            if failure is None:
-                break
-            budget = self.stats.budget(route)
-            repeatable = is_repeatable("tools/call", route, replica)
-            known = {"repeatable": repeatable, "attempts": len(tried), "remaining_s": 5.0}
-            if next_step(fate_of(failure), **known, budget=budget, now_s=now_s) is not Step.AGAIN:
-                break
-            self.stats.repeated(route, replica, now_s)
-        if not hints and self.executed[call_id] > 1:
-            self._broken(f"a write was sent twice: {call_id} to {tried}")
+    def replicas(self) -> tuple[tuple[str, str], ...]:
+        """The links that are up: backend key and node ID."""
+        return tuple([(key, held.node_id) for key, held in self.links.items() if held.record.view.connected])
 
-    def _sent(self, replica: Replica, call_id: str) -> MeshError | None:
-        spec = cast("PeerSpec", self.links[replica.backend_key].record.view.spec)
-        one = self.facts.at(spec.target.url)
+    def sent(self, key: str, call_id: str) -> MeshError | None:
+        """Send a call over a link; returns why there is no answer, None where there is one."""
+        one = self.facts.at(cast("PeerSpec", self.links[key].record.view.spec).target.url)
         if not one.alive:
             return CallNotSent("refused")
         if self.facts.carries(self.own.number, one.number):
             self.executed[call_id] += 1
-        return None if self._answers(one) else CallOutcomeUnknown("no answer")
+        return None if self._answers(one) and not one.server_hangs else CallOutcomeUnknown("no answer")
 
     def _answers(self, one: NodeFacts) -> bool:
         """Whether packets arrive in both directions."""
@@ -243,28 +274,82 @@ class Observer:
 
     # Rules
 
-    def _broken(self, what: str) -> NoReturn:
+    def broken(self, what: str) -> NoReturn:
+        """A rule does not hold."""
         raise RuleBroken(f"{what} (by {self.own.name} at {self.loop.time():.3f} s)")
 
+    def _silent(self) -> tuple[list[HeldLink], int]:
+        """The links that are up and answer no probe, by the facts; and how many are up."""
+        up = [held for held in self.links.values() if held.record.view.connected]
+        return [held for held in up if held.silent_s is not None], len(up)
+
+    def _ended_for_silence(self, held: HeldLink) -> None:
+        """Where most have fallen silent together it is this node that does not hear, as far as it can know for long."""
+        silent, up = self._silent()
+        silent_s, now_s = held.silent_s or 0.0, self.loop.time()
+        most = 2 * (len(silent) + 1) > up + 1 and up + 1 >= OTHERS_MIN
+        if most and now_s - silent_s < DOUBT_LASTS_S:
+            self.broken(f"a link ended for our own silence: {held.record.view.key}, {len(silent)} of {up} are silent")
+
+    def _look_at_silence(self) -> None:
+        silent, up = self._silent()
+        few = up < OTHERS_MIN or 2 * len(silent) < up
+        for held in silent:
+            held.vain_turns = held.vain_turns + 1 if few else 0
+            long = self.loop.time() - (held.silent_s or 0.0) > KEPT_SILENT_MAX_S
+            if held.vain_turns > VAIN_TURNS_MAX or long:
+                self.broken(f"a link is kept that answers nothing: {held.record.view.key}")
+
+    def _look_at_away(self) -> None:
+        """Names of what the catalog took away stay known for an hour, but for those that an operator took away."""
+        now_s, views = self.loop.time(), [held.record.view for held in self.links.values()]
+        removed = [spec for key, (spec, _) in self.away.items() if key not in self.noted]
+        self.absences.note(self.desired, removed, self.store.suppressions, now_s)
+        expected = self.absences.absence(views, (), now_s).expected
+        for key, (spec, at_s) in list(self.away.items()):
+            by_word = is_suppressed(spec, self.store.suppressions)
+            if key in self.desired or by_word or now_s - at_s > AWAY_KNOWN_S:
+                del self.away[key]
+            elif key not in expected:
+                self.broken(f"the names of a peer are forgotten that may come back: {key}")
+        self.noted = set(self.away)
+
+    def _look_at_entries(self) -> None:
+        """Of a node with several entries one is wanted, and none that is down and whose entry is critical."""
+        wanted = [spec for spec in self.desired.values() if spec.source is PeerSource.DISCOVERY]
+        if len({spec.expected_node_id for spec in wanted}) < len(wanted):
+            self.broken(f"two links to one node are wanted: {[spec.name for spec in wanted]}")
+        for spec in wanted:
+            held = self.links[spec.key]
+            is_critical = not (spec.sighting or held.record.view.connected)
+            held.critical_turns = held.critical_turns + 1 if is_critical else 0
+            if held.critical_turns > CRITICAL_TURNS_MAX:
+                self.broken(f"what is critical is dialled: {spec.name}")
+
     def _look(self) -> None:
+        if self.facts.cut:
+            self._look_at_silence()
+        if self.away:
+            self._look_at_away()
+        self._look_at_entries()
+        if self.store.overrides or self.store.suppressions:
+            self._operator_wins()
+        linked = [held.node_id for held in self.links.values() if held.record.view.connected]
+        if len(set(linked)) < len(linked):
+            self.broken(f"two links to one node: {linked}")
+
+    def _operator_wins(self) -> None:
         peers, store = self.selector.selection.peers, self.store
         added = {self.facts.at(known.target.url).node_id for known in store.overrides}
         suppressed = {known.node_id for known in store.suppressions} - added
-        linked = [
-            view.identity.node_id
-            for held in self.links.values()
-            if (view := held.record.view).connected and view.identity
-        ]
         for spec in peers:
             if spec.source is PeerSource.DISCOVERY and spec.expected_node_id in suppressed:
-                self._broken(f"an operator's word does not win: {spec.name} was removed")
+                self.broken(f"an operator's word does not win: {spec.name} was removed")
         by_name = {name: spec for spec in peers for name in (spec.name, *spec.aliases)}
         for known in store.overrides:
             spec = by_name.get(known.name)
             if spec is None or (spec.name == known.name and spec.target != known.target):
-                self._broken(f"an operator's word does not win: {known} {spec}")
-        if len(set(linked)) < len(linked):
-            self._broken(f"two links to one node: {linked}")
+                self.broken(f"an operator's word does not win: {known} {spec}")
 
     def unconverged(self) -> str:
         """What is not yet as it must be; empty when everything is."""
@@ -278,11 +363,9 @@ class Observer:
             for one in self.facts.nodes
             if one.alive and one is not self.own and (one.node_id not in suppressed or one.node_id in added)
         }
-        linked = {
-            view.identity.node_id
-            for held in self.links.values()
-            if (view := held.record.view).connected and view.identity is not None
-        }
+        linked = {held.node_id for held in self.links.values() if held.record.view.connected}
+        if self.desired != {spec.key: spec for spec in self.selector.selection.peers}:
+            return f"wanting {sorted(self.desired)}, which is not its selection"
         linked, wanted = linked - lost, wanted - lost
         return "" if linked == wanted else f"linked to {sorted(linked)}, not to {sorted(wanted)}"
 

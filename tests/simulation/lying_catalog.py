@@ -312,6 +312,11 @@ class Agent:
     # Within
 
     @property
+    def is_well(self) -> bool:
+        """Whether it tells the truth, and takes the token that its node has now."""
+        return self.lie is Lie.NONE and self.token not in self.consul.refused_tokens
+
+    @property
     def _reaches_servers(self) -> bool:
         return self.lie not in (Lie.AWAY, Lie.LEADERLESS, Lie.FROZEN)
 

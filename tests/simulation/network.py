@@ -44,12 +44,16 @@ class Host(Protocol):
 
 @dataclass
 class Network:
-    """`cut`: pairs (from, to) of host names whose packets are lost. `at`: URL -> the host there."""
+    """`cut`: pairs (from, to) of host names whose packets are lost. `at`: URL -> the host there.
+
+    `dials`, `opened_at`: (when, from, URL) of each dial and each connection since the rules looked last.
+    """
 
     at: dict[str, Host] = field(default_factory=dict)
     cut: set[tuple[str, str]] = field(default_factory=set)
     slow_s: dict[str, float] = field(default_factory=dict)
     dials: list[tuple[float, str, str]] = field(default_factory=list)
+    opened_at: list[tuple[float, str, str]] = field(default_factory=list)
     began_most: int = 0
     _began: dict[str, int] = field(default_factory=dict)
 
@@ -78,6 +82,7 @@ class Network:
         finally:
             over()
         assert host is not None
+        self.opened_at.append((asyncio.get_running_loop().time(), source.name, url))
         client = SimulatedClient(self, source, host)
         host.clients[client] = None
         try:

@@ -37,7 +37,7 @@ from agent.routing.names import node_alias
 from agent.routing.table import RouteKind, RouteTable
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 from agent.state.overrides import OverrideStore
-from discovery.consul.registration import ConsulRegistrar
+from discovery.consul.registration import LEAVE_TIMEOUT_S, ConsulRegistrar
 from discovery.consul.watch import ConsulWatch
 from discovery.model import Registration
 from tests.simulation.lying_catalog import Agent
@@ -211,7 +211,10 @@ class SimulatedNode:
             open_client.streams_end.set()
         for task in self.members:
             task.cancel()
+        was_well, began_s = self.agent.is_well, self.world.now_s
         await self.registrar.leave()
+        # A clock that jumps ahead takes the time that there is for it.
+        self.world.rules.left(self, was_well=was_well and self.world.now_s - began_s < LEAVE_TIMEOUT_S)
         await asyncio.sleep(0.5)
 
     def move(self) -> None:

@@ -6,12 +6,13 @@ knows the facts of the simulated world, never what a node believes of it.
 
 import asyncio
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from operator import is_
+from typing import TYPE_CHECKING, Any
 
 from agent.links.supervisor import DIALS_MAX
-from agent.model import PeerSource, PeerSpec
+from agent.model import LinkView, PeerSource, PeerSpec
 from discovery.consul.forgotten import FORGOTTEN_S
 from tests.simulation.node import READ, WRITE, replicas_of
 
@@ -27,6 +28,8 @@ CAUSE_LASTS_S = 240.0
 TWO_LINKS_FOR_S = 2.0
 # One link's dials within ten seconds: back-off with full jitter, a call a second, what the catalog says, and reloads.
 DIALS_OF_LINK_MAX, DIALS_WINDOW_S = 25, 10.0
+# And its sessions: it is held down for ten seconds after the fourth in a row that lasted less; one of a life before.
+SESSIONS_OF_LINK_MAX = 6
 # A read may be executed once for each attempt.
 ATTEMPTS_MAX = 3
 
@@ -40,7 +43,7 @@ class Rules:
     """See the module. `causes`: node ID -> when it last was a reason that its links end.
 
     `doubts`: the same of what the catalog alone says of it, a reason for links that are down, with its end; `doubted`
-    now. `lost`: since when it lacks a node.
+    now. `lost`: since when it lacks a node. Long because it is the list of all rules.
     """
 
     world: "World"
@@ -54,6 +57,8 @@ class Rules:
     steps: Counter[str] = field(default_factory=Counter)
     failure: RuleBroken | None = None
     windows: dict[tuple[str, str], deque[float]] = field(default_factory=lambda: defaultdict(deque))
+    sessions: dict[tuple[str, str], deque[float]] = field(default_factory=lambda: defaultdict(deque))
+    _looked_at: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     # Facts
 
@@ -98,13 +103,27 @@ class Rules:
         if now_s - max(causes) > CAUSE_LASTS_S:
             self.broken("removed without a cause", f"{node.name} closed {spec.name} at {spec.target.url}")
 
+    def left(self, node: "SimulatedNode", *, was_well: bool) -> None:
+        """A node has left: where its agent was well all the time, the catalog does not list it."""
+        if was_well and node.agent.is_well and node.service_id in self.world.consul.entries:
+            self.broken("a node that has left is still listed", node.name)
+
     def stepped(self, node: "SimulatedNode") -> None:
         """A node's mesh has made a step."""
         if not node.alive or node.mesh.observed_generation < node.mesh._generation:
             return
         self.steps["checked"] += 1
-        self._operator_wins(node)
-        self._one_link_each(node)
+        views, store, routes = node.mesh.views(), node.store, node.mesh.routes
+        # What has not changed since the last look is as it was then; views are compared as objects, which is quick.
+        looked_at = views, store.overrides, store.suppressions, routes
+        known = self._looked_at.get(node.name)
+        is_same = known is not None and all(map(is_, looked_at[1:], known[1:])) and _same_objects(views, known[0])
+        if is_same and not any(name == node.name for name, _ in self.two_since_s):
+            return
+        self._looked_at[node.name] = looked_at
+        peers = [view for view in views if isinstance(view.spec, PeerSpec)]
+        self._operator_wins(node, peers)
+        self._one_link_each(node, peers)
 
     def called(self, call_id: str, tool: str, outcome: str) -> None:
         """A call has ended, with the outcome that its client got."""
@@ -131,6 +150,16 @@ class Rules:
                 window.popleft()
             if len(window) > DIALS_OF_LINK_MAX:
                 self.broken("too many dials", f"{source} dialled {url} {len(window)} times within {DIALS_WINDOW_S} s")
+        opened, network.opened_at = network.opened_at, []
+        for at_s, source, url in opened:
+            sessions = self.sessions[source, url]
+            sessions.append(at_s)
+            while at_s - sessions[0] > DIALS_WINDOW_S:
+                sessions.popleft()
+            other = self.world.by_url(url)  # A reload, by an operator's word, begins a new row.
+            word_s = 0.0 if other is None else self.words.get((source, other.identity.node_id), 0.0)
+            if len(sessions) > SESSIONS_OF_LINK_MAX and at_s - word_s > CAUSE_LASTS_S:
+                self.broken("a flapping link is not held down", f"{source} to {url}, {len(sessions)} sessions")
         if network.began_most > DIALS_MAX:
             self.broken("too many dials at once", f"{network.began_most} had a place")
 
@@ -147,11 +176,13 @@ class Rules:
 
     # Rules
 
-    def _operator_wins(self, node: "SimulatedNode") -> None:
+    def _operator_wins(self, node: "SimulatedNode", views: Sequence[LinkView]) -> None:
         mesh, store = node.mesh, node.store
+        if not (store.suppressions or store.overrides):
+            return
         suppressed = {one.node_id for one in store.suppressions} - {None}
         added = {self.world.node_id_at(one.target.url) for one in store.overrides}
-        for view in mesh.peer_views():
+        for view in views:
             node_id = None if view.identity is None else view.identity.node_id
             discovered = isinstance(view.spec, PeerSpec) and view.spec.source is PeerSource.DISCOVERY
             if discovered and view.connected and node_id in suppressed - added:
@@ -167,12 +198,11 @@ class Rules:
             if not named:
                 self.broken("an operator's word does not win", f"{node.name} has not added {override.name}: {spec}")
 
-    def _one_link_each(self, node: "SimulatedNode") -> None:
+    def _one_link_each(self, node: "SimulatedNode", views: Sequence[LinkView]) -> None:
         now_s = self.world.now_s
-        linked = Counter(
-            view.identity.node_id for view in node.mesh.peer_views() if view.connected and view.identity is not None
-        )
-        twice = {node_id for node_id, count in linked.items() if count > 1}
+        linked = [view.identity.node_id for view in views if view.connected and view.identity is not None]
+        many = Counter(linked) if len(set(linked)) < len(linked) else {}
+        twice = {node_id for node_id, count in many.items() if count > 1}
         if node.identity.node_id in linked:
             self.broken("a link to ourselves", node.name)
         for name, node_id in list(self.two_since_s):
@@ -224,6 +254,10 @@ class Rules:
         if entry is None or not entry.passing:
             held = node.agent.held.get(node.service_id)
             yield f"{node.name} is not passing in the catalog; its agent has {held}, its token is {node.agent.token}"
+
+
+def _same_objects(views: Sequence[LinkView], known: Sequence[LinkView]) -> bool:
+    return len(views) == len(known) and all(map(is_, views, known))
 
 
 async def every_second(world: "World") -> None:

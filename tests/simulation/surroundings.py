@@ -6,13 +6,15 @@ for whole nodes. The one rule: a consistent read without an index tells the trut
 
 import asyncio
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from agent.model import NodeIdentity, Override, Suppression
 from discovery.consul.client import Answer
-from discovery.model import AccessRefused, AgentUnreachable, CatalogUnavailable, RegistrarStatus
+from discovery.consul.rows import RowReader
+from discovery.model import AccessRefused, AgentUnreachable, Catalog, CatalogUnavailable, RegistrarStatus
 from tests.simulation.lying_catalog import Lie, row_of
 
 if TYPE_CHECKING:
@@ -32,7 +34,9 @@ class NodeFacts:
 
     `shown`: the epoch and port that they have; `created`: the index at which they made its entry. `token`: which of the
     mesh's ACL tokens its agent holds its registration by; `has_token`: which one it knows itself. `lost_at_s`: when
-    they lost its entry, as news to others; `unlisted_at_s`: since when they do not have it.
+    they lost its entry, as news to others; `unlisted_at_s`: since when they do not have it; `lapsed_at_s`: when its
+    check was last critical. `server_hangs`: it answers probes and no calls. `ghost`: an entry of its life before, that
+    an agent of another name left behind.
     """
 
     number: int
@@ -46,40 +50,65 @@ class NodeFacts:
     caused_at_s: float = 0.0
     lost_at_s: float = 0.0
     unlisted_at_s: float = 0.0
+    lapsed_at_s: float = 0.0
     token: int = 0
     has_token: int = 0
+    server_hangs: bool = False
+    ghost: bytes | None = None
+    node_id: str = field(init=False)
+    name: str = field(init=False)
+    service_id: str = field(init=False)
+    address: str = field(init=False)
 
-    @property
-    def node_id(self) -> str:
-        return f"id-{self.number}"
-
-    @property
-    def name(self) -> str:
-        return f"n{self.number}"
-
-    @property
-    def service_id(self) -> str:
-        return f"n{self.number}-svc"
-
-    @property
-    def address(self) -> str:
-        return f"10.0.{self.number // 250}.{self.number % 250 + 1}"
+    def __post_init__(self) -> None:
+        self.node_id, self.name, self.service_id, self.address = _words_of(self.number)
 
     @property
     def url(self) -> str:
-        return f"http://{self.address}:{self.port}/mcp"
+        return _url_of(self.address, self.port)
 
     def row(self) -> bytes:
         """Its row of the catalog."""
-        return _row(self.number, *self.shown, self.created, passing=self.passing)
+        return _row("agent", self.number, *self.shown, self.created, passing=self.passing)
+
+    def ghost_row(self) -> bytes:
+        """What an agent of another name has of it, as it is now, and never takes back."""
+        return _row("agent-old", self.number, self.epoch, self.port, self.created, passing=True)
+
+
+@lru_cache(maxsize=1024)
+def _words_of(number: int) -> tuple[str, str, str, str]:
+    address = f"10.0.{number // 250}.{number % 250 + 1}"
+    return f"id-{number}", f"n{number}", f"n{number}-svc", address
 
 
 @lru_cache(maxsize=4096)
-def _row(number: int, epoch: int, port: int, created: int, *, passing: bool) -> bytes:
-    meta = {"node_id": f"id-{number}", "name": f"n{number}", "epoch": str(epoch)}
-    address = f"10.0.{number // 250}.{number % 250 + 1}"
-    payload = {"ID": f"n{number}-svc", "Port": port, "Address": address, "Meta": meta}
-    return row_of("agent", payload, created, passing=passing)
+def _url_of(address: str, port: int) -> str:
+    return f"http://{address}:{port}/mcp"
+
+
+class SharedRows(RowReader):
+    """Reads rows as every node does; what one has parsed, the others have as well."""
+
+    def read(self, rows: Iterable[bytes]) -> tuple[Catalog, int]:
+        """As `RowReader`."""
+        self._known |= {row: _parsed(row) for row in rows if row not in self._known}
+        return super().read(rows)
+
+
+@lru_cache(maxsize=8192)
+def _parsed(row: bytes) -> Any:
+    reader = RowReader()
+    reader.read((row,))
+    return reader._known[row]
+
+
+@lru_cache(maxsize=4096)
+def _row(agent: str, number: int, epoch: int, port: int, created: int, *, passing: bool) -> bytes:
+    node_id, name, service_id, address = _words_of(number)
+    meta = {"node_id": node_id, "name": name, "epoch": str(epoch)}
+    payload = {"ID": service_id, "Port": port, "Address": address, "Meta": meta}
+    return row_of(agent, payload, created, passing=passing)
 
 
 @dataclass
@@ -105,7 +134,8 @@ class Facts:
     def rows(self) -> tuple[bytes, ...]:
         """What the servers have."""
         if self._rows is None:
-            self._rows = tuple(one.row() for one in self.nodes if one.listed)
+            ghosts = tuple(one.ghost for one in self.nodes if one.ghost is not None)
+            self._rows = tuple(one.row() for one in self.nodes if one.listed) + ghosts
         return self._rows
 
     def change(self) -> None:
@@ -169,7 +199,7 @@ class Facts:
         """A node's agent finds its check critical: a ghost stays where the token of its registration is deleted."""
         if one.token == self.token and one.passing:
             self.change()
-            one.passing = False
+            one.passing, one.lapsed_at_s = False, self.now_s
 
     def deregister(self, one: NodeFacts) -> None:
         """A node leaves, as above; one that has read a new token has registered with it."""

@@ -7,7 +7,7 @@ Those are meshes of whole nodes, crowds of hundreds around some, and towns in wh
 
 import pytest
 
-from tests.simulation.runs import try_seed
+from tests.simulation.runs import try_seeds
 from tests.simulation.world import simulate
 
 # A few milliseconds for each seed of decisions, fifty times that for a mesh, ten times that again for a crowd, and some
@@ -22,8 +22,7 @@ def blocks(kind: str) -> range:
 
 
 def try_block(kind: str, first: int) -> None:
-    for seed in range(first, first + BLOCKS[kind]):
-        try_seed(kind, seed)
+    try_seeds(kind, range(first, first + BLOCKS[kind]))
 
 
 @pytest.mark.parametrize("first", blocks("decisions"))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agent.model import HttpTarget, Override, Suppression
+from tests.simulation.calls import burst, burst_around, is_readmitted
 from tests.simulation.decisions import Observer
 from tests.simulation.lying_catalog import Lie
 from tests.simulation.rules import RuleBroken
@@ -18,8 +19,15 @@ from tests.simulation.surroundings import Facts, NodeFacts, Store
 from tests.simulation.virtual_time import BEGINS_AT_S, VirtualTimeLoop
 
 FAULTS = 6
+# How likely a draw of these is to become one: they take many turns or calls.
+CRASH_LOOPS, BURSTS = 0.1, 0.4
+CRASHES, CRASH_EVERY_S = 14, 0.7
+# How often the agent of a node that moves has another name as well, and its old entry stays.
+GHOSTS = 0.4
 # A held-down link waits for a minute, and after a restore the catalog is doubted for three: turns of half a wait each.
 CONVERGED_WITHIN_S = 260.0
+# Among so many a node can tell its own silence from others'.
+LARGE, LARGE_ONE_IN = 9, 20
 _WAITS_S = (0.2, 2.0, 15.0, 30.0)
 # How long a node goes on with a token that was deleted, until it has read the new one.
 _TOKEN_LATE_S = (0.0, 0.0, 2.0, 60.0)
@@ -95,6 +103,9 @@ class Town:
                 self.citizens[one.number].observer = None
             return
         was_alive, one.alive = one.alive, True
+        if kind == "moves" and self.rng.random() < GHOSTS:
+            self.facts.change()
+            one.ghost = one.ghost_row()
         one.port += kind == "moves"
         one.epoch += 1
         self.facts.register(one)
@@ -112,6 +123,39 @@ class Town:
         for one in some:
             self.stop(one, kind)
         return f"{kind} {len(some)} nodes"
+
+    def _lapsed(self) -> str:
+        """Their heartbeats do not arrive; their next registration does."""
+        some = self._some()
+        for one in some:
+            self.facts.lapse(one)
+        return f"the checks of {len(some)} are critical"
+
+    def _crash_loops(self) -> str:
+        """A node starts, registers and dies, again and again."""
+        one = self._other()
+        if self.rng.random() > CRASH_LOOPS:
+            return "no crash loop"
+        for _ in range(CRASHES):
+            self.stop(one, "SIGKILL")
+            self.stop(one, "starts")
+            self.turn(CRASH_EVERY_S)
+        return f"{one.name} has started {CRASHES} times"
+
+    def _called_much(self) -> str:
+        """Calls come while servers of some hang, or their nodes have just died."""
+        if self.rng.random() > BURSTS:
+            return "no burst"
+        some, kind = self._some(), self.rng.choice(("hang", "die", "are well"))
+        for one in some:
+            one.server_hangs = kind == "hang"
+            if kind == "die":
+                self.stop(one, "SIGKILL")
+        for observer in self._living():
+            (burst_around if kind == "are well" else burst)(observer)
+        for one in some:
+            one.server_hangs = False
+        return f"many calls, and {len(some)} {kind}"
 
     def _cut(self) -> str:
         some, which = self._some(), self.rng.choice(("from", "to", "both"))
@@ -213,6 +257,7 @@ class Town:
         for one in self.facts.nodes:  # What has just happened is news to those who slept.
             one.caused_at_s += seconds
             one.lost_at_s += seconds
+            one.lapsed_at_s += seconds
         for observer in self._living():
             observer.words = {node_id: at_s + seconds for node_id, at_s in observer.words.items()}
             observer.turned_at_s += seconds  # Who slept has not dialled.
@@ -243,7 +288,7 @@ class Town:
             if observer is None or not only(observer):
                 continue
             time.time = loop.time_of_day
-            loop.run_until_complete(observer.turn(max(0.0, now_s - loop.time())))
+            loop.drive(observer.turn(max(0.0, now_s - loop.time())))
             self.facts.now_s = max(self.facts.now_s, loop.time())
 
     def live(self) -> float:
@@ -253,8 +298,12 @@ class Town:
             return self._live()
         finally:
             time.time = of_the_machine
-            for citizen in self.citizens.values():
-                citizen.loop.close()
+            self.close()
+
+    def close(self) -> None:
+        """End the loops."""
+        for citizen in self.citizens.values():
+            citizen.loop.close()
 
     def _live(self) -> float:
         self.turn(0.0)
@@ -274,7 +323,13 @@ class Town:
                 what = f"n{first} is {faults[first]}; {len(faults)} nodes in all"
                 raise RuleBroken(f"not converged within {CONVERGED_WITHIN_S:g} s: {what}")
             self.turn(5.0, only=lambda one: one.own.number in faults)
+        self._look_at_the_end()
         return self.facts.now_s - healed_at_s
+
+    def _look_at_the_end(self) -> None:
+        for observer in self._living():
+            if not is_readmitted(observer):
+                raise RuleBroken(f"a replica is never readmitted (by {observer.own.name})")
 
     def _living(self) -> list[Observer]:
         return [citizen.observer for citizen in self.citizens.values() if citizen.observer is not None]
@@ -288,6 +343,9 @@ _FAULTS = (
     Town._stopped,
     Town._stopped,
     Town._many_stopped,
+    Town._crash_loops,
+    Town._called_much,
+    Town._lapsed,
     Town._cut,
     Town._cut,
     Town._all_cut,
@@ -307,7 +365,7 @@ _FAULTS = (
 
 
 def decide(seed: int, *, size: int = 0, all_decide: bool = False, log: list[str] | None = None) -> float:
-    """Run one seed. Raises `RuleBroken`. `log` gets what happens; `size`: how many nodes, 3 to 5 where it is 0."""
+    """Run one seed. Raises `RuleBroken`. `log` gets what happens; `size`: how many, 3 to 5 or `LARGE` where 0."""
     random.seed(seed)  # Discovery's jitter comes from the module's own generator.
-    size = size or 3 + seed % 3
+    size = size or (LARGE if seed % LARGE_ONE_IN == 0 else 3 + seed % 3)
     return Town(seed, size=size, deciders=size if all_decide else 1, log=log).live()

@@ -6,9 +6,10 @@ The one rule: nothing here waits, so what would wait for the world outside fails
 """
 
 import asyncio
-import math
+import contextvars
+import heapq
 import time
-from asyncio import base_events
+from asyncio import base_events, events
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -28,54 +29,121 @@ class TimeStoodStill(AssertionError):
     """So many turns of the loop, and the clock has not moved: something waits for no time at all."""
 
 
-class _Clock:
-    """In the place of the selector: `select` lets the time pass that it may wait for."""
+class _Handle(events.Handle):
+    """A callback that is due. Without asyncio's debugging, whose questions took a tenth of a run."""
 
-    def __init__(self) -> None:
-        self.now_s = BEGINS_AT_S
-        self._turns = 0
+    __slots__ = ()
 
-    def select(self, timeout_s: float | None) -> list[Any]:
-        if timeout_s is None:
-            raise TimeStoodStill("everything waits, and nothing will ever happen")
-        if timeout_s > 0:  # Less than a float can tell is still a step: what waits for a time has to reach it.
-            self.now_s = max(self.now_s + timeout_s, math.nextafter(self.now_s, math.inf))
-        if timeout_s > RESOLUTION_S:
-            self._turns = 0
-            return []
-        self._turns += 1
-        if self._turns > TURNS_AT_ONCE_MAX:
-            raise TimeStoodStill(f"{TURNS_AT_ONCE_MAX} turns of the loop at {self.now_s:.3f} s")
-        return []
+    def __init__(self, callback: Any, args: Any, loop: Any, context: Any) -> None:
+        self._context = contextvars.copy_context() if context is None else context
+        self._loop, self._callback, self._args = loop, callback, args
+        self._cancelled, self._repr, self._source_traceback = False, None, None
 
-    def close(self) -> None:
-        """Nothing is held."""
+    def cancel(self) -> None:
+        """Do not call it."""
+        self._cancelled, self._callback, self._args = True, None, None
+
+
+class _Timer(_Handle, events.TimerHandle):
+    """One of a later time."""
+
+    __slots__ = ()
+
+    def __init__(self, when_s: float, callback: Any, args: Any, loop: Any, context: Any) -> None:
+        super().__init__(callback, args, loop, context)
+        self._when, self._scheduled = when_s, True
 
 
 class VirtualTimeLoop(base_events.BaseEventLoop):
-    """See the module. Threads' work is done at once, in the loop."""
+    """See the module. Threads' work is done at once, in the loop.
+
+    Callbacks that are due at the same time are called in the order in which they were asked for.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._selector = _Clock()
-        self._clock_resolution = RESOLUTION_S
+        self._now_s = BEGINS_AT_S
         self._ahead_s = 0.0
+        self._timers: list[tuple[float, int, _Timer]] = []
+        self._asked = self._turns = 0
 
     def time(self) -> float:
         """Seconds of the virtual clock."""
-        return self._selector.now_s
+        return self._now_s
 
     def jump(self, seconds: float) -> None:
         """Let the clock jump ahead, as that of a machine that was asleep: all timers until then are due."""
-        self._selector.now_s += seconds
+        self._now_s += seconds
 
     def time_of_day(self) -> float:
         """Seconds since 1970, in the place of `time.time` while it runs."""
-        return BEGAN_ON_S + self.time() + self._ahead_s
+        return BEGAN_ON_S + self._now_s + self._ahead_s
 
     def set_time_of_day(self, ahead_s: float) -> None:
         """As an operator or a time server does: nothing that waits may notice."""
         self._ahead_s = ahead_s
+
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
+        """As asyncio's."""
+        handle = _Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> Any:
+        """As asyncio's."""
+        return self.call_at(self._now_s + delay, callback, *args, context=context)
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:
+        """As asyncio's."""
+        timer = _Timer(when, callback, args, self, context)
+        self._asked += 1
+        heapq.heappush(self._timers, (when, self._asked, timer))
+        return timer
+
+    def _run_once(self) -> None:
+        """Let the time pass until something is due, and call what is."""
+        ready, timers = self._ready, self._timers
+        while timers and timers[0][2]._cancelled:
+            heapq.heappop(timers)
+        if not ready and not self._stopping:
+            if not timers:
+                raise TimeStoodStill("everything waits, and nothing will ever happen")
+            if (when_s := timers[0][0]) > self._now_s:
+                self._turns = self._turns if when_s - self._now_s <= RESOLUTION_S else 0
+                self._now_s = when_s
+        self._turns += 1
+        if self._turns > TURNS_AT_ONCE_MAX:
+            raise TimeStoodStill(f"{TURNS_AT_ONCE_MAX} turns of the loop at {self._now_s:.3f} s")
+        until_s = self._now_s + RESOLUTION_S
+        while timers and timers[0][0] <= until_s:
+            timer = heapq.heappop(timers)[2]
+            if not timer._cancelled:
+                ready.append(timer)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+
+    def close(self) -> None:
+        """As asyncio's."""
+        super().close()
+        self._timers.clear()
+
+    def drive(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run what waits for nothing but the clock, and needs no task for it."""
+        events._set_running_loop(self)
+        try:
+            while True:
+                waited_for = work.send(None)
+                while waited_for is not None and not waited_for.done():
+                    self._run_once()
+                if waited_for is not None:
+                    waited_for._asyncio_future_blocking = False
+        except StopIteration as exc:
+            value: T = exc.value
+            return value
+        finally:
+            events._set_running_loop(None)
 
     def run_in_executor(self, _executor: Any, func: Callable[..., T], *args: Any) -> Any:
         """Do it now; the future returned is done."""
@@ -88,9 +156,6 @@ class VirtualTimeLoop(base_events.BaseEventLoop):
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncio's own
         """There is none."""
-
-    def _process_events(self, event_list: list[Any]) -> None:
-        """There are none."""
 
     def _write_to_self(self) -> None:
         """No other thread wakes this loop."""

@@ -186,6 +186,7 @@ class World:
             self._restored,
             self._restored,
             self._rotated,
+            self._rotated_at_the_end,
             self._jumped,
             self._time_set,
             lambda: self._ordered(group),
@@ -272,6 +273,13 @@ class World:
             loop.call_later(self.rng.choice(TOKEN_LATE_S), self._read_token, node)
         self.consul.refused_tokens.add(before)
         return f"tokens are rotated, {before} is deleted"
+
+    def _rotated_at_the_end(self) -> str:
+        """A node that has read the new token leaves before its registrar has noticed."""
+        said, node = self._rotated(), self.any_node()
+        self._read_token(node)
+        self.end(node, kindly=True)
+        return f"{said}, SIGTERM {node.name}"
 
     def _read_token(self, node: SimulatedNode | QuietNode) -> None:
         token = f"t{self._tokens}"
