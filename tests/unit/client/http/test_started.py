@@ -12,6 +12,7 @@ from agent.client.http.request import RequestBody
 from agent.client.http.started import Habit, StartedExchange
 from agent.identity.association import Association, Proven
 from agent.model import Json
+from agent.turns import turn_of
 from tests.unit.client.http.test_connection import ReplyChannel
 from tests.waiting import one_pass
 
@@ -56,12 +57,15 @@ def association(key: bytes = KEY) -> Association:
 class Out:
     """A request that has gone out over a connection in memory."""
 
-    def __init__(self, *, refuses: bool = False, between_nodes: bool = False) -> None:
+    def __init__(self, *, refuses: bool = False, between_nodes: bool = False, waits: bool = False) -> None:
+        """`waits`: for the end of the turn, as it does outside of tests."""
         self.channel, self.taker, self.habit = ReplyChannel(), Taking(refuses=refuses), Habit()
         self.taker.channel = self.channel
         self.body = RequestBody(b"{}")
         self.started = StartedExchange(7, self.body, self.taker, self.habit)
         self.started.goes_out(self.channel.connection, association() if between_nodes else None, b"POST / HTTP/1.1\r\n")
+        if not waits:
+            turn_of(asyncio.get_running_loop()).end()
 
     def comes(self, data: bytes) -> None:
         self.channel.connection.data_received(data)
@@ -78,6 +82,15 @@ async def test_a_usual_answer_is_taken_and_its_connection_is_idle_before_that() 
     out.comes(answer(message()))
     assert (out.taker.results, out.taker.waits, out.channel.finished) == ([{"content": []}], 0, 1)
     assert out.taker.given_back == [1]
+
+
+async def test_what_comes_before_the_request_has_gone_out_is_no_answer_to_it() -> None:
+    out = Out(waits=True)
+    assert out.channel.transport.written == b""
+    out.comes(answer(message()))
+    assert (out.taker.results, out.taker.waits) == ([], 1)
+    with pytest.raises(ConnectionBroken, match="spoke without being asked"):
+        await out.waited_for()
 
 
 @pytest.mark.parametrize(
