@@ -59,8 +59,8 @@ _OFFER = Offer(tools=({"name": "read"},), digest="d")
 class HeldLink:
     """A link without its task. `due_s`: its next dial; `dialled`, `readied`: when it was.
 
-    `node_id`, `epoch`: the node that answered last, and its life; `silent_s`, `vain_turns`: since when it has answered no
-    probe, and for how many turns in which most others did; `critical_turns`: how many it is down, and critical.
+    `node_id`, `epoch`: the node that answered last, and its life; `silent_s`, `vain_turns`: since when it has answered
+    no probe, and for how many turns in which most others did; `critical_turns`: how many it is down, and critical.
     """
 
     record: LinkRecord

@@ -248,6 +248,8 @@ class Rules:
         replicas = {one for one in replicas_of(node.mesh.routes, READ) if one is not None} - lost
         if replicas != wanted | {node.identity.node_id}:
             yield f"{node.name} has replicas {sorted(replicas)}"
+        if kept := node.specs.keys() - {view.key for view in node.mesh.peer_views()}:
+            yield f"{node.name} keeps what it knows of links that are closed: {sorted(kept)}"
         if not (node.registrar.status.registered and node.watch.status.up):
             yield f"{node.name}: {node.registrar.status} {node.watch.status}"
         entry = self.world.consul.entries.get(node.service_id)

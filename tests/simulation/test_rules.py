@@ -115,10 +115,10 @@ MISTAKES = {
         "decisions", "discovery.clock.now_s", time_of_day, "removed without a cause", from_seed(129, 4_000)
     ),
     "a node never doubts itself": Mistake("decisions", *NEVER_DOUBTS),
-    "a node doubts itself for ever": Mistake("decisions", *DOUBTS_FOR_EVER, range(0, 4_000, 20)),
+    "a node doubts itself for ever": Mistake("decisions", *DOUBTS_FOR_EVER, range(0, 4_000, 40)),
     "what flaps is not held down": Mistake("decisions", *NEVER_HELD),
     "what fails again and again is never ejected": Mistake("decisions", *NEVER_EJECTED),
-    "all of a group are ejected": Mistake("decisions", *ALL_EJECTED, range(0, 4_000, 20)),
+    "all of a group are ejected": Mistake("decisions", *ALL_EJECTED, range(4_000)),
     "nothing is readmitted": Mistake("decisions", *NEVER_BACK),
     "the budget of retries is as large as may be": Mistake("decisions", *NO_BUDGET),
     "maintenance is ignored": Mistake("decisions", *NO_MAINTENANCE),

@@ -20,14 +20,14 @@ from tests.simulation.virtual_time import BEGINS_AT_S, VirtualTimeLoop
 
 FAULTS = 6
 # How likely a draw of these is to become one: they take many turns or calls.
-CRASH_LOOPS, BURSTS = 0.1, 0.4
+CRASH_LOOPS, BURSTS = 0.1, 0.25
 CRASHES, CRASH_EVERY_S = 14, 0.7
 # How often the agent of a node that moves has another name as well, and its old entry stays.
 GHOSTS = 0.4
 # A held-down link waits for a minute, and after a restore the catalog is doubted for three: turns of half a wait each.
 CONVERGED_WITHIN_S = 260.0
 # Among so many a node can tell its own silence from others'.
-LARGE, LARGE_ONE_IN = 9, 20
+LARGE, LARGE_ONE_IN = 9, 40
 _WAITS_S = (0.2, 2.0, 15.0, 30.0)
 # How long a node goes on with a token that was deleted, until it has read the new one.
 _TOKEN_LATE_S = (0.0, 0.0, 2.0, 60.0)
