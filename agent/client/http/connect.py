@@ -141,8 +141,12 @@ async def _one_more(client: HttpSessionClient, *, needs_id: bool) -> AsyncGenera
             raise SessionRefused(str(exc)) from exc
         except HttpRefusal as exc:
             raise CallNotSent(str(exc)) if _may_pass(exc) else SessionRefused(str(exc)) from exc
-        except (LinkFailed, CallFailed, TimeoutError) as exc:
-            raise CallNotSent(str(exc) or "the server did not open another session in time") from exc
+        except (LinkFailed, CallFailed) as exc:
+            raise CallNotSent.of(exc) from exc
+        except TimeoutError as exc:
+            failure = CallNotSent("the server did not open another session in time")
+            failure.silent = True
+            raise failure from exc
         if needs_id and not client.has_id:
             raise SessionRefused("it answers initialize, and keeps no session")
         yield client

@@ -127,7 +127,7 @@ async def _one_more(
             except ProtocolBroken as exc:
                 raise SessionRefused(str(exc)) from exc
             except LinkFailed as exc:
-                raise CallNotSent(str(exc)) from exc
+                raise CallNotSent.of(exc) from exc
             yield client
         finally:
             client.close()

@@ -197,7 +197,9 @@ class SseSessionClient:
                 posting.cancel()
             _forget(pending)
         if message is None:
-            raise (CallOutcomeUnknown if body.sent else CallNotSent)(self._end[0])
+            failure = (CallOutcomeUnknown if body.sent else CallNotSent)(self._end[0])
+            failure.silent = self._end[1]
+            raise failure
         return jsonrpc.result_of(message)
 
     async def answer(self, reply: bytes, *, timeout_s: float) -> None:
@@ -337,15 +339,15 @@ class SseSessionClient:
 
     def _ended(self, over: Event, reason: str, *, silent: bool) -> None:
         if not self._renews:
-            self._lose(reason)
+            self._lose(reason, silent=silent)
         elif not over.is_set():  # Else it was given up while it was opened, and says nothing of the present one.
             self._end = reason, silent
             self._pending.end(reason)
         over.set()
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, reason: str, *, silent: bool = False) -> None:
         if not self.lost.is_set():
-            self._end = reason, False
+            self._end = reason, silent
             self.lost_reason = reason
             self.lost.set()
             self._over.set()

@@ -353,6 +353,7 @@ class SessionPool:
 
         late = asyncio.get_running_loop().call_later(self._stream_wait_s, wait_no_longer)
         pause_s = STREAM_PAUSE_MIN_S
+        ended: Unreachable | None = None  # How the stream did, by silence or not.
         try:
             while True:
                 try:
@@ -360,15 +361,17 @@ class SessionPool:
                 except (ListenNotSupported, ProtocolBroken):
                     on_change("listening")
                     await client.lost.wait()
-                except Unreachable:
+                except Unreachable as exc:
+                    ended = exc
                     on_change("listening")
                 if client.lost.is_set():
-                    raise why_lost(client)
+                    raise ended or why_lost(client)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause_s):
                         await client.lost.wait()
                 pause_s = min(2 * pause_s, STREAM_PAUSE_MAX_S)
         finally:
+            del ended  # Its traceback has this frame: a circle, for the garbage collector to find.
             late.cancel()
 
 
@@ -388,4 +391,6 @@ def _copied(failure: MeshError | None) -> MeshError:
             return copy(failure)
         case _:
             why = failure or "the connection was closed"
-            return CallNotSent.about("the server", "opened no session of its own for the call", f": {why}")
+            copied = CallNotSent.about("the server", "opened no session of its own for the call", f": {why}")
+            copied.silent = failure is not None and failure.silent
+            return copied
