@@ -2,7 +2,7 @@
 
 One turn is all callbacks between two looks at the sockets. A write wakes the process at the other end, which costs more
 than the write: those of a turn go out one after the other, so that a client or server with several of them is woken
-once. Used where a callback writes one small message; everything else writes at once. The one rule: what waits goes out
+once; the last callback of a turn writes at once. Used where a callback writes one small message; everything else writes at once. The one rule: what waits goes out
 in its order, before the loop waits for anything, and before its connection is closed or written to by anybody else
 (`Turn.end`).
 """
@@ -10,7 +10,7 @@ in its order, before the loop waits for anything, and before its connection is c
 import asyncio
 import selectors
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from contextvars import Context
 from typing import Any, Final, TypeVar, TypeVarTuple
 
@@ -29,10 +29,12 @@ class Turn:
     `has_timer`: whether a timer was started since the turn began to end.
     """
 
-    __slots__ = ("_callbacks", "_loop", "_writes", "has_timer", "waits", "written")
+    __slots__ = ("_callbacks", "_due", "_loop", "_writes", "has_timer", "waits", "written")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        # The callbacks that are still to be called. Where they cannot be seen, nothing waits, and there may be some.
+        self._due: Collection[object] | None = getattr(loop, "_ready", None)
         self._writes: list[tuple[asyncio.WriteTransport, bytes]] = []
         self._callbacks: list[Callable[[], None]] = []
         self.waits = self.has_timer = False
@@ -42,12 +44,16 @@ class Turn:
         return f"<Turn {len(self._writes)} writes, {len(self._callbacks)} callbacks>"
 
     def write(self, transport: asyncio.WriteTransport, data: bytes) -> None:
-        """Write at the end of this turn at the latest."""
+        """Write at the end of this turn at the latest: now, where this is its last callback."""
         writes = self._writes
+        if not self._due and not writes:
+            self.written += 1
+            transport.write(data)
+            return
         writes.append((transport, data))
         self.waits = True
-        if len(writes) >= WRITES_MAX or len(data) > WRITE_BYTES_MAX:
-            self.end()
+        if not self._due or len(writes) >= WRITES_MAX or len(data) > WRITE_BYTES_MAX:
+            self._write()
 
     def at_end(self, callback: Callable[[], None]) -> None:
         """Call it at the end of this turn, once."""
@@ -57,11 +63,8 @@ class Turn:
     def end(self) -> bool:
         """Do all that waits, now; whether something else has come up then, or may have."""
         self.waits = self.has_timer = False
-        writes, self._writes = self._writes, []
-        if writes:
-            self.written += 1
-            for transport, data in writes:
-                transport.write(data)  # One that has gone has a callback for that.
+        if self._writes:
+            self._write()
         if self._callbacks:
             callbacks, self._callbacks = self._callbacks, []
             for callback in callbacks:
@@ -69,7 +72,13 @@ class Turn:
                     callback()
                 except Exception as exc:  # noqa: BLE001 - one callback's failure must not end the loop
                     self._loop.call_exception_handler({"message": "the end of a turn failed", "exception": exc})
-        return self.waits or self.has_timer or bool(getattr(self._loop, "_ready", True))
+        return self.waits or self.has_timer or self._due is None or len(self._due) > 0
+
+    def _write(self) -> None:
+        writes, self._writes = self._writes, []
+        self.written += 1
+        for transport, data in writes:
+            transport.write(data)  # One that has gone has a callback for that.
 
 
 class _NoTurn(Turn):

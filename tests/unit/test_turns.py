@@ -31,6 +31,11 @@ async def the_next_turn() -> None:
     await begun
 
 
+def more_is_due() -> None:
+    """Have this callback not be the last one of its turn."""
+    asyncio.get_running_loop().call_soon(int)
+
+
 def in_our_loop(main: Callable[[Turn], Coroutine[Any, Any, None]]) -> None:
     async def run() -> None:
         await asyncio.wait_for(main(turn_of(asyncio.get_running_loop())), LIMIT_S)
@@ -41,12 +46,34 @@ def in_our_loop(main: Callable[[Turn], Coroutine[Any, Any, None]]) -> None:
 def test_what_waits_goes_out_in_its_order_at_the_end_of_the_turn_and_not_before() -> None:
     async def main(turn: Turn) -> None:
         one, other = Transport(), Transport()
+        more_is_due()
         turn.write(one, b"first")
         turn.write(other, b"second")
         turn.write(one, b"third")
         assert one.written == other.written == []
         await the_next_turn()
         assert (one.written, other.written, turn.written) == ([b"first", b"third"], [b"second"], 1)
+
+    in_our_loop(main)
+
+
+def test_the_last_callback_of_a_turn_does_not_wait_for_its_end_and_overtakes_nothing() -> None:
+    async def main(turn: Turn) -> None:
+        loop, transport, seen, done = asyncio.get_running_loop(), Transport(), [], asyncio.Event()
+
+        def writes(data: bytes) -> None:
+            turn.write(transport, data)
+            seen.append(list(transport.written))
+
+        def last() -> None:
+            writes(b"last")
+            writes(b"one more")
+            done.set()
+
+        loop.call_soon(writes, b"first")
+        loop.call_soon(last)
+        await done.wait()
+        assert seen == [[], [b"first", b"last"], [b"first", b"last", b"one more"]]
 
     in_our_loop(main)
 
@@ -71,6 +98,7 @@ def test_the_other_end_gets_its_bytes_while_the_loop_waits_for_ever() -> None:
 def test_many_writes_do_not_wait_for_the_end_of_a_long_turn() -> None:
     async def main(turn: Turn) -> None:
         transport = Transport()
+        more_is_due()
         for number in range(WRITES_MAX):
             assert transport.written == []
             turn.write(transport, b"%d" % number)
@@ -82,6 +110,7 @@ def test_many_writes_do_not_wait_for_the_end_of_a_long_turn() -> None:
 def test_a_large_write_does_not_wait_and_overtakes_nothing() -> None:
     async def main(turn: Turn) -> None:
         transport, large = Transport(), b"x" * (WRITE_BYTES_MAX + 1)
+        more_is_due()
         turn.write(transport, b"small")
         turn.write(transport, large)
         assert transport.written == [b"small", large]
@@ -141,6 +170,7 @@ def test_what_was_written_last_goes_out_before_the_loop_is_closed() -> None:
     transport = Transport()
 
     async def main(turn: Turn) -> None:
+        more_is_due()
         turn.write(transport, b"goodbye")
 
     in_our_loop(main)

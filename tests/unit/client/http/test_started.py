@@ -12,7 +12,6 @@ from agent.client.http.request import RequestBody
 from agent.client.http.started import Habit, StartedExchange
 from agent.identity.association import Association, Proven
 from agent.model import Json
-from agent.turns import turn_of
 from tests.unit.client.http.test_connection import ReplyChannel
 from tests.waiting import one_pass
 
@@ -58,15 +57,14 @@ class Out:
     """A request that has gone out over a connection in memory."""
 
     def __init__(self, *, refuses: bool = False, between_nodes: bool = False, waits: bool = False) -> None:
-        """`waits`: for the end of the turn, as it does outside of tests."""
+        """`waits`: for the end of the turn of the event loop, as where more is due in it."""
+        if waits:
+            asyncio.get_running_loop().call_soon(int)
         self.channel, self.taker, self.habit = ReplyChannel(), Taking(refuses=refuses), Habit()
         self.taker.channel = self.channel
         self.body = RequestBody(b"{}")
         self.started = StartedExchange(7, self.body, self.taker, self.habit)
         self.started.goes_out(self.channel.connection, association() if between_nodes else None, b"POST / HTTP/1.1\r\n")
-        if not waits:
-            turn_of(asyncio.get_running_loop()).end()
-
     def comes(self, data: bytes) -> None:
         self.channel.connection.data_received(data)
 
