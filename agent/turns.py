@@ -3,8 +3,8 @@
 One turn is all callbacks between two looks at the sockets. A write wakes the process at the other end, which costs more
 than the write: those of a turn go out one after the other, so that a client or server with several of them is woken
 once. The last callback of a turn writes at once. Used where a callback writes one small message; everything else writes
-as ever. The one rule: what waits goes out in its order, before the loop waits for anything, and before its connection is
-closed or written to by anybody else (`Turn.end`).
+as ever. The one rule: what waits goes out in its order, before the loop waits for anything, and before its connection
+is closed or written to by anybody else (`Turn.end`).
 """
 
 import asyncio
