@@ -72,7 +72,7 @@ async def body_peaks(
     server: Mapping[str, object] | None = None,
     **settings: str,
 ) -> list[list[float]]:
-    """How far, in MB, each node on the way rises above what it held before the first of the calls, in each of them.
+    """How far, in MB, each node on the way rises in each of the calls above what it held before that one.
 
     `calls`: their arguments. `server`: the entry of the server whose `echo` is called; None for a canned one over HTTP.
     The first node of the way comes first.
@@ -82,9 +82,9 @@ async def body_peaks(
             while "canned__echo" not in await lister.tool_names():
                 await asyncio.sleep(0.05)
         await client.call("canned__echo", {"text": "warm"})
-        before = [resident_bytes(process_id) for process_id in processes]
         peaks = []
         for arguments in calls:
+            before = [resident_bytes(process_id) for process_id in processes]
             for process_id in processes:
                 Path(f"/proc/{process_id}/clear_refs").write_text("5")  # The peak begins anew.
             await client.call("canned__echo", arguments)

@@ -163,10 +163,10 @@ async def test_a_server_that_needs_a_login_says_so_and_is_dialled_on(scene: Scen
     async def says_so() -> dict[str, Any]:
         row = await scene.row("person")
         assert "needs a login: mesh-agent servers login person" in row["last_error"]
+        assert row["status"] == "backoff"  # Between two dials.
         return row
 
-    row = await eventually(says_so)
-    assert row["status"] == "backoff"
+    await eventually(says_so)
     answer = await scene.operator.modern("tools/call", name="person__look", arguments={})
     assert "mesh-agent servers login" not in json.dumps(answer.body), "clients are no operators"
 

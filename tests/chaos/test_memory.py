@@ -47,5 +47,5 @@ async def test_memory_does_not_grow_with_hundreds_of_joins_and_leaves_twice_in_a
 async def test_no_legal_body_costs_a_node_on_its_way_more_than_sixteen_megabytes(era: str, hops: int) -> None:
     peaks = [max(peak) for peak in await body_peaks([KINDS[kind]() for kind in WORST], era=era, hops=hops)]
     said = ", ".join(f"{mb:.1f} MB for {kind}" for kind, mb in zip(WORST, peaks, strict=True))
-    measured(f"bodies of 4 MB, one after the other, {era}, {hops} nodes: {said} above what each node held before them")
+    measured(f"bodies of 4 MB, one after the other, {era}, {hops} nodes: {said} above what each node held before it")
     assert max(peaks) < BODY_GOAL_MB, said

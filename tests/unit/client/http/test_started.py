@@ -65,6 +65,7 @@ class Out:
         self.body = RequestBody(b"{}")
         self.started = StartedExchange(7, self.body, self.taker, self.habit)
         self.started.goes_out(self.channel.connection, association() if between_nodes else None, b"POST / HTTP/1.1\r\n")
+
     def comes(self, data: bytes) -> None:
         self.channel.connection.data_received(data)
 
