@@ -30,6 +30,7 @@ MEMORY_MAX: Final = 10_000
 
 # Python's own limit of digits; a longer number is in no header, here and at the other end.
 _INTEGER: Final = re.compile(rb"-?[0-9]{1,4300}")
+_NUMBER_UNREAD: Final = re.compile(rb"-?[0-9]++[.eE]")
 
 # As JSON: an escape takes six bytes for one of a header.
 _TEXT_BYTES_MAX: Final = 6 * HEADER_BYTES_MAX
@@ -102,10 +103,11 @@ class ParamHeaders:
 def _is_hidden(arguments: object, path: ParamPath) -> bool:
     """Whether there may be a value at this path that was not read."""
     for name in path:
-        if isinstance(arguments, Crowded):
+        if isinstance(arguments, Crowded | orjson.Fragment):
             return True
         arguments = arguments.get(name) if isinstance(arguments, dict) else None
-    return False
+    # A long number may be a whole one however it is written.
+    return isinstance(arguments, orjson.Fragment) and _NUMBER_UNREAD.match(orjson.dumps(arguments)) is not None
 
 
 def as_repeated(arguments: Json) -> Json:
@@ -115,6 +117,8 @@ def as_repeated(arguments: Json) -> Json:
     is longer than all headers its beginning stands for it, which no header repeats either.
     """
     found: Json = {}
+    if isinstance(arguments, Crowded):
+        return found
     for name, value in arguments.items():
         if isinstance(value, orjson.Fragment):
             text = orjson.dumps(value)

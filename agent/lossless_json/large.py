@@ -37,8 +37,8 @@ MEMBERS_MAX: Final = 2_048
 _LOOKED_INTO_LEVELS_MAX: Final = 12
 # Read without being counted: they are no more than there are members.
 _SHORT_BYTES: Final = 256
-# The longest small container; where it ends is looked up at once.
-_SMALL_BYTES: Final = 4 << 10
+# The longest small container is the last of these. Most are far shorter, and to look for an end costs by the byte.
+_SMALL_STEPS: Final = (64, 512, 4 << 10)
 # Read, a container takes forty times its bytes, a text four times at most.
 _WEIGHT: Final = 8
 # What orjson writes. What is deeper is passed on to no server, here as anywhere.
@@ -143,6 +143,7 @@ class _Reader:
             if proof.byte(at) == BRACKET_END:
                 return found, at + 1
             at = self._behind_comma(at, BRACKET_END, "unexpected character, expected ',' or ']'")
+            yield
 
     def _value(self, at: int, place: Place, level: int) -> _Value:
         """The value that begins there, and its end. `level`: how many containers are around it."""
@@ -186,13 +187,19 @@ class _Reader:
     def _small(self, at: int, place: Place, level: int) -> tuple[Any, int] | None:
         """The container that begins there, read, if it is small and its place has room for it."""
         counted, proof = _room_of_members(place), self._proof
-        room = min(_SMALL_BYTES, self._bytes_left[counted] // _WEIGHT)
-        cut = cut_of(proof.part(at + 1, at + room), proof.part(at, at + 1)) if room > 1 else None
-        if cut is None or cut.stack:
+        for size in _SMALL_STEPS:
+            cut = cut_of(proof.part(at + 1, at + size), proof.part(at, at + 1))
+            if cut is not None and not cut.stack:
+                break
+        else:
             return None
         if level + cut.levels > LEVELS_MAX:
             raise orjson.JSONDecodeError(TOO_DEEP, "", at)
         end = at + 1 + cut.end
+        if (end - at) * _WEIGHT > self._bytes_left[counted]:
+            if counted is Place.ELSEWHERE:  # It may be what the request says of itself.
+                _refuse(place)
+            return None
         self._bytes_left[counted] -= (end - at) * _WEIGHT
         part = proof.part(at, end)
         proof.read(b"", part, b"", at)
@@ -268,10 +275,10 @@ def _room_of_members(place: Place) -> Place:
 
 
 def _refuse(place: Place) -> Never:
-    """Refuse the object that stands there, which has too many members, or too long a name."""
+    """Refuse the object that stands there, which has too many members, or too much in them."""
     if _room_of_members(place) is Place.ARGUMENT:
         raise _Overflow
-    raise TooManyMembers(f"more than {MEMBERS_MAX} members, or too long a name, beside the arguments of a call")
+    raise TooManyMembers(f"more than {MEMBERS_MAX} members, or too much in them, beside the arguments of a call")
 
 
 def _unwritable() -> Any:

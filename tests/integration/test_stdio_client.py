@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import orjson
 import pytest
 
 from agent.client.connect import McpClient, open_client
@@ -487,3 +488,13 @@ async def _until_dead(pid: int) -> None:
     async with asyncio.timeout(5):
         while is_alive(pid):
             await asyncio.wait((never,), timeout=0.01)
+
+
+async def test_arguments_that_pass_as_they_came_are_one_line_to_a_child() -> None:
+    """The child takes each line for a message: a client would else write to it what it likes."""
+    of_its_own = b'{"jsonrpc":"2.0","id":"own","method":"tools/call","params":{"name":"exit","arguments":{}}}'
+    rows = b'["x\\n",\n%s\r,\r\n%s\n]' % (of_its_own, of_its_own)
+    async with open_client(scripted("modern")) as client:
+        params = call("echo", text=orjson.Fragment(rows))
+        result = await client.request(Request.within("tools/call", params, timeout_s=10))
+        assert result["params"]["arguments"]["text"] == orjson.loads(rows)

@@ -42,6 +42,8 @@ _F = TypeVar("_F", bound=MeshError)
 
 # From here on, a second write costs less than a copy of the message.
 _ONE_WRITE_BYTES = 256 * 1024
+# In JSON they stand between tokens alone, where a space means the same.
+_AS_ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
 _PROGRAM = "setpriv"
 # SIGTERM, as in an orderly end after a closed stdin: a server may still tidy up.
 _ARGUMENTS = ("--pdeathsig", "TERM", "--")
@@ -170,6 +172,9 @@ class Child(asyncio.SubprocessProtocol):
         """Hand a message (without its newline) to the child. False when its stdin is gone; nothing was written then."""
         if self.ended or self._stdin is None or self._stdin.is_closing():
             return False
+        # What a client wrote may pass as it came, with its line breaks: the child would take each line for a message.
+        if b"\n" in line or b"\r" in line:
+            line = line.translate(_AS_ONE_LINE)
         if len(line) < _ONE_WRITE_BYTES:
             self._stdin.write(line + b"\n")
         else:

@@ -100,3 +100,28 @@ def test_arguments_with_too_many_members_are_refused_where_a_header_has_to_repea
     beside = {"region": "eu", "rows": crowded}
     assert disagreement(REGION, {"arguments": beside}, {"Mcp-Param-Region": "eu"}) is None
     assert outgoing(route(REGION["properties"]), {"arguments": beside}) == {"Mcp-Param-Region": "eu"}
+
+
+COUNT: Json = {"type": "object", "properties": {"n": {"type": "integer", "x-mcp-header": "N"}}}
+
+
+@pytest.mark.parametrize("number", [b"1." + b"0" * 300, b"-0." + b"0" * 300, b"1e" + b"0" * 300 + b"1"])
+def test_a_long_number_that_may_be_a_whole_one_is_refused_where_a_header_has_to_repeat_it(number: bytes) -> None:
+    arguments = {"n": orjson.Fragment(number)}
+    for told in ({}, {"Mcp-Param-N": "1"}):
+        assert disagreement(COUNT, {"arguments": arguments}, told) == TOO_MANY
+    with pytest.raises(RpcError):
+        outgoing(route(COUNT["properties"]), {"arguments": arguments})
+
+
+def test_what_lies_in_a_value_that_was_not_read_is_refused_where_a_header_has_to_repeat_it() -> None:
+    schema: Json = {"type": "object", "properties": {"in": {"type": "object", "properties": REGION["properties"]}}}
+    arguments = {"in": orjson.Fragment(b'{"region":"eu"}')}
+    for told in ({}, {"Mcp-Param-Region": "eu"}):
+        assert disagreement(schema, {"arguments": arguments}, told) == TOO_MANY
+
+
+def test_arguments_with_too_many_members_are_well_where_no_header_repeats_any() -> None:
+    crowded = Crowded({"a": orjson.Fragment(b'"x","b":0')})
+    schema: Json = {"type": "object", "description": "without an x-mcp-header"}
+    assert disagreement(schema, {"arguments": crowded}, {}) is None

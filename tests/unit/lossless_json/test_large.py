@@ -77,8 +77,8 @@ def test_a_message_in_pieces_is_what_it_is_whole(
         patched.setattr(proof, "PIECE_BYTES", limits[1])
         patched.setattr(proof, "_WORD_BYTES_MAX", 12)
         patched.setattr(module, "_SHORT_BYTES", 40)
-        patched.setattr(module, "_SMALL_BYTES", room)
-        patched.setattr(module, "_BYTES_MAX", dict.fromkeys(module._BYTES_MAX, room))
+        patched.setattr(module, "_SMALL_STEPS", (room // 2, room))
+        patched.setattr(module, "_BYTES_MAX", {**module._BYTES_MAX, Place.ARGUMENT: room, Place.PARAM: room})
         found = outcome(data, in_pieces=True)
     assume(found != "refused")
     assert found == outcome(data, in_pieces=False), data
@@ -146,6 +146,30 @@ def test_too_many_members_elsewhere_are_refused(place: str) -> None:
         read(message)
 
 
+def test_what_a_request_says_of_itself_is_read_or_refused_and_never_left_unread() -> None:
+    fits = read(call({"text": LONG}, _meta={"pad": "x" * 90_000, "path": ["a", "b"]}))
+    assert fits["params"]["_meta"]["path"] == ["a", "b"]
+    with pytest.raises(TooManyMembers):
+        read(call({"text": LONG}, _meta={"pad": "x" * 98_290, "path": ["a", "b"]}))
+
+
+@pytest.mark.parametrize(
+    "message", [b"[" + b"{}," * 2_000 + b" " * 140_000 + b"{}]", b'{"a":[' + b"[]," * 60_000 + b"1]}"]
+)
+def test_looking_for_the_ends_of_small_values_costs_by_their_own_bytes(
+    message: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[int] = []
+
+    def counted(window: bytes, stack: bytes) -> proof.Cut | None:
+        looked_at.append(len(window))
+        return proof.cut_of(window, stack)
+
+    monkeypatch.setattr(module, "cut_of", counted)
+    ended(read_large(message))
+    assert sum(looked_at) < 3 * len(message)
+
+
 def test_a_batch_is_a_list_of_messages() -> None:
     batch = read([call({"text": LONG}), call({"n": 1})])
     assert [message["method"] for message in batch] == ["tools/call"] * 2
@@ -165,6 +189,10 @@ def test_a_place_knows_the_place_of_its_members() -> None:
     assert Place.MESSAGE.of_member("params") is Place.PARAMS
     assert Place.PARAMS.of_member("arguments") is Place.ARGUMENTS
     assert Place.PARAM.of_member("arguments") is Place.ELSEWHERE
+
+
+def test_a_batch_is_read_in_many_steps() -> None:
+    assert len(list(read_large(b"[" + b"{}," * 1_000 + b"{}]"))) >= 1_000
 
 
 def test_reading_is_done_in_many_steps() -> None:
