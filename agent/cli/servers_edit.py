@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.cli.output import CliFailed, Exit, print_json
 from agent.cli.run import flags_of
-from agent.cli.servers_import import say, servers_path, text_of, write_servers
+from agent.cli.servers_import import one_at_a_time, say, servers_path, text_of, write_servers
 from agent.config.load import load_settings
 from agent.config.relaxed_json import parse_relaxed
 from agent.config.servers_edit import entries_in, with_entries, without_entry
@@ -27,30 +27,33 @@ def add_server(args: Namespace) -> int:
     path = servers_path(load_settings(flags_of(args), os.environ))
     if fault := name_fault(args.name):
         raise CliFailed(Exit.USAGE, f"NAME {fault}")
-    entry, text = _entry(args), text_of(path)
-    present = args.name in _entries(text, path)
-    if present and not args.replace:
-        raise CliFailed(Exit.CONFIG, f"{path} has a server {args.name} already; give --replace to change it")
-    changed = with_entries(without_entry(text, args.name, path) if present else text, {args.name: entry}, path)
-    for left_out in check_servers(changed, path, os.environ).left_out:
-        if left_out.name == args.name:
-            raise ConfigRefused(f"{args.name} would be left out: {'; '.join(left_out.reasons)}")
-    write_servers(path, changed)
+    entry = _entry(args)
+    with one_at_a_time(path):
+        text = text_of(path)
+        present = args.name in _entries(text, path)
+        if present and not args.replace:
+            raise CliFailed(Exit.CONFIG, f"{path} has a server {args.name} already; give --replace to change it")
+        changed = with_entries(without_entry(text, args.name, path) if present else text, {args.name: entry}, path)
+        for left_out in check_servers(changed, path, os.environ).left_out:
+            if left_out.name == args.name:
+                raise ConfigRefused(f"{args.name} would be left out: {'; '.join(left_out.reasons)}")
+        write_servers(path, changed)
     return _done(args, path, "changed" if present else "added")
 
 
 def remove_server(args: Namespace) -> int:
     """Take an entry out. Raises `CliFailed` where there is none, `ConfigRefused`."""
     path = servers_path(load_settings(flags_of(args), os.environ))
-    text = text_of(path)
-    names = _entries(text, path)
-    if args.name not in names:
-        raise CliFailed(
-            Exit.CONFIG,
-            f"{path} has no server {args.name}; it has {', '.join(names) or 'none'}",
-            error="unknown_server",
-        )
-    write_servers(path, without_entry(text, args.name, path))
+    with one_at_a_time(path):
+        text = text_of(path)
+        names = _entries(text, path)
+        if args.name not in names:
+            raise CliFailed(
+                Exit.CONFIG,
+                f"{path} has no server {args.name}; it has {', '.join(names) or 'none'}",
+                error="unknown_server",
+            )
+        write_servers(path, without_entry(text, args.name, path))
     return _done(args, path, "removed")
 
 

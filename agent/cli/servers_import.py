@@ -4,11 +4,13 @@ Called by `agent.cli.parser`. Reads files, writes one, starts nothing. The one r
 variables are printed, never a value, because values are where people keep their keys.
 """
 
+import fcntl
 import os
 import stat
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +38,17 @@ def import_servers(args: Namespace) -> int:
     named = [source_of(Path(name).expanduser(), Path.home()) for name in args.source or ()]
     sources = named or _existing(usual_places(sys.platform, Path.home(), os.environ, project), but=path)
     found, faults = _entries(sources, is_named=bool(named))
-    text = text_of(path)
-    root = parse_relaxed(text, path)[0] if text else {}
-    reserved = [settings.node_name] if settings.node_name else []
-    plan = plan_import(found, entries_in(root), path.parent, reserved, os.environ)
-    writes = bool(plan.taken) and not args.dry_run
-    if plan.taken:
-        changed = with_entries(text, {one.name: one.entry for one in plan.taken}, path)
-        check_servers(changed, path, os.environ)  # Refuses, say, a file that would have too many servers.
-        if writes:
-            write_servers(path, changed)
+    with one_at_a_time(path):
+        text = text_of(path)
+        root = parse_relaxed(text, path)[0] if text else {}
+        reserved = [settings.node_name] if settings.node_name else []
+        plan = plan_import(found, entries_in(root), path.parent, reserved, os.environ)
+        writes = bool(plan.taken) and not args.dry_run
+        if plan.taken:
+            changed = with_entries(text, {one.name: one.entry for one in plan.taken}, path)
+            check_servers(changed, path, os.environ)  # Refuses, say, a file that would have too many servers.
+            if writes:
+                write_servers(path, changed)
     if args.json:
         _print_json(plan, path, sources, faults, is_written=writes)
     else:
@@ -83,6 +86,21 @@ def _entries(sources: Sequence[Source], *, is_named: bool) -> tuple[list[Found],
             continue
         found += entries_of(root, source)
     return found, faults
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Keep other commands that write this file waiting, from reading it to writing it: else one's change is lost."""
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # The file cannot be written either, which is said then.
+        yield
+        return
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def text_of(path: Path) -> str:

@@ -38,7 +38,10 @@ def with_entries(text: str, entries: Mapping[str, Json], path: Path) -> str:
     changed = _with_members(text, plain, at or (), members)
     expected = json.loads(plain)
     _member(expected, at or ()).update(members)
-    assert parse_relaxed(changed, path)[0] == expected
+    if parse_relaxed(changed, path)[0] != expected:
+        raise ConfigRefused(
+            f"{path}: nothing can be added without harm to what is there, as a name stands twice; edit it"
+        )
     return changed
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from agent.model import BackendSpec, PeerSpec
-from discovery.model import Catalog
+from discovery.model import Catalog, Health
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,10 @@ class Maintenance:
 
 def maintenance_of(catalog: Catalog, own_node_id: str, desired: Iterable[BackendSpec]) -> Maintenance:
     """What the catalog says now. In our own maintenance, our servers leave calls to other nodes' replicas of them."""
-    own = next((i.maintenance for i in catalog.instances if i.meta.get("node_id") == own_node_id and i.maintenance), "")
+    entries = [entry for entry in catalog.instances if entry.meta.get("node_id") == own_node_id]
+    # One that a renamed Consul agent has left over keeps its maintenance, and nobody can end it there.
+    is_well = any(entry.health is Health.PASSING and not entry.maintenance for entry in entries)
+    own = "" if is_well else next((entry.maintenance for entry in entries if entry.maintenance), "")
     peers: dict[str, str] = {}
     backends: set[str] = set()
     for spec in desired:

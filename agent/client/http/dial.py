@@ -10,7 +10,7 @@ import errno
 import functools
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -64,6 +64,7 @@ class Dialler:
     __slots__ = (
         "_binding",
         "_context",
+        "_is_tried",
         "_judges_name",
         "_last",
         "_literal",
@@ -96,6 +97,7 @@ class Dialler:
         self._context, self._last = context, None if context is None else context()
         self._port = port
         self._timeout_s = timeout_s
+        self._is_tried = False  # By a dial that is begun anew where it hangs: one at a time, whatever waits.
         self._name = host.rstrip(".")
         self._judges_name, self._binding, self._server_name = judges_name, binding, server_name
         self._proxy_names = None if proxy is None else _names_of(proxy.host, proxy.port, resolver)
@@ -121,12 +123,24 @@ class Dialler:
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                _, protocol = await Attempts(partial(self._attempt, make), _abort).first()
+                _, protocol = await self._tried(partial(self._attempt, make))
         except DialFailed:
             raise
         except OSError as exc:
             raise DialFailed(_reason(exc), silent=is_silence(exc)) from exc
         return protocol
+
+    async def _tried(
+        self, attempt: Callable[[], Awaitable[tuple[asyncio.Transport, _P]]]
+    ) -> tuple[asyncio.Transport, _P]:
+        """By several attempts, where no other dial is made so: a server that hangs gets three more at most."""
+        if self._is_tried:
+            return await attempt()
+        self._is_tried = True
+        try:
+            return await Attempts(attempt, _abort).first()
+        finally:
+            self._is_tried = False
 
     async def _attempt(self, make: Callable[[], _P]) -> tuple[asyncio.Transport, _P]:
         loop = asyncio.get_running_loop()

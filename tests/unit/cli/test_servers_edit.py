@@ -2,11 +2,14 @@
 
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.cli.output import Exit
 from agent.cli.parser import main
 
 
@@ -99,3 +102,22 @@ def test_the_outcome_is_json_for_scripts(file: Path, capsys: pytest.CaptureFixtu
         "name": "a",
         "outcome": "added",
     }
+
+
+def test_a_file_that_says_something_twice_is_refused_in_one_line_and_stays(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = '{"mcpServers": {"a": {"command": "true"}}, "mcpServers": {"b": {"command": "true"}}}'
+    file.write_text(text)
+    assert run(file, "add", "new", "--", "true") == Exit.CONFIG
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "stands twice" in line
+    assert file.read_text() == text
+
+
+def test_of_several_at_once_each_is_in_the_file(file: Path) -> None:
+    names = ["one", "two", "three", "four"]
+    command = [sys.executable, "-m", "agent", "servers", "add", "--servers-file", str(file)]
+    processes = [subprocess.Popen([*command, name, "--", "true"], stdout=subprocess.DEVNULL) for name in names]
+    assert [process.wait(60) for process in processes] == [0] * len(names)
+    assert sorted(entries(file)) == sorted(names)

@@ -1,12 +1,13 @@
 """Which backends are in maintenance by the catalog's word, and what is logged of it."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 
 from agent.control.maintenance import Maintenance, log_changes, maintenance_of
 from agent.model import BackendSpec, HttpTarget, PeerSource, PeerSpec, ServerScope, ServerSpec, StdioTarget
-from discovery.model import Catalog, Instance, InstanceKey
+from discovery.model import Catalog, Health, Instance, InstanceKey
 
 OWN_ID = "0a" * 16
 SERVER = ServerSpec("kit", StdioTarget("cat"), ServerScope.SERVICE)
@@ -29,6 +30,15 @@ def test_our_own_maintenance_drains_our_servers() -> None:
     seen = maintenance_of(own_entry("moving"), OWN_ID, ALL)
     assert (seen.own, seen.backends) == ("moving", {"peer:resting", "server:kit"})
     assert maintenance_of(Catalog(), OWN_ID, (SERVER, WELL)) == Maintenance()
+
+
+def test_what_another_consul_agent_has_left_over_of_us_keeps_no_maintenance_that_has_ended() -> None:
+    (left_over,) = own_entry("moving").instances
+    (present,) = own_entry("").instances
+    left_over = replace(left_over, key=replace(left_over.key, node="before"), health=Health.CRITICAL)
+    assert maintenance_of(Catalog((left_over, present)), OWN_ID, ALL).own == ""
+    assert maintenance_of(Catalog((left_over, replace(present, maintenance="disks"))), OWN_ID, ALL).own
+    assert maintenance_of(Catalog((left_over,)), OWN_ID, ALL).own == "moving"
 
 
 def test_beginning_and_end_are_logged_once_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,11 +1,13 @@
 """Attempts at one connection: what hangs is begun anew, the first outcome counts, and nothing else is left of them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from agent.client.http.attempts import AGAIN_AFTER_S, Attempts
+from agent.client.http.dial import DialFailed, Dialler
 from tests.scripted_client import now_s
 
 pytestmark = pytest.mark.looptime
@@ -103,3 +105,35 @@ async def test_when_the_caller_gives_up_all_of_them_end(end: str) -> None:
         task.uncancel()
     assert sorted(dialled.ended) == [0, 1, 2, 3]
     assert len(asyncio.all_tasks()) == 1
+
+
+class Hanging(Dialler):
+    """Never connects. `begun`: how many attempts were made."""
+
+    __slots__ = ("begun",)
+
+    def __init__(self) -> None:
+        super().__init__("127.0.0.1", 9, tls=False, timeout_s=5.0)
+        self.begun = 0
+
+    async def _attempt(self, make: Callable[[], Any]) -> Any:
+        self.begun += 1
+        await asyncio.sleep(3600)
+
+
+async def test_of_many_dials_at_once_one_is_begun_anew() -> None:
+    """A server that hangs gets three connections more than it has callers, however many wait."""
+    dialler = Hanging()
+    for before in (0, 13):  # It is free again after that.
+        async with asyncio.TaskGroup() as tasks:
+            dials = [tasks.create_task(failed(dialler.dial(asyncio.Protocol)), name="dial") for _ in range(10)]
+        assert all(dial.result() for dial in dials)
+        assert dialler.begun == before + 13
+
+
+async def failed(dial: Awaitable[object]) -> bool:
+    try:
+        await dial
+    except DialFailed:
+        return True
+    return False
