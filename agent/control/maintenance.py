@@ -32,7 +32,7 @@ class Maintenance:
 def maintenance_of(catalog: Catalog, own_node_id: str, desired: Iterable[BackendSpec]) -> Maintenance:
     """What the catalog says now. In our own maintenance, our servers leave calls to other nodes' replicas of them."""
     entries = [entry for entry in catalog.instances if entry.meta.get("node_id") == own_node_id]
-    # One that a renamed Consul agent has left over keeps its maintenance, and nobody can end it there.
+    # One that a renamed Consul agent has left over keeps its maintenance, which cannot be ended there.
     is_well = any(entry.health is Health.PASSING and not entry.maintenance for entry in entries)
     own = "" if is_well else next((entry.maintenance for entry in entries if entry.maintenance), "")
     peers: dict[str, str] = {}
