@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import signal
 import time
 from functools import partial
@@ -158,3 +159,38 @@ async def test_second_interrupt_ends_the_drain_at_once_with_the_exit_code_of_an_
     assert node.events("interrupted, the drain ends now")
     assert [record for record in node.events() if record["level"] in ("error", "critical")] == []
     assert "Traceback" not in node.log()
+
+
+@pytest.mark.parametrize("length", [300_000, 100_000])
+async def test_a_request_whose_body_is_on_its_way_when_a_node_stops_is_answered(
+    length: int, start: StartNode, tmp_path: Path
+) -> None:
+    node = await start("node", tmp_path / "node", MESH_DISCOVERY="off")
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "slow", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    params = {"_meta": meta, "pad": "x" * length}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": params}).encode()
+    head = (
+        f"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:{node.port}\r\nAccept: application/json, text/event-stream\r\n"
+        "MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/list\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
+    try:
+        writer.write(head.encode() + body[: length // 2])
+        await writer.drain()
+        for _ in range(3):  # Those bytes have come then, and have been taken up.
+            await node.request("GET", "/healthz")
+        node.process.send_signal(signal.SIGTERM)
+        await eventually(partial(has_closed_its_port, node))
+        writer.write(body[length // 2 :])
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+    finally:
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 200 "), answer[:200]
+    assert b"\r\nConnection: close\r\n" in answer
+    assert await node.process.wait() == 0

@@ -221,10 +221,12 @@ class Connection(BaseProtocol):
         return None if self._is_busy else self._idle_since_s
 
     def end(self) -> None:
-        """Close it, as soon as the request under way is answered."""
-        self._ending = True
-        if not self._is_busy:
+        """Close it, as soon as the request under way is answered, or the one that has begun to come."""
+        if self._held and not self._is_busy:
+            self._hand_over(self._held)
+        elif not self._is_busy:
             self.abort()
+        self._ending = True
 
     def abort(self) -> None:
         """Close it now. The event loop cancels the request under way."""
@@ -390,10 +392,8 @@ class Connection(BaseProtocol):
         `request`: None for one that passed by its head, but for a proof. `proof`: what its answer shows.
         """
         transport = self.transport
-        if transport is None or transport.is_closing() or len(body) > bytes_max:
-            return False
-        if transport.get_write_buffer_size():  # Its reader has not taken earlier answers.
-            return False
+        if transport is None or transport.is_closing() or len(body) > bytes_max or transport.get_write_buffer_size():
+            return False  # Not in the least where its reader has not taken earlier answers.
         whole = self._owner.answers.composed(request, 200, "application/json", body, proof=proof)
         if whole is None:
             return False
