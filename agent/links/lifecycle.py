@@ -403,8 +403,8 @@ class LinkLifecycle:
                 self._idle.set()  # What is in flight there is not waited for any more.
             self.end(exc)
 
-    async def stream_ended(self, failure: Unreachable) -> None:
-        """Return when there is a sign of life. Raises `LinkFailed` where the other side is gone.
+    async def sign_of_life(self, failure: Unreachable) -> None:
+        """Return when there is one after a stream or a listing broke. Raises `LinkFailed` where the other side is gone.
 
         One that has fallen silent is left to the probes, as is a server that only takes its time. An end says nothing
         of the other side: what stands between ends all connections when it restarts. A side that refuses then is gone,

@@ -97,8 +97,8 @@ class Life(Protocol):
         """Do something in a task of its own; what it raises ends the life."""
         ...
 
-    async def stream_ended(self, failure: Unreachable) -> None:
-        """Return when the stream of changes may be opened anew; raises `MeshError` where its end is the client's."""
+    async def sign_of_life(self, failure: Unreachable) -> None:
+        """Return when there is one after a stream or listing broke; raises `MeshError` where the client ends by it."""
         ...
 
     def listed_first(self, took_s: float) -> None:
@@ -111,7 +111,7 @@ class _Over:
 
     def begin_task(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None: ...
 
-    async def stream_ended(self, failure: Unreachable) -> None: ...
+    async def sign_of_life(self, failure: Unreachable) -> None: ...
 
     def listed_first(self, took_s: float) -> None: ...
 
@@ -296,7 +296,7 @@ class OfferKeeper:
             if not isinstance(failure, Unreachable):
                 raise failure
             # The end of the stream is the first sign of a dead process; a live one is asked and listened to again.
-            await self._life.stream_ended(failure)
+            await self._life.sign_of_life(failure)
             lasted_s = clock.now_s() - self._stream_began_at_s
             self._short_streams = 0 if lasted_s >= STREAM_STEADY_S else self._short_streams + 1
             await asyncio.sleep(STREAMS.step_s(self._short_streams - 1))
@@ -368,12 +368,12 @@ class OfferKeeper:
         except AuthRefused:
             raise
         except MeshError as exc:
-            if isinstance(exc, CallNotSent) and not exc.silent:
-                raise
             if not self._first_read:
                 if isinstance(exc, CallFailed):
                     raise Unreachable.of(exc, retry_after_s=getattr(exc, "retry_after_s", None)) from exc
                 raise
+            if isinstance(exc, CallNotSent) and not exc.silent:
+                await self._life.sign_of_life(Unreachable.because(exc))
             # Whether it still lives is for probes and change stream to say; its old offer is better than none.
             log.debug("MCP offer could not be listed again", extra={"reason": str(exc)})
         offer = self._reader.offer

@@ -1,6 +1,7 @@
 """A server of the old HTTP+SSE transport (2024-11-05), which is FastMCP's own: one stream is a session.
 
-Run as a process of its own: `python -m tests.chaos.old_transport_server ADDRESS PORT`. The one rule: it has one tool.
+Run as a process of its own: `python -m tests.chaos.old_transport_server ADDRESS PORT sse`, or with `http` in its place
+one of streamable HTTP, to compare. The one rule: it has one tool.
 """
 
 import os
@@ -18,4 +19,6 @@ def pid() -> int:
 
 
 if __name__ == "__main__":
-    server.run("sse", host=sys.argv[1], port=int(sys.argv[2]), show_banner=False, log_level="error")
+    address, port, transport = sys.argv[1:]
+    assert transport in ("sse", "http")
+    server.run(transport, host=address, port=int(port), show_banner=False, log_level="error")

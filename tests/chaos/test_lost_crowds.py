@@ -8,6 +8,7 @@ peer takes to be found gone.
 import signal
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +37,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 FIRST_PORT = 8000
 OLD_PORT = 9000
+NEW_PORT = 9001
+LATE_PORT = 9002
 # With a server beside them.
 FEW = 8
 # What is left of the silence shows by then: time-outs of the kernel, and probes that were sent before.
@@ -95,8 +98,7 @@ async def test_servers_of_the_old_transport_stay_listed_while_most_are_silent_an
     with other_machine() as machine:
         servers = {"old": {"type": "sse", "url": f"http://{machine.far}:{OLD_PORT}/sse", "mesh": {"scope": "service"}}}
         settings = {"MESH_DISCOVERY": "off", "MESH_PEER_FILES": str(listed(tmp_path / "peers.json", ports, machine))}
-        words = ("tests.chaos.old_transport_server", machine.far, str(OLD_PORT))
-        old = spawn(words, tmp_path / "old.log", environment_of({}), through=machine.command())
+        old = server_there(tmp_path, machine, OLD_PORT, "sse")
         try:
             async with stub_peers(tmp_path, ports, machine=machine) as stubs, running_nodes() as start:
                 node = await start("many", tmp_path / "many", servers=servers, **settings)
@@ -119,6 +121,42 @@ async def test_servers_of_the_old_transport_stay_listed_while_most_are_silent_an
                 assert (await node.servers())["old"]["reconnects"] == 0
         finally:
             old.kill_and_reap()
+
+
+@pytest.mark.parametrize("cut", ["lose_all", "reset_and_lose_all"])
+async def test_links_that_have_just_come_up_are_judged_as_older_ones_while_most_are_silent(
+    tmp_path: Path, cut: str
+) -> None:
+    if reason := why_not():
+        pytest.skip(f"NO NETWORK NAMESPACES: lost packets were not tried; {reason}")
+    ports = [FIRST_PORT + number for number in range(FEW)]
+    with other_machine() as machine:
+        servers = {
+            "old": {"type": "sse", "url": f"http://{machine.far}:{OLD_PORT}/sse", "mesh": {"scope": "service"}},
+            "new": {"type": "http", "url": f"http://{machine.far}:{NEW_PORT}/mcp", "mesh": {"scope": "service"}},
+        }
+        peers = listed(tmp_path / "peers.json", [*ports, LATE_PORT], machine)
+        settings = {"MESH_DISCOVERY": "off", "MESH_PEER_FILES": str(peers)}
+        async with (
+            stub_peers(tmp_path, ports, machine=machine) as stubs,
+            running_nodes() as start,
+            AsyncExitStack() as end,
+        ):
+            node = await start("many", tmp_path / "many", servers=servers, **settings)
+            await eventually(partial(has_ready, node, FEW))
+            await eventually(partial(have_failed, node, 3))
+            for port, transport in ((OLD_PORT, "sse"), (NEW_PORT, "http")):
+                end.callback(server_there(tmp_path, machine, port, transport).kill_and_reap)
+            await end.enter_async_context(stub_peers(tmp_path, [LATE_PORT], first=FEW, machine=machine))
+            await eventually(partial(has_ready, node, FEW + 3))
+            try:
+                lost_s = await lost_for_a_while(node, partial(CUTS[cut], machine, stubs), FEW + 3, called=False)
+                assert (await links(node)).get("suspect", 0) == FEW + 3
+            finally:
+                machine.heal()
+            await eventually(partial(all_are_ready, node, FEW + 3), BACK_WITHIN_S)
+            measured(f"{cut}: links that had just come up lasted {lost_s:.1f} s of it")
+            assert {server["reconnects"] for server in (await node.servers()).values()} == {0}
 
 
 @pytest.mark.parametrize("cut", ["lose_all", "reset_and_lose_all", "end_and_lose_all"])
@@ -182,6 +220,17 @@ async def lost_for_a_while(node: RunningNode, cut: Callable[[], None], count: in
     await eventually(partial(has_lasted, began_s, SILENT_S))
     assert await has_ready(node, count)
     return time.monotonic() - began_s
+
+
+def server_there(folder: Path, machine: Machine, port: int, transport: str) -> NodeProcess:
+    """A server with one tool, `pid`, on that machine."""
+    words = ("tests.chaos.old_transport_server", machine.far, str(port), transport)
+    return spawn(words, folder / f"{transport}.log", environment_of({}), through=machine.command())
+
+
+async def have_failed(node: RunningNode, count: int) -> bool:
+    """Whether so many backends were dialled in vain."""
+    return len({event["backend"] for event in node.events("MCP link down")}) == count
 
 
 async def all_are_ready(node: RunningNode, count: int = MANY) -> bool:

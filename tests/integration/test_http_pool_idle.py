@@ -81,6 +81,28 @@ async def test_only_what_is_harmless_goes_over_the_last_connection_once_a_server
 
 
 @pytest.mark.parametrize("how", ["end", "reset"])
+async def test_a_stream_is_asked_for_again_when_an_idle_connection_ends_at_that_moment(how: str) -> None:
+    asked: list[str] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            asked.append((await head_of(reader)).split()[0].decode())
+            if asked[-1] == "POST":
+                await reader.readexactly(2)
+            elif len(asked) == 2:
+                if how == "reset":
+                    reset(writer)
+                writer.close()
+                return
+            writer.write(OK)
+
+    async with raw_server(handle) as url, pool_of(url) as pool:
+        await ask(pool)
+        assert await (await pool.get({})).read() == b'{"ok":true}'
+        assert asked == ["POST", "GET", "GET"]
+
+
+@pytest.mark.parametrize("how", ["end", "reset"])
 async def test_what_is_harmless_is_sent_again_when_the_server_gives_up_the_connection_at_that_moment(how: str) -> None:
     requests: list[int] = []
 

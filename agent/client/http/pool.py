@@ -287,24 +287,26 @@ class HttpPool:
         return response
 
     async def _exchange_bodyless(self, method: str, headers: Mapping[str, str], route: Route) -> Response:
+        """Once more where an idle connection ended at that moment: only a new one tells whether there is a server."""
         head = self._head(method, headers, None, route)
         association = None if self._prover is None else self._prover.association
-        connection = self._idle_one(KEEPALIVE_S) or await self._new_one()
+        connection = (idle := self._idle_one(KEEPALIVE_S)) or await self._new_one()
         whole_head, number = proving(head, association)
-        response = await connection.exchange(whole_head, b"")
+        try:
+            response = await connection.exchange(whole_head, b"")
+        except ConnectionBroken as exc:
+            if idle is None or self._over or isinstance(exc, NotHttp):
+                raise
+            return await self._exchange_bodyless(method, headers, route)
         return self._noted(remembered(proven(response, association, number)), route)
 
     def _noted(self, response: Response, route: Route) -> Response:
         """Keep the cookies of an answer."""
         if "Set-Cookie" in response.headers:
             origin = urlsplit(self._url)
-            route.cookies.take(
-                response.headers.getall("Set-Cookie"),
-                origin.hostname or "",
-                route.target or self._target,
-                time.time(),
-                secure=origin.scheme == "https",
-            )
+            said, path = response.headers.getall("Set-Cookie"), route.target or self._target
+            secure = origin.scheme == "https"
+            route.cookies.take(said, origin.hostname or "", path, time.time(), secure=secure)
         return response
 
     def _is_moved(self, response: Response, route: Route) -> bool:

@@ -159,6 +159,7 @@ async def test_a_listing_that_is_refused_ends_the_session(failure: Exception) ->
     async with running_link(side) as rig:
         await rig.ready()
         side.listing = lambda: failure
+        side.probe = lambda: Unreachable("refused")
         await rig.down()
         assert rig.told.reconnected == 1
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from agent.client.protocol import Request
-from agent.errors import AnswerUnreadable, CallNotSent, RpcError
+from agent.errors import AnswerUnreadable, CallNotSent, RpcError, Unreachable
 from agent.links.listing import LATE_S, RETRY_PAUSES_S
 from agent.links.offer_keeper import CHANGE_WAIT_S, LIST_TIMEOUT_S, RELIST_EVERY_S
 from agent.model import Json, ListFault, NodeIdentity
@@ -68,17 +68,16 @@ def not_accepted(*, silent: bool) -> CallNotSent:
     return failure
 
 
-@pytest.mark.parametrize("silent", [True, False])
-async def test_a_list_that_is_not_accepted_in_time_leaves_the_link_to_its_probes_and_a_refusal_ends_it(
-    silent: bool,
-) -> None:
+@pytest.mark.parametrize(("silent", "refused"), [(True, False), (False, False), (False, True)])
+async def test_a_list_that_could_not_be_asked_for_leaves_the_link_to_its_probes(silent: bool, refused: bool) -> None:
     side = OtherSide(listen=cannot_listen)
     async with running_link(side) as rig:
         await rig.ready()
         side.listing = lambda: not_accepted(silent=silent)
+        side.probe = side.dial = lambda: Unreachable("refused") if refused else None
         await asyncio.sleep(2 * RELIST_EVERY_S)
-        assert rig.link.view.connected is silent
-        assert rig.told.reconnected == (0 if silent else 1)
+        assert rig.link.view.connected is not refused
+        assert rig.told.reconnected == refused
 
 
 async def test_a_list_that_hangs_does_not_hold_the_tools_back_and_is_given_its_time_later() -> None:

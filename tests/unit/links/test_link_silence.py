@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from agent.client.protocol import Request
-from agent.errors import CallTimedOut, MeshError, Unreachable
+from agent.errors import CallNotSent, CallTimedOut, MeshError, Unreachable
 from agent.links.crowd import SELF_DOUBT_MAX_S, Crowd
 from agent.links.probe import PROBE_EVERY_S, PROBE_TIMEOUT_S
 from agent.model import NodeIdentity
@@ -37,11 +37,13 @@ class Peer:
         self._ending: asyncio.TimerHandle | None = None
         self._is_well = True
         self._failure: Callable[[], Unreachable] = Unreachable  # The last one.
+        self._on_change: Callable[[str], None] = lambda _kind: None
 
     async def _listen(self, on_change: Callable[[str], None]) -> None:
         if self._is_well:
             self._ended.clear()
             self.streams += 1
+            self._on_change = on_change
             on_change("listening")
             await self._ended.wait()
         raise self._failure()
@@ -53,9 +55,15 @@ class Peer:
         if not fails_at_once:
             self.side.probe_time_s = 3600.0
 
-    def is_cut(self) -> None:
-        """What stands between ends all connections, and lets no packet through from then on."""
+    def is_cut(self, *, lists: bool = False) -> None:
+        """What stands between ends all connections, and lets no packet through from then on.
+
+        `lists`: while lists are read, in a session that ends with its connection.
+        """
         self.is_lost(fails_at_once=False)
+        if lists:
+            self.side.listing = partial(CallNotSent, "reset")
+            self._on_change("tools")
         self._failure = partial(Unreachable, "reset")
         self.side.probe = partial(Unreachable, "no answer", silent=True)
         self.side.probe_time_s = PROBE_TIMEOUT_S
@@ -168,10 +176,11 @@ async def test_few_that_are_silent_among_healthy_ones_are_found_as_soon_as_ever(
         assert all(up(pairs[lost:]))
 
 
-async def test_when_what_stands_between_ends_most_connections_and_is_silent_then_no_link_ends() -> None:
+@pytest.mark.parametrize("lists", [False, True])
+async def test_when_what_stands_between_ends_most_connections_and_is_silent_then_no_link_ends(lists: bool) -> None:
     async with linked(MANY) as pairs:
         for peer, _ in pairs:
-            peer.is_cut()
+            peer.is_cut(lists=lists)
         await asyncio.sleep(SILENT_S)
         assert all(up(pairs))
         assert {rig.link.view.state.value for _, rig in pairs} == {"suspect"}, "others are called, where there are any"
