@@ -36,7 +36,7 @@ class OtherRequests(RequestHandler):
         """As `asyncio.Protocol`. aiohttp itself waits for the rest of a head as long as for a request."""
         count, waiter = self._request_count, self._waiter
         is_of_head = count == 0 or (waiter is not None and not waiter.done())  # Else it may be of a body.
-        # Where it is to close after the request under way, aiohttp drops the rest of that request's body, which is waited for.
+        # Where it is to close after the request under way, aiohttp drops the rest of that request's body.
         closes, self._close = self._close, self._close and waiter is not None
         super().data_received(data)
         self._close = self._close or closes
