@@ -1,4 +1,4 @@
-"""What joins and leaves leave behind in a node's memory.
+"""What joins and leaves, and the largest legal request, leave behind in a node's memory.
 
 A round is 2,000 joins and as many leaves: the file that lists the peers names the one half of some stub nodes, then the
 other one. The first round fills the node's caches and has a line of its own. Linux only, where `/proc` tells it.
@@ -10,25 +10,33 @@ import itertools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import orjson
 
 from bench.figures import Figure
-from bench.processes import node_process, resident_bytes, stub_nodes
+from bench.processes import canned_server, node_process, resident_bytes, stub_nodes
+from bench.raw_client import RawClient
 
 JOINS, STUBS, ROUNDS = 2_000, 200, 3
 GROWTH_GOAL_MB = 3.0
+# Under the limit of a body (4 MiB) by more than the envelope takes.
+BODY_BYTES = 4 * 2**20 - 4_096
+BODY_GOAL_MB = 16.0
+BODIES = 5
 
 
 async def measure() -> list[Figure]:
-    """The growth in each round."""
+    """Both figures."""
     first, *grown = await churned()
     figures = [Figure(f"growth in round 1 of {JOINS:,} joins and leaves, which fills caches", first, "MB")]
-    return figures + [
+    figures += [
         Figure(f"growth in round {number} of {JOINS:,} joins and leaves", mb, "MB", GROWTH_GOAL_MB)
         for number, mb in enumerate(grown, 2)
     ]
+    what = "the largest legal body: peak of memory above what the node held"
+    return [*figures, Figure(what, max(await body_peaks()), "MB", BODY_GOAL_MB)]
 
 
 async def churned(stubs: int = STUBS, rounds: int = ROUNDS, joins: int = JOINS) -> list[float]:
@@ -67,3 +75,30 @@ async def _linked(base: str, urls: Sequence[str]) -> None:
             if {peer["url"]: peer["connected"] for peer in peers} == wanted:
                 return
             await asyncio.sleep(0.2)
+
+
+async def body_peaks(text: Any = "x" * BODY_BYTES, count: int = BODIES) -> list[float]:
+    """How far, in MB, the memory of a node rises above what it held for each of some of the largest legal bodies.
+
+    `text`: what they are made of, a text or any other value.
+    """
+    async with (
+        canned_server() as url,
+        node_process("front", servers={"canned": {"url": url}}, MESH_DISCOVERY="off") as (base, process_id),
+        RawClient(f"{base}/mcp") as client,
+    ):
+        while "canned__echo" not in await client.tool_names():
+            await asyncio.sleep(0.05)
+        await client.call("canned__echo", {"text": "warm"})
+        peaks = []
+        for _ in range(count):
+            before = resident_bytes(process_id)
+            Path(f"/proc/{process_id}/clear_refs").write_text("5")  # The peak begins anew.
+            await client.call("canned__echo", {"text": text})
+            peaks.append((_peak_bytes(process_id) - before) / 2**20)
+    return peaks
+
+
+def _peak_bytes(process_id: int) -> int:
+    lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

@@ -10,9 +10,6 @@ from typing import Final
 
 import orjson
 
-from agent.errors import RpcError
-from agent.lossless_json.exact import read_json
-from agent.lossless_json.large import Crowded
 from agent.mcp_headers import (
     PARAM_HEADER,
     ParamPath,
@@ -21,20 +18,14 @@ from agent.mcp_headers import (
     param_header_map,
     param_headers,
 )
-from agent.model import HEADER_BYTES_MAX, Json
+from agent.model import Json
 from agent.routing.table import Route
-from agent.rpc_codes import INVALID_PARAMS
 
 # One entry per tool definition ever called; beyond it the memory starts anew, which only costs time.
 MEMORY_MAX: Final = 10_000
 
 # Python's own limit of digits; a longer number is in no header, here and at the other end.
 _INTEGER: Final = re.compile(rb"-?[0-9]{1,4300}")
-_NUMBER_UNREAD: Final = re.compile(rb"-?[0-9]++[.eE]")
-
-# As JSON: an escape takes six bytes for one of a header.
-_TEXT_BYTES_MAX: Final = 6 * HEADER_BYTES_MAX
-TOO_MANY: Final = "arguments: too many members to be repeated in headers"
 
 HeaderMap = Mapping[ParamPath, str]
 
@@ -56,10 +47,7 @@ def asks_for_headers(schema: Json) -> bool:
 
 def disagreement(schema: Json, params: Json, headers: Mapping[str, str]) -> str | None:
     """Where a client's headers do not say what the arguments of its call say, if its tool's schema asks for headers."""
-    arguments = params.get("arguments") or {}
-    if any(_is_hidden(arguments, path) for path in param_header_map(schema)):
-        return TOO_MANY
-    return param_disagreement(schema, as_repeated(arguments), headers)
+    return param_disagreement(schema, with_whole_numbers(params.get("arguments") or {}), headers)
 
 
 class ParamHeaders:
@@ -73,7 +61,6 @@ class ParamHeaders:
     ) -> Mapping[str, str] | None:
         """The headers to send with a request, None when there are none. `told`: as from `received_headers`.
 
-        Raises `RpcError` for arguments that cannot be looked into.
         Those that the schema knows repeat the arguments. Others may be for another hop, and pass (MCP 2026-07-28,
         custom headers: intermediaries must forward what they do not recognise).
         """
@@ -82,9 +69,7 @@ class ParamHeaders:
             return told or None
         known = {f"{PARAM_HEADER}{token}".lower() for token in asked_for.values()}
         arguments = params.get("arguments")
-        if any(_is_hidden(arguments, path) for path in asked_for):
-            raise RpcError(INVALID_PARAMS, TOO_MANY)
-        repeated = param_headers(asked_for, as_repeated(arguments)) if isinstance(arguments, dict) else {}
+        repeated = param_headers(asked_for, with_whole_numbers(arguments)) if isinstance(arguments, dict) else {}
         return {name: value for name, value in (told or {}).items() if name not in known} | repeated or None
 
     def asks(self, route: Route) -> bool:
@@ -100,42 +85,20 @@ class ParamHeaders:
         return header_map
 
 
-def _is_hidden(arguments: object, path: ParamPath) -> bool:
-    """Whether there may be a value at this path that was not read."""
-    for name in path:
-        if isinstance(arguments, Crowded | orjson.Fragment):
-            return True
-        arguments = arguments.get(name) if isinstance(arguments, dict) else None
-    # A long number may be a whole one however it is written.
-    return isinstance(arguments, orjson.Fragment) and _NUMBER_UNREAD.match(orjson.dumps(arguments)) is not None
+def with_whole_numbers(arguments: Json) -> Json:
+    """The same with integers beyond 64 bits as Python's, since a header repeats every integer.
 
-
-def as_repeated(arguments: Json) -> Json:
-    """The same with what a header has to repeat of values that stay JSON: whole numbers, and texts.
-
-    A copy where there are any; nested objects are included, as annotations may be there, lists are not. Of a text that
-    is longer than all headers its beginning stands for it, which no header repeats either.
+    A copy where there are any; nested objects are included, as annotations may be there, lists are not.
     """
     found: Json = {}
-    if isinstance(arguments, Crowded):
-        return found
     for name, value in arguments.items():
         if isinstance(value, orjson.Fragment):
             text = orjson.dumps(value)
             if _INTEGER.fullmatch(text) is not None:
                 found[name] = int(text)
-            elif text.startswith(b'"'):
-                found[name] = _text(value, text)
-        elif isinstance(value, dict) and not isinstance(value, Crowded) and (inner := as_repeated(value)) is not value:
+        elif isinstance(value, dict) and (inner := with_whole_numbers(value)) is not value:
             found[name] = inner
     return {**arguments, **found} if found else arguments
-
-
-def _text(value: orjson.Fragment, text: bytes) -> object:
-    if len(text) > _TEXT_BYTES_MAX:
-        return text[:_TEXT_BYTES_MAX].decode("utf-8", "replace")
-    read = read_json(text)
-    return read if isinstance(read, str) else value  # With half a surrogate pair, no header repeats it.
 
 
 def _header_map(schema: object) -> HeaderMap:

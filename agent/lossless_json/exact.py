@@ -29,10 +29,10 @@ _SCANNED_VALUES_MAX: Final = 256
 _OVERFLOWING_RUN: Final = b"0" * 309
 _LARGE_EXPONENT: Final = re.compile(rb"[0-9][eE]\+?[0-9]{3}")
 # orjson's own message; Python's json goes deeper from 3.12 on, and later steps would not.
-TOO_DEEP: Final = "depth limit exceeded"
+_TOO_DEEP: Final = "depth limit exceeded"
 # As many levels as orjson reads, and the calls in which Python's json reads them: Python 3.11 counts those with all
 # others, up to 1,000.
-LEVELS_MAX: Final = 1_024
+_LEVELS_MAX: Final = 1_024
 _CALLS_MAX: Final = 4_000
 # A surrogate as a JSON escape, and half a pair as a character of a Python string.
 _SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -65,7 +65,7 @@ def read_json(data: Buffer) -> Any:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as exc:
         text = bytes(data)
-        if exc.msg == TOO_DEEP or (not _may_overflow(text) and _SURROGATE_ESCAPE.search(text) is None):
+        if exc.msg == _TOO_DEEP or (not _may_overflow(text) and _SURROGATE_ESCAPE.search(text) is None):
             raise
         return _read_exactly(text)
     if len(data) <= _SCANNED_BYTES_MAX:  # As `may_have_changed` looks at most messages, without two calls for it.
@@ -149,9 +149,9 @@ def _read_exactly(data: bytes) -> Any:
     except ValueError as exc:
         raise orjson.JSONDecodeError(str(exc), "", 0) from exc
     except RecursionError as exc:
-        raise orjson.JSONDecodeError(TOO_DEEP, "", 0) from exc
-    if is_deeper_than(value, LEVELS_MAX):
-        raise orjson.JSONDecodeError(TOO_DEEP, "", 0)
+        raise orjson.JSONDecodeError(_TOO_DEEP, "", 0) from exc
+    if is_deeper_than(value, _LEVELS_MAX):
+        raise orjson.JSONDecodeError(_TOO_DEEP, "", 0)
     return value
 
 

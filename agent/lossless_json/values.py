@@ -1,6 +1,6 @@
 """PURE: whether a JSON text holds more values than are read, told without reading it.
 
-Used by `agent.server.own_tools`: read, a value takes up to forty times its bytes, so a limit of bytes alone says little
+Used by `agent.server.request`: read, a value takes up to forty times its bytes, so a limit of bytes alone says little
 of memory. The one rule: commas and brackets count where they are not within a text.
 """
 

@@ -14,7 +14,6 @@ from agent.client.capabilities import shows_pages
 from agent.dispatch.next_hop import own_error
 from agent.dispatch.param_headers import asks_for_headers
 from agent.errors import MCPError
-from agent.lossless_json.exact import as_text
 from agent.model import FOR_NODE_META_KEY, Json
 from agent.routing.own_names import OwnNames, candidates
 from agent.routing.table import Route, RouteKind, RouteTable
@@ -341,7 +340,7 @@ def unknown(kind: str, name: str, params: Json, meant: Sequence[str] = (), why: 
 
 
 def _text(params: Mapping[str, Any], field: str) -> str:
-    value = as_text(params.get(field))
-    if value is None:
+    value = params.get(field)
+    if not isinstance(value, str):
         raise MCPError(code=INVALID_PARAMS, message=f"{field}: a string is required")
     return value

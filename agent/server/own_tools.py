@@ -13,7 +13,6 @@ import orjson
 from agent.errors import MCPError
 from agent.late import Late
 from agent.lossless_json.exact import with_own_numbers
-from agent.lossless_json.values import holds_more_values
 from agent.mcp_terms import (
     LATEST_HANDSHAKE_VERSION,
     MODERN_PROTOCOL_VERSIONS,
@@ -34,10 +33,6 @@ if TYPE_CHECKING:
 MANAGEMENT_TOOLS: Final = 5
 # Those of them that wait until a server has started.
 RELOADS: Final = frozenset({"reload_mcp_server", "reload_all_mcp_servers"})
-# Of what the node itself reads: names, URIs, and the most subscriptions that a stream may have. Read, a value takes up
-# to 200 bytes and a byte of a text up to eight.
-PARAMS_BYTES_MAX: Final = 1 << 20
-VALUES_MAX: Final = 25_000
 # Written by `make definitions`.
 DEFINITIONS: Final = Path(__file__).with_name("own_definitions.json")
 _INSTRUCTIONS: Final = (
@@ -167,13 +162,9 @@ def _instructions(servers: Introduction) -> str:
 
 
 def plain(params: Json) -> Json:
-    """Params for Python code: what is passed on as JSON is read, as nothing here takes much. Raises `MCPError`."""
+    """Params for Python code: numbers that are passed on as text are numbers again. Raises `MCPError`."""
     try:
-        text = orjson.dumps(params)
-        if len(text) > PARAMS_BYTES_MAX or holds_more_values(text, VALUES_MAX):
-            limits = f"{PARAMS_BYTES_MAX} bytes or {VALUES_MAX} values"
-            raise MCPError(code=INVALID_PARAMS, message=f"params: more than {limits}, which this node does not read")
-        own_numbers: Json = with_own_numbers(orjson.Fragment(text))
+        own_numbers: Json = with_own_numbers(params)
     except orjson.JSONEncodeError as exc:
         raise MCPError(code=INVALID_PARAMS, message="params: nested too deeply") from exc
     except ValueError as exc:  # Python reads no integer of more than 4,300 digits.

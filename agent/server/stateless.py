@@ -26,7 +26,6 @@ from agent.dispatch.param_headers import disagreement
 from agent.dispatch.started_call import StartedCall
 from agent.errors import AnswerCut, MCPError, MeshError, RpcError
 from agent.links.session_offers import ANY_OWN_LISTS, OWN_LISTS
-from agent.lossless_json.exact import read_json
 from agent.lossless_json.raw import Bytes
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY
 from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, ClientEvent, Json
@@ -101,7 +100,7 @@ class StatelessServer:
         if (refusal := refused_by_head(request)) is not None:
             return refusal
         body = body_at_hand(request) or await read_body(request, self._body_bytes_max)
-        if isinstance(body, web.Response):
+        if not isinstance(body, bytes):
             return body
         headers = request.headers
         by_name = headers_by_name(request)
@@ -219,8 +218,6 @@ class StatelessServer:
             raise as_mcp_error(exc) from exc
 
     async def _heard_ended(self, sessions: object) -> None:
-        if isinstance(sessions, orjson.Fragment):  # So many that they were not read: an ID may have kilobytes.
-            sessions = read_json(orjson.dumps(sessions))
         if self._hear_ended is None or not isinstance(sessions, list) or len(sessions) > AT_ONCE_MAX:
             raise RpcError(INVALID_PARAMS, "Ended sessions are for the endpoint of nodes, in a list of limited length")
         latest_s = int(time.time()) + LIFETIME_S

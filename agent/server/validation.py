@@ -22,7 +22,7 @@ from agent.model import Json
 from agent.rpc_codes import ERROR_CODE_HTTP_STATUS, HEADER_MISMATCH, METHOD_NOT_FOUND, PARSE_ERROR
 from agent.server.fast_path.connection import FastRequest
 from agent.server.inbound import VERSION_HEADER, envelope_error, repeated_header, unsupported_version
-from agent.server.request import LargeBody, refuse, speaks_json
+from agent.server.request import refuse, speaks_json
 from agent.server.shapes import surely_initialize, surely_request
 
 
@@ -48,16 +48,14 @@ def refused_by_head(request: web.Request) -> web.Response | None:
     return refuse(406, "Accept: application/json, text/event-stream is needed")
 
 
-def read_message(
-    body: bytes | LargeBody, headers: CIMultiDictProxy[str], by_name: Mapping[str, str]
-) -> Json | web.Response:
+def read_message(body: bytes, headers: CIMultiDictProxy[str], by_name: Mapping[str, str]) -> Json | web.Response:
     """The JSON-RPC request of a body, its `params` an object; or what to answer to anything else.
 
     `by_name`: one value of each header, by names in lower case. A notification is acknowledged and dropped: the
     protocol knows none that a client could send here.
     """
     try:
-        message: Any = read_json(body) if isinstance(body, bytes) else body.value
+        message: Any = read_json(body)
     except orjson.JSONDecodeError as exc:
         return refuse(400, f"Parse error: {exc}", PARSE_ERROR)
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0" or "method" not in message:

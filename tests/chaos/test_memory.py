@@ -1,15 +1,15 @@
-"""What joins and leaves leave behind in a real node's memory, and what the largest legal requests take of it.
+"""What joins and leaves, and the largest legal request, leave behind in a real node's memory, and what it takes.
 
-They are measured as `make bench ARGS="churn bodies"` does it. The one rule: only the first rounds, which fill the
-node's caches, have a bound of their own.
+Both are measured as `make bench ARGS=churn` does it. The one rule: only the first rounds, which fill the node's caches,
+have a bound of their own.
 """
 
 import sys
 
 import pytest
 
-from bench.bodies import BODY_GOAL_MB, KINDS, body_peaks
-from bench.churn import GROWTH_GOAL_MB, churned
+from agent.server.request import VALUES_MAX
+from bench.churn import BODY_GOAL_MB, GROWTH_GOAL_MB, body_peaks, churned
 from tests.measured import measured
 
 pytestmark = [
@@ -22,15 +22,9 @@ pytestmark = [
 JOINS = STUBS = 500
 # More than that would be no cache any more: 500 links that were there at once, and all that is made once.
 FIRST_MB = 24.0
-# Read whole, the last four would take 40 to 190 MB, and the second one five bytes for each of its own.
-WORST = (
-    "a text",
-    "a text with one emoji",
-    "72,000 records",
-    "500,000 objects",
-    "1,400,000 empty arrays",
-    "400,000 arguments",
-)
+# Of as many values as are read, and of 4 MB in records.
+MANY_VALUES_MB = 64.0
+RECORD = {"id": 123_456, "name": "somebody 123456", "value": 1.5}
 
 
 async def test_memory_does_not_grow_with_hundreds_of_joins_and_leaves_twice_in_a_row() -> None:
@@ -43,9 +37,18 @@ async def test_memory_does_not_grow_with_hundreds_of_joins_and_leaves_twice_in_a
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # The client's own care.
-@pytest.mark.parametrize(("era", "hops"), [("2026-07-28", 2), ("sessions", 1)])
-async def test_no_legal_body_costs_a_node_on_its_way_more_than_sixteen_megabytes(era: str, hops: int) -> None:
-    peaks = [max(peak) for peak in await body_peaks([KINDS[kind]() for kind in WORST], era=era, hops=hops)]
-    said = ", ".join(f"{mb:.1f} MB for {kind}" for kind, mb in zip(WORST, peaks, strict=True))
-    measured(f"bodies of 4 MB, one after the other, {era}, {hops} nodes: {said} above what each node held before it")
-    assert max(peaks) < BODY_GOAL_MB, said
+async def test_the_largest_legal_body_costs_less_than_sixteen_megabytes() -> None:
+    peaks = await body_peaks()
+    measured(f"bodies of 4 MB: up to {max(peaks):.1f} MB above what the node held")
+    assert max(peaks) < BODY_GOAL_MB
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # The client's own care.
+async def test_no_legal_body_of_many_values_costs_more_than_sixty_four_megabytes() -> None:
+    peaks = {}
+    most = VALUES_MAX // 2 - 100  # Each has a comma and a bracket.
+    for name, values in (("lists", [[]] * most), ("objects", [{"a": 1}] * most), ("records", [RECORD] * 70_000)):
+        [peaks[name]] = await body_peaks(values, 1)
+    said = ", ".join(f"{mb:.1f} MB for {name}" for name, mb in peaks.items())
+    measured(f"bodies of as many values as are read: {said} above what the node held")
+    assert max(peaks.values()) < MANY_VALUES_MB

@@ -17,7 +17,7 @@ from agent import clock
 from agent.app.drain import runner_of
 from agent.server.fast_path.connection import HELD_BYTES_MAX, IDLE_MAX_S, PARTS_WITHIN_S, Connection
 from agent.server.fast_path.heads import HEAD_BYTES_MAX, HEADS_MAX, Heads
-from agent.server.request import LargeBody, read_body
+from agent.server.request import read_body
 from tests.waiting import eventually, one_pass
 
 USUAL = {"Server": "test", "X-Content-Type-Options": "nosniff"}
@@ -179,8 +179,6 @@ async def served(*, fast: bool = True, shutdown_timeout_s: float = 5) -> AsyncIt
         body = await read_body(request)
         if isinstance(body, web.Response):
             return body
-        if isinstance(body, LargeBody):  # A text, which is written as it came.
-            body = orjson.dumps(body.value)
         match body:
             case b'"stream"':
                 return await a_stream(request)

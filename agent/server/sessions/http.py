@@ -27,7 +27,7 @@ from agent.server.fast_path.connection import Connection, FastRequest, Handler
 from agent.server.fast_path.heads import Beginning
 from agent.server.lists import LISTS
 from agent.server.preferences import Preferences
-from agent.server.request import LargeBody, accepts_events, body_at_hand, read_body, refuse, speaks_json
+from agent.server.request import accepts_events, body_at_hand, read_body, refuse, speaks_json
 from agent.server.response import Answer, SlowAnswers, error_message
 from agent.server.sessions.batch import BATCH_LEN_MAX, BatchedCall, Refusal, answer_batch, result_message
 from agent.server.sessions.batch import VERSION as BATCH_VERSION
@@ -183,7 +183,7 @@ class SessionServer:
         session = self._session(request, preferences) if is_of_session else None  # Refuses before the body is read.
         _check_media(request)
         body = body_at_hand(request) or await read_body(request)
-        if isinstance(body, web.Response):
+        if not isinstance(body, bytes):
             return body
         # Once more, as a session may end while a body comes, and nothing may be done in one that has ended.
         if is_of_session and not isinstance(request, FastRequest):
@@ -196,7 +196,7 @@ class SessionServer:
         if method == "initialize" and "id" in message:
             if session is not None:
                 raise _Refused(400, f"The session is initialized; leave out {SESSION_HEADER} to begin another one")
-            if isinstance(body, LargeBody) or len(body) > INITIALIZE_BYTES_MAX:
+            if len(body) > INITIALIZE_BYTES_MAX:
                 raise _Refused(413, f"initialize has more than {INITIALIZE_BYTES_MAX} bytes")
             return await self._initialize(request, message["id"], params, preferences)
         if session is None:
@@ -406,10 +406,8 @@ def _nothing(status: int) -> web.Response:
     return web.Response(status=status, content_type="application/json")
 
 
-def _read(body: bytes | LargeBody) -> Any:
+def _read(body: bytes) -> Any:
     """A body as JSON. Raises `_Refused`."""
-    if isinstance(body, LargeBody):
-        return body.value
     try:
         return read_json(body)
     except orjson.JSONDecodeError as exc:

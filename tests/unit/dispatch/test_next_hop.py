@@ -1,10 +1,8 @@
 """What a request carries to the next hop: our own members of `_meta` go to mesh nodes alone."""
 
-import orjson
 import pytest
 
-from agent.dispatch.next_hop import HOPS_MAX, checked_path, comes_in_session, outgoing
-from agent.errors import CallNotSent
+from agent.dispatch.next_hop import comes_in_session, outgoing
 from agent.model import (
     IN_SESSION_META_KEY,
     BackendSpec,
@@ -51,18 +49,3 @@ def test_only_a_node_hears_that_a_client_has_a_session(*, in_session: bool) -> N
 )
 def test_a_node_says_that_its_client_has_a_session(meta: Json | None, affinity: str | None, *, is_so: bool) -> None:
     assert comes_in_session({"_meta": meta}, affinity) is is_so
-
-
-@pytest.mark.parametrize(
-    ("path", "words"),
-    [
-        (["a", "me"], "has passed this node before"),
-        ([str(number) for number in range(HOPS_MAX)], "which is the limit"),
-        (orjson.Fragment(b'["me"]'), "names more than"),
-    ],
-)
-def test_a_request_in_a_circle_is_refused_and_so_is_one_with_more_gateways_than_are_read(
-    path: object, words: str
-) -> None:
-    with pytest.raises(CallNotSent, match=words):
-        checked_path(path, "me")

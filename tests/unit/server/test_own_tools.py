@@ -4,7 +4,6 @@ import asyncio
 import gc
 import threading
 
-import orjson
 import pytest
 from mcp_types import (
     CompletionsCapability,
@@ -20,7 +19,6 @@ from mcp_types import (
 from mcp_types.methods import serialize_server_result
 from pydantic import BaseModel
 
-from agent.errors import MCPError
 from agent.late import Late, settle_memory
 from agent.mcp_terms import (
     LATEST_HANDSHAKE_VERSION,
@@ -32,15 +30,7 @@ from agent.model import Json, NodeIdentity
 from agent.routing.table import RouteTable
 from agent.server.introduction import Introduction
 from agent.server.node_operations import NodeOperations
-from agent.server.own_tools import (
-    DEFINITIONS,
-    MANAGEMENT_TOOLS,
-    PARAMS_BYTES_MAX,
-    VALUES_MAX,
-    OwnTools,
-    plain,
-    with_card,
-)
+from agent.server.own_tools import DEFINITIONS, MANAGEMENT_TOOLS, OwnTools, with_card
 from agent.server.search import SEARCH_TOOLS, ToolSearch
 from tests.own_definitions import described
 
@@ -142,13 +132,3 @@ async def test_what_could_not_be_made_is_tried_again() -> None:
     with pytest.raises(OSError, match="no"):
         await late.get()
     assert await late.get() == "made"
-
-
-@pytest.mark.parametrize("params", [{"a": "x" * (PARAMS_BYTES_MAX + 1)}, {"a": [1] * (VALUES_MAX + 1)}])
-def test_more_than_a_node_reads_is_refused(params: Json) -> None:
-    with pytest.raises(MCPError, match="which this node does not read"):
-        plain(params)
-
-
-def test_what_was_not_read_of_a_large_body_is_read_for_the_nodes_own() -> None:
-    assert plain({"a": orjson.Fragment(b'["b",1e5]')}) == {"a": ["b", 1e5]}
