@@ -14,6 +14,7 @@ import httpx2
 import pytest
 from mcp.shared.exceptions import MCPError
 
+from agent.app.drain import LEAVE_GRACE_S
 from tests.e2e.meshes import CatalogKind, RunningKit
 from tests.e2e.running import ERAS, RunningNode, StartNode
 from tests.e2e.servers_files import example
@@ -45,6 +46,10 @@ async def has_closed_its_port(node: RunningNode) -> bool:
     except aiohttp.ClientConnectorError:
         return True
     return False
+
+
+async def has_passed(since_s: float, seconds: float) -> bool:
+    return time.monotonic() >= since_s + seconds
 
 
 async def is_forgotten(node: RunningNode, peer: str) -> bool:
@@ -186,7 +191,10 @@ async def test_a_request_whose_body_is_on_its_way_when_a_node_stops_is_answered(
             await node.request("GET", "/healthz")
         node.process.send_signal(signal.SIGTERM)
         await eventually(partial(has_closed_its_port, node))
-        writer.write(body[length // 2 :])
+        stopping_since_s = time.monotonic()
+        writer.write(body[length // 2 : -10_000])
+        await eventually(partial(has_passed, stopping_since_s, 2 * LEAVE_GRACE_S))  # Now it waits for requests alone.
+        writer.write(body[-10_000:])
         async with asyncio.timeout(10):
             answer = await reader.read()
     finally:

@@ -37,9 +37,11 @@ class OtherRequests(RequestHandler):
         count, waiter = self._request_count, self._waiter
         is_of_head = count == 0 or (waiter is not None and not waiter.done())  # Else it may be of a body.
         # Where it is to close after the request under way, aiohttp drops the rest of that request's body.
-        closes, self._close = self._close, self._close and waiter is not None
+        closes, ends = self._close, self._force_close
+        if waiter is None:
+            self._close = self._force_close = False
         super().data_received(data)
-        self._close = self._close or closes
+        self._close, self._force_close = self._close or closes, self._force_close or ends
         if self._request_count != count:
             self._forget_time()
         elif is_of_head and self._too_slow is None and data.strip(_BETWEEN):
