@@ -53,6 +53,11 @@ class MeshError(Exception):
         same.what, same.is_for_clients, same.silent = failure.what, failure.is_for_clients, failure.silent
         return same
 
+    def as_silence(self, *, silent: bool = True) -> Self:
+        """The same, noted as one in which nothing came back; with `silent` false, as one in which something did."""
+        self.silent = silent
+        return self
+
     def words(self, subject: str) -> str:
         """What clients may read of it; `subject` is what they know the server as."""
         return str(self) if self.is_for_clients else f"{subject} {self.what}"

@@ -144,9 +144,7 @@ async def _one_more(client: HttpSessionClient, *, needs_id: bool) -> AsyncGenera
         except (LinkFailed, CallFailed) as exc:
             raise CallNotSent.of(exc) from exc
         except TimeoutError as exc:
-            failure = CallNotSent("the server did not open another session in time")
-            failure.silent = True
-            raise failure from exc
+            raise CallNotSent("the server did not open another session in time").as_silence() from exc
         if needs_id and not client.has_id:
             raise SessionRefused("it answers initialize, and keeps no session")
         yield client

@@ -197,9 +197,7 @@ class HttpPool:
         what, colon, detail = str(exc).partition(":")
         if not isinstance(exc, DialFailed | ConnectionBroken):  # The words of a library may hold anything.
             what, colon, detail = kind.what, ": ", str(exc)
-        failure = kind.about(self.where, what, colon + detail)
-        failure.silent = is_silence(exc)
-        return failure
+        return kind.about(self.where, what, colon + detail).as_silence(silent=is_silence(exc))
 
     def close(self) -> None:
         """Close every connection; exchanges under way fail."""

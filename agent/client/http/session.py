@@ -394,9 +394,8 @@ class HttpSessionClient:
                 raise refused from exc
             except (CallFailed, LinkFailed, TimeoutError) as exc:
                 what, reason = "forgot our session; opening another failed", str(exc) or "it did not answer in time"
-                failure = CallNotSent.about(self._pool.where, what, f": {reason}")
-                failure.silent = isinstance(exc, TimeoutError) or getattr(exc, "silent", False)
-                raise failure from exc
+                silent = isinstance(exc, TimeoutError) or exc.silent
+                raise CallNotSent.about(self._pool.where, what, f": {reason}").as_silence(silent=silent) from exc
             log.info("MCP session opened anew", extra={"where": self._pool.where})
 
     def _lose(self, reason: str) -> None:

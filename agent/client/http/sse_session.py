@@ -197,9 +197,8 @@ class SseSessionClient:
                 posting.cancel()
             _forget(pending)
         if message is None:
-            failure = (CallOutcomeUnknown if body.sent else CallNotSent)(self._end[0])
-            failure.silent = self._end[1]
-            raise failure
+            reason, silent = self._end
+            raise (CallOutcomeUnknown if body.sent else CallNotSent)(reason).as_silence(silent=silent)
         return jsonrpc.result_of(message)
 
     async def answer(self, reply: bytes, *, timeout_s: float) -> None:
@@ -277,12 +276,7 @@ class SseSessionClient:
             reason = str(exc) or f"{self._pool.where} opened no session within {RENEW_TIMEOUT_S:g} s"
             if not silent:
                 self._lose(reason)
-            failure = CallNotSent(reason)
-            failure.silent = silent
-            try:
-                raise failure from exc
-            finally:
-                del failure  # Its traceback has this frame: a circle, for the garbage collector to find.
+            raise CallNotSent(reason).as_silence(silent=silent) from exc
 
     def _refuse_another_than(self, known: ServerInfo | None) -> None:
         if self._server_info != known:

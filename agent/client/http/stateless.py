@@ -296,6 +296,4 @@ def timed_out(pool: HttpPool, method: str, timeout_s: float, *, sent: bool) -> C
     if sent:
         return CallTimedOut.about(pool.where, f"did not answer {method} within {shown_s(timeout_s)}")
     what = f"did not accept the connection for {method} within {shown_s(timeout_s)}"
-    failure = CallNotSent.about(pool.where, what)
-    failure.silent = True
-    return failure
+    return CallNotSent.about(pool.where, what).as_silence()

@@ -241,9 +241,7 @@ class SessionRouter(BesideSessions[SharedClient]):
             return await self._shared.request(request)
         except TimeoutError as exc:
             what = f"opened no session for {request.method} within {shown_s(timeout_s)}"
-            failure = CallNotSent.about("the server", what)
-            failure.silent = True
-            raise failure from exc
+            raise CallNotSent.about("the server", what).as_silence() from exc
 
     def _without_session(self, exc: SessionRefused) -> SessionClient:
         if self._own_for_all:
