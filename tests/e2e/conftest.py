@@ -5,7 +5,7 @@ nodes of its own, with a catalog or a service name of their own.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.consul_binary import consul_binary, why_not
-from tests.consul_process import RunningConsul, shared_consul
+from tests.consul_process import RunningConsul, running_consul, shared_consul
 from tests.e2e.by_hand import modern_request
 from tests.e2e.meshes import SHARED_COUNTS, SHARED_TOOLS, CatalogKind, RunningKit, SharedMesh
 from tests.e2e.processes import NodeProcess, environment_of, spawn
@@ -51,6 +51,15 @@ def consul_program() -> Path:
     if found is None:
         pytest.skip(f"NO REAL CONSUL ({why_not()}); `python -m tests.debian_binary` fetches one")
     return found
+
+
+@pytest.fixture
+async def consul(consul_program: Path, tmp_path: Path) -> AsyncIterator[RunningConsul]:
+    """A Consul of the test's own, which it may kill."""
+    folder = tmp_path / "consul"
+    folder.mkdir()
+    async with running_consul(consul_program, folder) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,12 @@ Needs a real Consul of each test's own. The one rule: no call fails and no peer 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.consul_process import RunningConsul, running_consul
+from tests.consul_process import RunningConsul
 from tests.e2e.running import RunningNode, StartNode, stop_node
 from tests.e2e.servers_files import example
 from tests.e2e.steady_calls import steady_calls
@@ -22,15 +21,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.consul, pytest.mark.timeout(120)]
 
 # Registered again within 5 s after Consul serves; the rest is the test machine's.
 REGISTERED_AGAIN_S = 10.0
-
-
-@pytest.fixture
-async def consul(consul_program: Path, tmp_path: Path) -> AsyncIterator[RunningConsul]:
-    """A Consul that the test may kill."""
-    folder = tmp_path / "consul"
-    folder.mkdir()
-    async with running_consul(consul_program, folder) as running:
-        yield running
 
 
 @pytest.fixture

@@ -3,14 +3,13 @@
 The one rule: none of it is dialled, and the entries that are well are used all the same.
 """
 
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.consul_process import RunningConsul, running_consul
+from tests.consul_process import RunningConsul
 from tests.e2e.running import RunningNode, StartNode
 from tests.ports import free_ports
 from tests.waiting import all_of, eventually
@@ -21,15 +20,6 @@ NAME = "mcp-node"
 ELSEWHERE = "another-machine"
 # An address of no machine (RFC 5737): what is dialled there shows as a link that fails.
 NOWHERE = "192.0.2.7"
-
-
-@pytest.fixture
-async def consul(consul_program: Path, tmp_path: Path) -> AsyncIterator[RunningConsul]:
-    """A Consul of the test's own."""
-    folder = tmp_path / "consul"
-    folder.mkdir()
-    async with running_consul(consul_program, folder) as running:
-        yield running
 
 
 async def test_each_bad_entry_of_the_catalog_is_named_with_its_cause_and_none_is_dialled(

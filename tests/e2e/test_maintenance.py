@@ -4,13 +4,12 @@ The one rule: no call fails, and every node lists the same throughout.
 """
 
 import time
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.consul_process import RunningConsul, running_consul
+from tests.consul_process import RunningConsul
 from tests.e2e.running import RunningNode, StartNode, stop_node
 from tests.e2e.servers_files import example
 from tests.e2e.steady_calls import steady_calls
@@ -22,15 +21,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.consul, pytest.mark.timeout(120)]
 REASON = "new disks"
 # At once; the rest is the machine's.
 BACK_WITHIN_S = 5.0
-
-
-@pytest.fixture
-async def consul(consul_program: Path, tmp_path: Path) -> AsyncIterator[RunningConsul]:
-    """A Consul of the test's own."""
-    folder = tmp_path / "consul"
-    folder.mkdir()
-    async with running_consul(consul_program, folder) as running:
-        yield running
 
 
 async def test_a_node_in_maintenance_gets_no_calls_while_another_serves_them_and_is_back_at_once(
