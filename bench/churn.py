@@ -8,7 +8,7 @@ other one. The first round fills the node's caches and has a line of its own. Li
 import asyncio
 import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,10 @@ async def _linked(base: str, urls: Sequence[str]) -> None:
             await asyncio.sleep(0.2)
 
 
-async def body_peaks(text: Any = "x" * BODY_BYTES, count: int = BODIES) -> list[float]:
-    """How far, in MB, the memory of a node rises above what it held for each of some of the largest legal bodies.
+async def body_peaks(values: Iterable[Any] = ("x" * BODY_BYTES,) * BODIES) -> list[float]:
+    """How far, in MB, the memory of a node rises, for each of some of the largest legal bodies.
 
-    `text`: what they are made of, a text or any other value.
+    Above what it held before the first one. `values`: what they are made of, texts or any other values.
     """
     async with (
         canned_server() as url,
@@ -90,11 +90,10 @@ async def body_peaks(text: Any = "x" * BODY_BYTES, count: int = BODIES) -> list[
         while "canned__echo" not in await client.tool_names():
             await asyncio.sleep(0.05)
         await client.call("canned__echo", {"text": "warm"})
-        peaks = []
-        for _ in range(count):
-            before = resident_bytes(process_id)
+        peaks, before = [], resident_bytes(process_id)
+        for value in values:
             Path(f"/proc/{process_id}/clear_refs").write_text("5")  # The peak begins anew.
-            await client.call("canned__echo", {"text": text})
+            await client.call("canned__echo", {"text": value})
             peaks.append((_peak_bytes(process_id) - before) / 2**20)
     return peaks
 

@@ -12,6 +12,7 @@ import orjson
 from agent.errors import AnswerUnreadable, ProtocolBroken, RpcError
 from agent.lossless_json.exact import read_json
 from agent.lossless_json.raw import answered_id, read_response
+from agent.lossless_json.unread import ARGUMENTS, Unread
 from agent.model import Json
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
@@ -52,6 +53,10 @@ def encode_request(request_id: int | str, method: str, params: Json | None) -> b
     """A request's bytes. Raises `RpcError` (invalid params) for what JSON cannot carry, before anything is sent."""
     message: Json = {"jsonrpc": "2.0", "id": request_id, "method": method}
     if params is not None:
+        if type(arguments := params.get(ARGUMENTS)) is Unread:
+            if arguments.value is None:
+                return _with_unread(message, params, arguments)
+            params = {**params, ARGUMENTS: arguments.value}
         message["params"] = params
     try:
         return orjson.dumps(message)
@@ -194,6 +199,13 @@ def swap_progress_token(params: Json | None, ours: int | str) -> tuple[Json | No
 def restore_progress_token(params: Json, theirs: Any) -> Json:
     """Params of a progress notification with the caller's own token put back."""
     return {**params, "progressToken": theirs} if theirs is not NO_TOKEN else params
+
+
+def _with_unread(message: Json, params: Json, arguments: Unread) -> bytes:
+    """The request with its arguments at its end: by hand, as orjson would hold them twice, and its output larger."""
+    message["params"] = {name: value for name, value in params.items() if name != ARGUMENTS}
+    comma = b"," if message["params"] else b""
+    return b"".join((_encode(message)[:-2], comma, b'"arguments":', arguments.raw, b"}}"))
 
 
 def _encode(message: Json) -> bytes:

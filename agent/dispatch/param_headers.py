@@ -10,6 +10,8 @@ from typing import Final
 
 import orjson
 
+from agent.errors import MCPError, RpcError
+from agent.lossless_json.unread import arguments_in
 from agent.mcp_headers import (
     PARAM_HEADER,
     ParamPath,
@@ -47,7 +49,7 @@ def asks_for_headers(schema: Json) -> bool:
 
 def disagreement(schema: Json, params: Json, headers: Mapping[str, str]) -> str | None:
     """Where a client's headers do not say what the arguments of its call say, if its tool's schema asks for headers."""
-    return param_disagreement(schema, with_whole_numbers(params.get("arguments") or {}), headers)
+    return param_disagreement(schema, with_whole_numbers(arguments_in(params) or {}), headers)
 
 
 class ParamHeaders:
@@ -62,13 +64,17 @@ class ParamHeaders:
         """The headers to send with a request, None when there are none. `told`: as from `received_headers`.
 
         Those that the schema knows repeat the arguments. Others may be for another hop, and pass (MCP 2026-07-28,
-        custom headers: intermediaries must forward what they do not recognise).
+        custom headers: intermediaries must forward what they do not recognise). Raises `RpcError` for arguments that
+        hold too many values to be looked into.
         """
         asked_for = self._asked_for(route) if method == "tools/call" else {}
         if not asked_for:
             return told or None
         known = {f"{PARAM_HEADER}{token}".lower() for token in asked_for.values()}
-        arguments = params.get("arguments")
+        try:
+            arguments = arguments_in(params)
+        except MCPError as exc:
+            raise RpcError(exc.code, exc.message) from exc
         repeated = param_headers(asked_for, with_whole_numbers(arguments)) if isinstance(arguments, dict) else {}
         return {name: value for name, value in (told or {}).items() if name not in known} | repeated or None
 

@@ -14,6 +14,7 @@ from agent.client.capabilities import shows_pages
 from agent.dispatch.next_hop import own_error
 from agent.dispatch.param_headers import asks_for_headers
 from agent.errors import MCPError
+from agent.lossless_json.unread import Unread
 from agent.model import FOR_NODE_META_KEY, Json
 from agent.routing.own_names import OwnNames, candidates
 from agent.routing.table import Route, RouteKind, RouteTable
@@ -308,7 +309,7 @@ class ListIndex:
 
 
 # Not a union, which would be made for each look.
-_OBJECT_IF_ANY: Final = (dict, type(None))
+_OBJECT_IF_ANY: Final = (dict, type(None), Unread)
 
 
 def check_object(params: Json, field: str) -> None:

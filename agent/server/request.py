@@ -1,12 +1,14 @@
 """The first steps of an MCP request over HTTP: its body within limits, and the media types of its sender.
 
-Called by the servers of both eras before anything is parsed. The one rule: a body is read whole and within its
-limits of size, values and time, or refused with a JSON-RPC error that names no ID.
+Called by the servers of both eras before anything is parsed. The one rule: a body comes whole and within its limits of
+size and time, and of values but for arguments that stay unread, or is refused with a JSON-RPC error that names no ID.
 """
 
 import asyncio
+import time
 from collections.abc import Mapping
 from functools import lru_cache
+from types import ModuleType
 from typing import Final
 
 import orjson
@@ -14,15 +16,20 @@ from aiohttp import web
 
 from agent.dispatch.param_headers import received_headers
 from agent.errors import NOT_EXECUTED
-from agent.lossless_json.values import holds_more_values
+from agent.late import Late
+from agent.lossless_json.values import VALUES_MAX, holds_more_values
+from agent.lossless_json.writable import writable
+from agent.model import Json
 from agent.rpc_codes import INVALID_REQUEST
 from agent.server.fast_path.connection import FastRequest
 
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024  # The MCP SDK's own limit for a streamable HTTP request.
 # For requests of nodes: to a client's body they add an envelope, a deadline and a session's capabilities (8 KiB).
 FROM_NODE_BYTES_MAX: Final = BODY_BYTES_MAX + 64 * 1024
-# Read, a value takes up to 200 bytes. No honest body comes near: 4 MiB of records hold two thirds of that.
-VALUES_MAX: Final = 400_000
+# The arguments of a call with a larger body stay unread (docs/adr/0026): read, they take up to forty times their bytes.
+READ_WHOLE_BYTES_MAX: Final = 256 * 1024
+# The check of a large body holds the event loop for so long at a time, but for msgspec's part of it.
+_SLICE_S: Final = 0.002
 _ADDED_VALUES_MAX: Final = 8_192  # By nodes, with what they add in bytes.
 # A body of 4 MiB in that time needs 1.1 Mbit/s; a slower sender only holds a connection.
 BODY_TIMEOUT_S: Final = 30.0
@@ -33,20 +40,45 @@ _JSON_TYPES: Final = frozenset({"*/*", "application/*", "application/json"})
 _SSE_TYPES: Final = frozenset({"*/*", "text/*", "text/event-stream"})
 
 
+def _envelope() -> ModuleType:
+    from agent.lossless_json import envelope  # noqa: PLC0415 - imports msgspec, which only large bodies need
+
+    return envelope
+
+
+_ENVELOPE: Final = Late(_envelope)
+
+
 def body_at_hand(request: web.Request) -> bytes:
     """The body, where it has come with the head; else empty."""
     return request.whole_body if isinstance(request, FastRequest) else b""
 
 
-async def read_body(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> bytes | web.Response:
-    """Return the body, or the refusal to send in its place."""
+async def read_body(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> bytes | Json | web.Response:
+    """Return the body, or the refusal to send in its place; of a large call its message, with `Unread` arguments."""
     if isinstance(request, FastRequest):  # There are no large ones.
         return request.whole_body
     body = await _whole_body(request, bytes_max)
+    if isinstance(body, bytes) and len(body) > READ_WHOLE_BYTES_MAX and (call := await _large_call(body)) is not None:
+        return call
     added = 0 if bytes_max <= BODY_BYTES_MAX else _ADDED_VALUES_MAX
     if isinstance(body, bytes) and holds_more_values(body, VALUES_MAX + added):
         return refuse(413, f"The body holds more than {VALUES_MAX} values")
     return body
+
+
+async def _large_call(body: bytes) -> Json | None:
+    """The message of a large call; None where the body has to be read whole."""
+    steps, until_s = writable(body), time.perf_counter() + _SLICE_S
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            call: Json | None = (await _ENVELOPE.get()).read_call(body) if end.value else None
+            return call
+        if time.perf_counter() >= until_s:
+            await asyncio.sleep(0)
+            until_s = time.perf_counter() + _SLICE_S
 
 
 async def _whole_body(request: web.Request, bytes_max: int) -> bytes | web.Response:

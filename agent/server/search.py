@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from agent.errors import MCPError
 from agent.lossless_json.exact import with_own_numbers
+from agent.lossless_json.unread import arguments_in
 from agent.model import Json
 from agent.routing.table import RouteTable
 from agent.rpc_codes import INVALID_PARAMS
@@ -44,7 +45,7 @@ def unwrapped(method: str, params: Json) -> Json | None:
     """The params of the call that a `call_tool` names; None for every other request. Raises `MCPError`."""
     if method != "tools/call" or params.get("name") != CALL_TOOL:
         return None
-    asked = params.get("arguments")
+    asked = arguments_in(params)
     name = asked.get("name") if isinstance(asked, dict) else None
     if not isinstance(asked, dict) or not isinstance(name, str) or name == CALL_TOOL:
         raise MCPError(code=INVALID_PARAMS, message="arguments.name: the name of another tool is required")

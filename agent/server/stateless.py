@@ -100,13 +100,14 @@ class StatelessServer:
         if (refusal := refused_by_head(request)) is not None:
             return refusal
         body = body_at_hand(request) or await read_body(request, self._body_bytes_max)
-        if not isinstance(body, bytes):
+        if isinstance(body, web.Response):
             return body
         headers = request.headers
         by_name = headers_by_name(request)
         message = read_message(body, headers, by_name)
         if not isinstance(message, dict):
             return message
+        del body  # Of a large one, its call need not hold what is in no argument.
         method, params = message["method"], with_own_affinity(message["params"])
         answer = Answer(request, message["id"])
         try:

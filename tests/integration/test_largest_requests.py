@@ -1,8 +1,9 @@
 """The largest request that a client may send reaches its server, whatever nodes on the way add to it."""
 
+import hashlib
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,14 +11,16 @@ import aiohttp
 import orjson
 import pytest
 
+from agent.lossless_json.values import VALUES_MAX
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
-from agent.server.request import BODY_BYTES_MAX, VALUES_MAX
+from agent.server.request import BODY_BYTES_MAX
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
 from tests.integration.servers.raw_session import ACCEPT, initialize_request
 from tests.integration.stateless_requests import headers, request
 
 VERSION = "2025-11-25"
+Answers = Callable[[Seen], Awaitable[tuple[bytes, bool]]]
 
 
 async def answer(request: Seen) -> tuple[bytes, bool]:
@@ -42,11 +45,15 @@ def of_size(message: Json, size: int) -> tuple[bytes, int]:
 
 
 @asynccontextmanager
-async def calling(era: Era, hops: int, tmp_path: Path) -> AsyncIterator[tuple[aiohttp.ClientSession, str, Json, Json]]:
+async def calling(
+    era: Era, hops: int, tmp_path: Path, answer: Answers = answer, *, search_mode: bool | None = None
+) -> AsyncIterator[tuple[aiohttp.ClientSession, str, Json, Json]]:
     """A client before so many nodes: where it calls, and the message and headers of its call."""
     async with (
         scripted(answer) as script,
-        front_of(tmp_path, ServerSpec("kit", HttpTarget(script.url), ServerScope.SERVICE), hops=hops) as node,
+        front_of(
+            tmp_path, ServerSpec("kit", HttpTarget(script.url), ServerScope.SERVICE), hops=hops, search_mode=search_mode
+        ) as node,
         aiohttp.ClientSession(headers={**ACCEPT, "Content-Type": "application/json"}) as http,
     ):
         params: Json = {"name": "kit__take", "arguments": {"text": ""}}
@@ -72,22 +79,156 @@ async def test_a_call_of_four_mebibytes_arrives_over_every_hop_and_a_larger_one_
             assert response.status == 413
 
 
+ROW = b'{"id" : 1.50,"name":"\\u00e9 \\ud83d\\ude00","big":12345678901234567890123,"more":1E400,"in":[{},[],null,-0]}'
+KINDS = {
+    "records": b'{"rows":[%s]}' % b",".join([ROW] * 20_000),
+    "whole numbers": b'{"rows":[%s]}' % b",".join([b"1"] * 1_000_000),
+    "small objects": b'{"rows":[%s]}' % b",".join([b'{"a":1}'] * 400_000),
+    "deep": b'{"rows":[%s]}' % b",".join([b"[" * 240 + b"1" + b"]" * 240] * 4_000),
+    "members": b"{%s}" % b",".join(b'"%06x":[%d]' % (number, number) for number in range(100_000)),
+    "a text": b'{"text":"%s"}' % ("\\ud83d\\ude00\\n" * 20_000 + "\u00e9\u6f22" * 200_000).encode(),
+    "members of one name": b'{"a":1,"a":[%s],"a":2}' % b",".join([b"1"] * 300_000),
+    "spaces": b'{"a":%s[1]}' % (b"\t " * 500_000),
+}
+
+
+async def digested(request: Seen) -> tuple[bytes, bool]:
+    """The same server, which tells what its arguments were as bytes."""
+    if request.body.get("method") != "tools/call":
+        return await answer(request)
+    arguments = request.raw.partition(b'"arguments":')[2].removesuffix(b"}}")
+    return rpc_result(request, {"content": [], "structuredContent": {"digest": digest(arguments)}}), True
+
+
+def digest(arguments: bytes) -> str:
+    return hashlib.sha256(arguments).hexdigest()
+
+
+def message_of(message: Json, arguments: bytes) -> bytes:
+    """The message with these arguments."""
+    params = {**message["params"], "arguments": orjson.Fragment(arguments)}
+    return orjson.dumps({**message, "params": params})
+
+
+async def answer_to(http: aiohttp.ClientSession, url: str, body: bytes, told: Json) -> tuple[int, Json]:
+    async with http.post(url, data=io.BytesIO(body), headers=told) as response:
+        return response.status, await response.json()
+
+
 @pytest.mark.parametrize("hops", [1, 2])
 @pytest.mark.parametrize("era", Era)
-async def test_a_call_of_as_many_values_as_are_read_arrives_over_every_hop_and_one_of_more_is_refused_at_the_first(
-    era: Era, hops: int, tmp_path: Path
+async def test_large_arguments_arrive_byte_for_byte_over_every_hop(era: Era, hops: int, tmp_path: Path) -> None:
+    async with calling(era, hops, tmp_path, digested) as (http, url, message, told):
+        for kind, arguments in KINDS.items():
+            status, answered = await answer_to(http, url, message_of(message, arguments), told)
+            assert status == 200, (kind, answered)
+            assert answered["result"]["structuredContent"] == {"digest": digest(arguments)}, kind
+
+
+@pytest.mark.parametrize("era", Era)
+async def test_large_arguments_of_several_lines_arrive_on_one(era: Era, tmp_path: Path) -> None:
+    arguments = json.dumps({"rows": [{"id": 1, "name": "a\nb"}] * 20_000}, indent=1).replace("\n", "\r\n").encode()
+    async with calling(era, 1, tmp_path, digested) as (http, url, message, told):
+        _, answered = await answer_to(http, url, message_of(message, arguments), told)
+        one_line = arguments.replace(b"\r", b" ").replace(b"\n", b" ")
+        assert answered["result"]["structuredContent"] == {"digest": digest(one_line)}
+
+
+LARGE = b'{"rows":[%s],"more":' % b",".join([b'{"a":[1,2]}'] * 40_000)
+BROKEN = {
+    "another bracket": b'{"a":[1,2,3}',
+    "two ends": b"1}}}}",
+    "a comma before the end": b"[1,2,]",
+    "no number": b"NaN",
+    "a leading zero": b"01",
+    "no UTF-8": b'"\xff"',
+    "a surrogate as UTF-8": b'"\xed\xa0\x80"',
+    "half a pair in a name": b'{"\\ud83d":1}',
+    "a control character": b'"\x01"',
+    "a line break in a text": b'"\n"',
+    "nothing but a zero byte": b"\x00",
+    "too deep": b"[" * 1_022 + b"]" * 1_022,
+}
+
+
+@pytest.mark.parametrize("era", Era)
+async def test_large_arguments_that_are_no_json_are_refused_as_small_ones_are(era: Era, tmp_path: Path) -> None:
+    async with calling(era, 1, tmp_path) as (http, url, message, told):
+        for kind, broken in BROKEN.items():
+            refusals = []
+            for begin in (b'{"more":', LARGE):
+                status, answered = await answer_to(http, url, message_of(message, begin + broken + b"}"), told)
+                refusals.append(
+                    (status, answered["error"]["code"], answered["error"]["message"].partition(": line ")[0])
+                )
+            assert refusals[0] == refusals[1], kind
+            assert refusals[0][:2] == (400, -32700), kind
+
+
+@pytest.mark.parametrize("era", Era)
+async def test_large_arguments_that_are_no_object_or_too_deep_are_refused_as_small_ones_are(
+    era: Era, tmp_path: Path
 ) -> None:
-    async with calling(era, hops, tmp_path) as (http, url, message, told):
-        arguments = message["params"]["arguments"]
-        arguments["text"] = []
-        body = orjson.dumps(message)
-        count = VALUES_MAX - sum(body.count(mark) for mark in (b",", b"[", b"{")) + 1
-        for added, status in ((0, 200), (1, 413)):
-            arguments["text"] = [1] * (count + added)
-            async with http.post(url, data=io.BytesIO(orjson.dumps(message)), headers=told) as response:
-                assert response.status == status
-                answered = await response.json()
-            if status == 413:
-                assert f"more than {VALUES_MAX} values" in answered["error"]["message"]
-            else:
-                assert answered["result"]["structuredContent"] == {"size": count}
+    async with calling(era, 1, tmp_path) as (http, url, message, told):
+        deep = b"[" * 600 + b"]" * 600
+        for small, large in (
+            (b"[1]", b"[%s]" % b",".join([b"1"] * 200_000)),
+            (b'"a"', b'"%s"' % (b"a" * 300_000)),
+            (b'{"more":%s}' % deep, LARGE + deep + b"}"),
+        ):
+            refusals = [await answer_to(http, url, message_of(message, one), told) for one in (small, large)]
+            assert refusals[0] == refusals[1]
+            assert "error" in refusals[0][1]
+
+
+@pytest.mark.parametrize("era", Era)
+async def test_too_many_values_beside_the_arguments_are_refused(era: Era, tmp_path: Path) -> None:
+    async with calling(era, 1, tmp_path) as (http, url, message, told):
+        message["params"]["more"] = [1] * VALUES_MAX
+        status, answered = await answer_to(http, url, message_of(message, KINDS["records"]), told)
+        assert status == 413
+        assert f"more than {VALUES_MAX} values" in answered["error"]["message"]
+
+
+@pytest.mark.parametrize("era", Era)
+async def test_of_arguments_that_stand_twice_the_first_go_nowhere(era: Era, tmp_path: Path) -> None:
+    async with calling(era, 1, tmp_path, digested) as (http, url, message, told):
+        for name in (b'"arguments":', b'"argum\\u0065nts":'):
+            params = orjson.dumps({**message["params"], "arguments": orjson.Fragment(KINDS["whole numbers"])})
+            twice = params[:-1] + b"," + name + b'{"a":1}}'
+            _, answered = await answer_to(http, url, orjson.dumps({**message, "params": orjson.Fragment(twice)}), told)
+            assert answered["result"]["structuredContent"] == {"digest": digest(b'{"a":1}')}
+
+
+@pytest.mark.parametrize("era", Era)
+async def test_a_tool_of_the_nodes_own_reads_large_arguments_within_the_limit_of_values(
+    era: Era, tmp_path: Path
+) -> None:
+    async with calling(era, 1, tmp_path) as (http, url, message, told):
+        message["params"]["name"] = "list_mcp_servers"
+        if era is Era.MODERN:
+            told["Mcp-Name"] = "list_mcp_servers"
+        few, many = (b'{"rows":[%s]}' % b",".join([b"1"] * count) for count in (200_000, VALUES_MAX))
+        _, answered = await answer_to(http, url, message_of(message, few), told)
+        assert answered["result"]["isError"] is True  # The tool takes no rows.
+        _, answered = await answer_to(http, url, message_of(message, many), told)
+        assert answered["error"]["code"] == -32602
+        assert f"more than {VALUES_MAX} values" in answered["error"]["message"]
+
+
+@pytest.mark.parametrize("era", Era)
+async def test_the_tool_that_calls_others_reads_large_arguments_within_the_limit_of_values(
+    era: Era, tmp_path: Path
+) -> None:
+    async with calling(era, 1, tmp_path, search_mode=True) as (http, url, message, told):
+        message["params"]["name"] = "call_tool"
+        if era is Era.MODERN:
+            told["Mcp-Name"] = "call_tool"
+        few, many = (
+            b'{"name":"kit__take","arguments":{"text":[%s]}}' % b",".join([b"1"] * count)
+            for count in (200_000, VALUES_MAX)
+        )
+        _, answered = await answer_to(http, url, message_of(message, few), told)
+        assert answered["result"]["structuredContent"] == {"size": 200_000}
+        _, answered = await answer_to(http, url, message_of(message, many), told)
+        assert f"more than {VALUES_MAX} values" in answered["error"]["message"]

@@ -183,7 +183,7 @@ class SessionServer:
         session = self._session(request, preferences) if is_of_session else None  # Refuses before the body is read.
         _check_media(request)
         body = body_at_hand(request) or await read_body(request)
-        if not isinstance(body, bytes):
+        if isinstance(body, web.Response):
             return body
         # Once more, as a session may end while a body comes, and nothing may be done in one that has ended.
         if is_of_session and not isinstance(request, FastRequest):
@@ -406,10 +406,10 @@ def _nothing(status: int) -> web.Response:
     return web.Response(status=status, content_type="application/json")
 
 
-def _read(body: bytes) -> Any:
-    """A body as JSON. Raises `_Refused`."""
+def _read(body: bytes | Json) -> Any:
+    """A body as JSON, if it is not yet read. Raises `_Refused`."""
     try:
-        return read_json(body)
+        return body if isinstance(body, dict) else read_json(body)
     except orjson.JSONDecodeError as exc:
         raise _Refused(400, f"Parse error: {exc}", PARSE_ERROR) from exc
 
