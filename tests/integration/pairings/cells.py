@@ -121,9 +121,9 @@ class Wire:
 
 
 @asynccontextmanager
-async def wire(cell: Cell, **capabilities: Any) -> AsyncIterator[Wire]:
-    """A client; `capabilities` are declared where a session begins."""
-    async with aiohttp.ClientSession(headers=ACCEPT) as http:
+async def wire(cell: Cell, *, written: Callable[[Any], str] = json.dumps, **capabilities: Any) -> AsyncIterator[Wire]:
+    """A client; `capabilities` are declared where a session begins. `written`: how it writes its messages."""
+    async with aiohttp.ClientSession(headers=ACCEPT, json_serialize=written) as http:
         client = Wire(http, cell)
         if cell.front is Era.LEGACY:
             async with http.post(cell.url, json=initialize_request(LEGACY_VERSION, **capabilities)) as response:

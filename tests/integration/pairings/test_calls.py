@@ -1,11 +1,13 @@
 """Pairings: what one request and its answer carry, in whichever era they were written and are read."""
 
 import json
+from functools import partial
 
 import pytest
 
 from agent.errors import RpcError
 from agent.model import Era, Json
+from agent.server.request import READ_WHOLE_BYTES_MAX
 from tests.integration.pairings.cells import CAPABILITIES_KEY, Cell, wire
 from tests.integration.servers.pairing_definitions import ERROR, LINKS, RESULT
 from tests.integration.test_unchanged import exactly
@@ -54,6 +56,18 @@ async def test_arguments_and_unknown_members_reach_the_server_under_its_own_name
     assert seen["name"] == "echo"
     assert same(seen["arguments"], arguments)
     assert seen["x-future"] == {"z": 1.0}
+
+
+async def test_large_arguments_of_several_lines_reach_the_server_as_they_are_beside_all_else(cell: Cell) -> None:
+    rows = [{"z": 1.0, "a": [None, {"n": 1e5}], "\u00e9": "\u00e9\n"}] * 8_000
+    params = {"name": cell.name("echo"), "arguments": {"rows": rows}, "x-future": {"z": 1.0}, "_meta": FOREIGN}
+    assert len(json.dumps(params)) > READ_WHOLE_BYTES_MAX
+    async with wire(cell, written=partial(json.dumps, indent=1)) as mcp:
+        seen = (await mcp.ask("tools/call", params))["structuredContent"]["seen"]
+    assert seen["name"] == "echo"
+    assert same(seen["arguments"], params["arguments"])
+    assert seen["x-future"] == {"z": 1.0}
+    assert seen["_meta"]["example.org/foreign"] == FOREIGN["example.org/foreign"]
 
 
 async def test_trace_and_foreign_meta_reach_the_server_and_words_of_the_mesh_do_not(cell: Cell) -> None:
