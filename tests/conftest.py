@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import pytest_asyncio.plugin
 from hypothesis import HealthCheck, settings
 
 from agent.lossless_json.exact import read_json
@@ -60,6 +61,30 @@ CLOSING_PASSES = 10
 # A child that was killed is reaped by a thread of asyncio's; it may need a moment on a busy machine.
 REAP_TIMEOUT_S = 2.0
 PROC = "/proc/self"
+
+
+class LoopTimeOfLoops:
+    """What looptime does for a fixture, for those that make a loop, which are pytest-asyncio's own.
+
+    It looks through all of pytest-asyncio to see which those are, for every fixture of every test anew.
+    """
+
+    def __init__(self, plugin: Any) -> None:
+        self._plugin = plugin
+        self.pytest_pyfunc_call = plugin.pytest_pyfunc_call
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any, request: pytest.FixtureRequest) -> Generator[None, Any, Any]:
+        """Let looptime have the loop that this fixture makes, if it makes one."""
+        if fixturedef.func.__module__ == pytest_asyncio.plugin.__name__:
+            return (yield from self._plugin.pytest_fixture_setup(fixturedef, request))
+        return (yield)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """See LoopTimeOfLoops."""
+    looptime = config.pluginmanager.unregister(name="looptime_plugin")
+    config.pluginmanager.register(LoopTimeOfLoops(looptime))
 
 
 def pytest_asyncio_loop_factories() -> dict[str, type[Loop]]:
