@@ -21,13 +21,13 @@ MIB_NEEDED := 500
 # setuptools warns of every editable installation; newer pips pass that on.
 OURSELVES := PYTHONWARNINGS=ignore $(PIP) install --quiet --no-deps --no-build-isolation --editable .
 PYTEST := $(BIN)/python -m pytest
-# Three more than the machine has cores, because tests with real processes wait much. A file's tests stay together: they
-# share servers. tests/conftest.py says which files stay together as well, and in which order they begin.
-WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 3)))
+# Four more than the machine has cores, because tests with real processes wait much. A file's tests stay together: they
+# share servers. tests/order.py says which files stay together as well, and in which order they begin.
+WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 4)))
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SAY = @printf '\n== %s\n'
 
-.PHONY: help demo run check test outside simulation chaos soak static style types binaries definitions bench lock sbom docs manifests licences from-lock clean
+.PHONY: help demo run check test all-tests outside simulation chaos soak static style bytecode types binaries definitions bench lock sbom docs manifests licences from-lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,9 +42,11 @@ check: static ## Format, lint, types, layers, unit and contract tests (under a m
 	$(SAY) "unit and contract tests, without the real Consul of make test"
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit tests/contract -m "not consul"
 
-# mypy has one core for itself and fetching waits for the network, so they go side by side.
+# mypy has one core for itself; fetching waits for the network, and workers that collect tests leave room for it.
 test: style ## Everything: check, a real Consul, all tests (under ten minutes)
-	@$(MAKE) -j2 types binaries
+	@$(MAKE) -j2 types all-tests
+
+all-tests: bytecode binaries
 	$(SAY) "all tests"
 	$(PYTEST) $(SIDE_BY_SIDE) tests
 
@@ -71,17 +73,19 @@ soak: $(VENV)/.dev ## The same for a quarter of an hour (SOAK_S=120 for two minu
 	$(SAY) "a soak of $(SOAK_S) s"
 	$(BIN)/python -m tests.chaos --for $(SOAK_S) --soak $(if $(SEED),--seed $(SEED))
 
-static: style types
+static: style bytecode types
 
 style: $(VENV)/.dev
 	$(SAY) "format, lint"
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-# Compiles for all workers and the processes that they start, too; the tests themselves as tests/bytecode.py says.
+# For all workers and the processes that they start; the tests themselves are compiled as tests/bytecode.py says.
+bytecode: $(VENV)/.dev
+	@$(BIN)/python -m compileall -q -j 0 -x '/test_[^/]*$$' agent discovery bench tests
+
 types: $(VENV)/.dev
 	$(SAY) "types, layers"
-	$(BIN)/python -m compileall -q -x '/test_[^/]*$$' agent discovery bench tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

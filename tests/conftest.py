@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import pytest_asyncio.plugin
 from hypothesis import HealthCheck, settings
 
 from agent.lossless_json.exact import read_json
@@ -26,6 +27,7 @@ from tests.e2e.copied_nodes import node_copies
 from tests.e2e.processes import environment_of
 from tests.integration.servers import warm
 from tests.measured import attach, figures_of
+from tests.order import in_order, scheduler
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
@@ -59,14 +61,30 @@ CLOSING_PASSES = 10
 # A child that was killed is reaped by a thread of asyncio's; it may need a moment on a busy machine.
 REAP_TIMEOUT_S = 2.0
 PROC = "/proc/self"
-# Files that share what takes long to start: two nodes with five servers; meshes on two catalogs and their server.
-TOGETHER = {
-    "pairings": ("tests/integration/pairings/",),
-    "shared mesh": tuple(f"tests/e2e/test_{name}.py" for name in ("observability", "offers", "servers", "tokens")),
-}
-# Tests that share nothing and wait for nothing: each goes to any worker, after all the files, so that the workers end
-# together.
-APART = ("tests/simulation/",)
+
+
+class LoopTimeOfLoops:
+    """What looptime does for a fixture, for those that make a loop, which are pytest-asyncio's own.
+
+    It looks through all of pytest-asyncio to see which those are, for every fixture of every test anew.
+    """
+
+    def __init__(self, plugin: Any) -> None:
+        self._plugin = plugin
+        self.pytest_pyfunc_call = plugin.pytest_pyfunc_call
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any, request: pytest.FixtureRequest) -> Generator[None, Any, Any]:
+        """Let looptime have the loop that this fixture makes, if it makes one."""
+        if fixturedef.func.__module__ == pytest_asyncio.plugin.__name__:
+            return (yield from self._plugin.pytest_fixture_setup(fixturedef, request))
+        return (yield)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """See LoopTimeOfLoops."""
+    looptime = config.pluginmanager.unregister(name="looptime_plugin")
+    config.pluginmanager.register(LoopTimeOfLoops(looptime))
 
 
 def pytest_asyncio_loop_factories() -> dict[str, type[Loop]]:
@@ -94,49 +112,16 @@ def pytest_collection(session: pytest.Session) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what may take longest, so that no worker is left alone with it at the end; the rest as it comes.
-
-    What is apart comes last.
-    """
-    limits_s: dict[str, float] = {}
-    places: dict[str, int] = {}
-    for place, item in enumerate(items):
-        limit, unit = item.get_closest_marker("timeout"), unit_of(item.nodeid)
-        limits_s[unit] = max(limits_s.get(unit, 0.0), limit.args[0] if limit else 0.0)
-        places.setdefault(unit, place)
-        places.setdefault(file_of(item.nodeid), place)
-
-    def key(item: pytest.Item) -> tuple[bool, float, bool, int, int]:
-        unit = unit_of(item.nodeid)
-        is_apart = unit.startswith(APART)
-        return is_apart, -limits_s[unit], unit not in TOGETHER, places[unit], places[file_of(item.nodeid)]
-
-    items.sort(key=key)
+    """Begin with what may take longest (tests/order.py)."""
+    limits = [item.get_closest_marker("timeout") for item in items]
+    tests = [(item.nodeid, limit.args[0] if limit else 0.0) for item, limit in zip(items, limits, strict=True)]
+    items[:] = [items[place] for place in in_order(tests)]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileScheduling":
-    """Give a worker whole files, and files that share servers all to one worker: each would start them anew."""
-    from xdist.scheduler import LoadFileScheduling  # noqa: PLC0415 - a run without workers does without
-
-    class ByServers(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return unit_of(nodeid)
-
-    return ByServers(config, log)
-
-
-def unit_of(nodeid: str) -> str:
-    """What one worker runs: the file, the name that stands for several files in TOGETHER, or a test that is APART."""
-    if nodeid.startswith(APART):
-        return nodeid
-    file = file_of(nodeid)
-    return next((unit for unit, paths in TOGETHER.items() if file.startswith(paths)), file)
-
-
-def file_of(nodeid: str) -> str:
-    """The file of a test."""
-    return nodeid.partition("::")[0]
+    """Say which worker has what (tests/order.py)."""
+    return scheduler(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

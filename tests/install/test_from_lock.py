@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.fetches, pytest.mark.timeout(240)]
 OLDEST, *_, NEWEST = sorted(PIPS, key=lambda version: [int(part) for part in version.split(".")])
 # Below 23.3 pip looks for `name[extra]` among all releases, whatever the lock pins (findings/pip_extras_and_hashes.sh).
 FAULTY = [version for version in PIPS if [int(part) for part in version.split(".")] < [23, 3]]
+LONG = 30  # Enough for a pip more, as install/from_lock.py counts.
 FOLDERS = ("agent", "bench", "discovery", "install", "tests", "docker", ".ci")
 
 Done = subprocess.CompletedProcess[str]
@@ -80,6 +81,35 @@ def test_every_pip_installs_the_pinned_release_beside_a_newer_one(pip: str, stag
     assert done.returncode == 0, done.stdout
     assert at.installed() == {"needs_extra-1.0", "thing-1.0", "small-1.0", f"pip-{pip}"}
     assert done.stdout.splitlines() == ["   installing 3", "   installed 3 packages", "No broken requirements found."]
+
+
+@pytest.mark.parametrize("pip", [OLDEST, NEWEST])
+def test_parts_of_a_long_lock_are_fetched_side_by_side_and_installed_as_one(
+    pip: str, stage: Callable[[str], Stage]
+) -> None:
+    at = stage(pip)
+    many = [at.world.wheel(f"number-{number}", "1.0").pin for number in range(LONG)]
+    elsewhere = 'nowhere==1.0 ; sys_platform == "win32" --hash=sha256:' + "0" * 64 + "\n"
+    done = at.from_lock(*many, elsewhere)
+    assert done.returncode == 0, done.stdout
+    assert at.installed() == {f"pip-{pip}", *(f"number_{number}-1.0" for number in range(LONG))}
+    assert len([*at.venv.glob("lib/python*/site-packages/__pycache__/number_*.pyc")]) == LONG
+    said = [f"   installing {LONG}", f"   installed {LONG} packages", "No broken requirements found."]
+    assert done.stdout.splitlines() == said
+
+
+@pytest.mark.parametrize("pip", [NEWEST])
+def test_file_that_is_not_the_locked_one_fails_a_long_lock_before_anything_is_installed(
+    pip: str, stage: Callable[[str], Stage]
+) -> None:
+    at = stage(pip)
+    many = [at.world.wheel(f"number-{number}", "1.0").pin for number in range(LONG)]
+    at.world.wheel("number-7", "1.0", "Summary: another file")
+    done = at.from_lock(*many)
+    assert done.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in done.stdout
+    assert many[7].split("sha256:")[1].strip() in done.stdout
+    assert at.installed() == {f"pip-{pip}"}
 
 
 @pytest.mark.parametrize("pip", FAULTY)
