@@ -55,13 +55,21 @@ def encode_request(request_id: int | str, method: str, params: Json | None) -> b
     if params is not None:
         if type(arguments := params.get(ARGUMENTS)) is Unread:
             if arguments.value is None:
-                return _with_unread(message, params, arguments)
+                return b"".join(_with_unread(message, params, arguments))
             params = {**params, ARGUMENTS: arguments.value}
         message["params"] = params
     try:
         return orjson.dumps(message)
     except TypeError as exc:
         raise _unwritable(exc) from exc
+
+
+def encode_parts(request_id: int | str, method: str, params: Json | None) -> tuple[bytes, ...]:
+    """As `encode_request`, in consecutive parts, so that large arguments need not be copied to be written."""
+    arguments = None if params is None else params.get(ARGUMENTS)
+    if params is None or type(arguments) is not Unread or arguments.value is not None:
+        return (encode_request(request_id, method, params),)
+    return _with_unread({"jsonrpc": "2.0", "id": request_id, "method": method}, params, arguments)
 
 
 def encode_notification(method: str, params: Json | None = None) -> bytes:
@@ -201,11 +209,11 @@ def restore_progress_token(params: Json, theirs: Any) -> Json:
     return {**params, "progressToken": theirs} if theirs is not NO_TOKEN else params
 
 
-def _with_unread(message: Json, params: Json, arguments: Unread) -> bytes:
+def _with_unread(message: Json, params: Json, arguments: Unread) -> tuple[bytes, ...]:
     """The request with its arguments at its end: by hand, as orjson would hold them twice, and its output larger."""
     message["params"] = {name: value for name, value in params.items() if name != ARGUMENTS}
     comma = b"," if message["params"] else b""
-    return b"".join((_encode(message)[:-2], comma, b'"arguments":', arguments.raw, b"}}"))
+    return _encode(message)[:-2] + comma + b'"arguments":', arguments.raw, b"}}"
 
 
 def _encode(message: Json) -> bytes:

@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(head + body)
         else:
             self._transport.write(head)
-            self._transport.write(body)
+            self._transport.write(memoryview(body))  # Of what the socket does not take, asyncio makes one copy less.
 
     def wait(self) -> None:
         """The answer to the request that was started is waited for from now on, by `answer`, which has to be called."""

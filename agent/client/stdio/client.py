@@ -126,7 +126,7 @@ class StdioClient:
         timeout_s = request.left_s()
         pending = Pending(takes_notifications=on_notification is not None)
         sent_params, pending.token = jsonrpc.swap_progress_token(self._stamped(request.params), request_id)
-        line = jsonrpc.encode_request(request_id, method, sent_params)
+        line = jsonrpc.encode_parts(request_id, method, sent_params)
         self._pending[request_id] = pending
         sent = False
         try:
@@ -135,7 +135,7 @@ class StdioClient:
                     await self._logs.show(request.params, self.server_info, self.request)
                 while not self.child.can_write:
                     await self.child.wait_writable()
-                sent, line = self._write(line), b""
+                sent, line = self._write(*line), ()
                 if on_notification is not None:
                     await pending.hand_on(on_notification)
                 message = await pending.response
@@ -266,8 +266,8 @@ class StdioClient:
     def _stamped(self, params: Json | None) -> Json | None:
         return self._stamp.params(params) if self._stamp is not None else without_envelope(params)
 
-    def _write(self, line: bytes) -> bool:
-        if not self.child.write(line):
+    def _write(self, *line: bytes) -> bool:
+        if not self.child.write(*line):
             raise self.child.ended_as(CallNotSent)
         return True
 

@@ -168,18 +168,21 @@ class Child(asyncio.SubprocessProtocol):
         """Whether a message can be handed over now without waiting."""
         return self._writable.is_set()
 
-    def write(self, line: bytes) -> bool:
-        """Hand a message (without its newline) to the child. False when its stdin is gone; nothing was written then."""
+    def write(self, *line: bytes) -> bool:
+        """Hand a message (without its newline), in consecutive parts, to the child.
+
+        False when its stdin is gone; nothing was written then.
+        """
         if self.ended or self._stdin is None or self._stdin.is_closing():
             return False
         # What a client wrote may pass as it came, with its line breaks: the child would take each line for a message.
-        if b"\n" in line or b"\r" in line:
-            line = line.translate(_AS_ONE_LINE)
-        if len(line) < _ONE_WRITE_BYTES:
-            self._stdin.write(line + b"\n")
-        else:
-            self._stdin.write(line)
-            self._stdin.write(b"\n")
+        for part in line:
+            one_line = part.translate(_AS_ONE_LINE) if b"\n" in part or b"\r" in part else part
+            if part is line[-1] and len(part) < _ONE_WRITE_BYTES:
+                self._stdin.write(one_line + b"\n")
+                return True
+            self._stdin.write(one_line)
+        self._stdin.write(b"\n")
         return True
 
     async def stop(self) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from agent.client.jsonrpc import encode_request, swap_progress_token
+from agent.client.jsonrpc import encode_parts, encode_request, swap_progress_token
 from agent.dispatch.param_headers import ParamHeaders, disagreement
 from agent.errors import MCPError, RpcError
 from agent.lossless_json.unread import Unread, arguments_in, with_arguments_read
@@ -45,6 +45,8 @@ def test_it_goes_out_byte_for_byte_as_long_as_nothing_has_read_it() -> None:
         b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","_meta":{"progressToken":9},"arguments":'
     )
     assert (encode_request(1, "tools/call", sent), token) == (head + ODD + b"}}", "p")
+    parts = encode_parts(1, "tools/call", sent)
+    assert (b"".join(parts), parts[1]) == (head + ODD + b"}}", ODD)
     assert encode_request(1, "m", {"arguments": Unread(b"{}")}).endswith(b'"params":{"arguments":{}}}')
 
 
@@ -53,6 +55,7 @@ def test_what_was_read_is_what_goes_out() -> None:
     assert arguments_in(params)["a"] == 2
     assert arguments_in(params) is arguments_in(params)
     sent = encode_request(1, "tools/call", params)
+    assert encode_parts(1, "tools/call", params) == (sent,)
     assert b'"arguments":{"a":2,"big":12345678901234567890123,"more":1e400,"s":"\xc3\xa9"}' in sent
     assert with_arguments_read(params)["arguments"] is arguments_in(params)
 
