@@ -91,9 +91,9 @@ def main(lock: str) -> int:
             from_there = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": folder}
             code = _run([[*PIP, "install", *RULE, "--no-compile", "--requirement", lock]], None, from_there)
     if code == 0:
-        # On all cores, where pip would take one. Some files are templates, and compile nowhere.
-        compiling = [sys.executable, "-m", "compileall", "-q", "-q", "-j", "0", sysconfig.get_path("purelib")]
-        subprocess.run(compiling, stdout=subprocess.DEVNULL, check=False)
+        # On all cores, where pip would take one; pip itself is compiled. Some files are templates, and compile nowhere.
+        compiling = [sys.executable, "-m", "compileall", "-q", "-q", "-j", "0", "-x", r"site-packages[/\\]pip[/\\]"]
+        subprocess.run([*compiling, sysconfig.get_path("purelib")], stdout=subprocess.DEVNULL, check=False)
     return code
 
 

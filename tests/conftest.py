@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, settings
 from agent.lossless_json.exact import read_json
 from agent.turns import Loop
 from tests.bytecode import import_from_own_share
+from tests.consul_binary import consul_binary, why_not
 from tests.e2e.copied_nodes import node_copies
 from tests.e2e.processes import environment_of
 from tests.integration.servers import warm
@@ -162,6 +163,15 @@ def warm_servers() -> Iterator[None]:
     """Let commands of `warm` start at once. A module asks for it with `pytest.mark.usefixtures`."""
     with warm.warm_servers():
         yield
+
+
+@pytest.fixture(scope="session")
+def consul_program() -> Path:
+    """A real Consul binary; the test is skipped aloud when there is none."""
+    found = consul_binary(fetch=False)
+    if found is None:
+        pytest.skip(f"NO REAL CONSUL ({why_not()}); `python -m tests.debian_binary` fetches one")
+    return found
 
 
 @pytest.fixture(autouse=True)

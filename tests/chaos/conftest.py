@@ -5,17 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.consul_binary import consul_binary, why_not
 from tests.consul_process import RunningConsul, running_consul
-
-
-@pytest.fixture(scope="session")
-def consul_program() -> Path:
-    """A real Consul binary; the test is skipped aloud when there is none."""
-    found = consul_binary(fetch=False)
-    if found is None:
-        pytest.skip(f"NO REAL CONSUL ({why_not()}); `python -m tests.debian_binary` fetches one")
-    return found
 
 
 @pytest.fixture

@@ -9,19 +9,15 @@ from discovery.consul.client import ConsulClient, open_client
 from discovery.consul.environment import ConsulSettings
 from discovery.consul.session import ConsulConnection, open_session
 from discovery.embedded.server import embedded_catalog
-from tests.consul_binary import consul_binary, why_not
 from tests.consul_process import RunningConsul, shared_consul
 from tests.contract.following import fresh_name
 from tests.ports import free_ports
 
 
 @pytest.fixture(scope="session")
-def binary() -> Path:
-    """A real Consul binary; the test is skipped aloud when there is none."""
-    found = consul_binary(fetch=False)
-    if found is None:
-        pytest.skip(f"NO REAL CONSUL ({why_not()}); `python -m tests.debian_binary` fetches one")
-    return found
+def binary(consul_program: Path) -> Path:
+    """A real Consul binary, by the name that it has in these tests."""
+    return consul_program
 
 
 @pytest.fixture(scope="session")

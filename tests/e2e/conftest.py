@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from tests.consul_binary import consul_binary, why_not
 from tests.consul_process import RunningConsul, running_consul, shared_consul
 from tests.e2e.by_hand import modern_request
 from tests.e2e.meshes import SHARED_COUNTS, SHARED_TOOLS, CatalogKind, RunningKit, SharedMesh
@@ -42,15 +41,6 @@ def end_of_log(node: RunningNode) -> str:
     """The last lines of a node's log; requests that went well say nothing about a failure."""
     lines = [line for line in node.log().splitlines() if '"MCP request"' not in line or '"ok"' not in line]
     return "\n".join(lines)[-LOG_CHARS_SHOWN:]
-
-
-@pytest.fixture(scope="session")
-def consul_program() -> Path:
-    """A real Consul binary; the test is skipped aloud when there is none."""
-    found = consul_binary(fetch=False)
-    if found is None:
-        pytest.skip(f"NO REAL CONSUL ({why_not()}); `python -m tests.debian_binary` fetches one")
-    return found
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.fetches, pytest.mark.timeout(240)]
 OLDEST, *_, NEWEST = sorted(PIPS, key=lambda version: [int(part) for part in version.split(".")])
 # Below 23.3 pip looks for `name[extra]` among all releases, whatever the lock pins (findings/pip_extras_and_hashes.sh).
 FAULTY = [version for version in PIPS if [int(part) for part in version.split(".")] < [23, 3]]
-LONG = 30  # Enough for a pip more, as install/from_lock.py counts.
+LONG = 20  # Enough for two pips, as install/from_lock.py counts.
 FOLDERS = ("agent", "bench", "discovery", "install", "tests", "docker", ".ci")
 
 Done = subprocess.CompletedProcess[str]
