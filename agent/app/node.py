@@ -189,7 +189,7 @@ class Node:
                 plans.node_registration(self._settings, self._identity, self._port, self._node_state.epoch),
                 sources.take_home,
                 CatalogCache(self._node_state.folder),
-                maintenance=SavedMaintenance(self._node_state.folder),
+                maintenance=SavedMaintenance(self._node_state.folder, mesh.take_own_maintenance),
                 others=sources,
             )
             self._files.begin(self._readers_of_files())

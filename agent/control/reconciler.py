@@ -86,6 +86,7 @@ class Mesh:
         self.catalog = Catalog()
         self.servers: tuple[ServerSpec, ...] = ()
         self.maintenance = Maintenance()
+        self._own_maintenance = ""
         self._supervisor = supervisor
         self._store = store
         self._pinning = pinning
@@ -229,6 +230,12 @@ class Mesh:
         self.catalog = catalog
         self._absences.caught_catalog()
         self._request()
+
+    def take_own_maintenance(self, reason: str) -> None:
+        """What Consul's agent says of our own entry; empty for none."""
+        if reason != self._own_maintenance:
+            self._own_maintenance = reason
+            self.wake()
 
     def take_servers(self, servers: Sequence[ServerSpec]) -> None:
         """A new configuration of local servers."""
@@ -406,10 +413,10 @@ class Mesh:
             return
         before, self.maintenance = (
             self.maintenance,
-            maintenance_of(self.catalog, self.own.node_id, self._desired.values()),
+            maintenance_of(self.catalog, self.own.node_id, self._desired.values(), self._own_maintenance),
         )
         if self.maintenance != before:
-            log_changes(before, self.maintenance)
+            log_changes(before, self.maintenance, {spec.name for spec in self._desired.values()})
             self._hooks.drained(self.maintenance.backends)
 
     async def _rebuild_routes(self, changed: Collection[str] | None) -> None:

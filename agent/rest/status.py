@@ -237,7 +237,7 @@ class NodeStatus:
             },
             "peers": [describe_peer(view, now_s) for view in peers],
             "departed": [describe_departed(one, now_s) for one in self._mesh.departed()],
-            **describe_notes(self._mesh, self._pinning, self._membership().registrar),
+            **describe_notes(self._mesh, self._pinning, self._membership()),
         }
 
     def _hinted(self, described: Json) -> Json:

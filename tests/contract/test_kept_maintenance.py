@@ -214,3 +214,28 @@ async def test_maintenance_that_was_taken_up_again_ends_after_its_token_was_repl
                 await node.maintain()
                 await node.shows("")
             await node.shows()
+
+
+async def test_a_token_that_may_not_read_nodes_keeps_and_obeys_what_the_agent_says_of_our_entry(
+    guarded: RunningConsul, tmp_path: Path
+) -> None:
+    ours, heard = Registration("blind-1", "mcp-node", 8000), list[str]()
+    record = SavedMaintenance(tmp_path, heard.append)
+    own_rules = 'service "mcp-node" { policy = "write" }'
+    settings = replace(guarded.settings(), token=await guarded.token_for(own_rules))
+    async with open_session(guarded.settings()) as session:
+        peers = Follower(session.source("mcp-node"))
+        node = Node(guarded, ours, record, peers, settings)
+        async with running(peers.run()):
+            async with node.run() as registrar:
+                await node.maintain(REASON)
+                registrar.verify()
+                await node.keeps(REASON)
+            async with node.run() as registrar:
+                await node.shows(REASON)
+                await until(lambda: registrar.status.resumed == REASON, what="taken up again")
+                await node.maintain()
+                registrar.verify()
+                await node.keeps(None)
+            assert [one for i, one in enumerate(heard) if heard[i - 1 : i] != [one]] == ["", REASON, ""]
+            await node.shows()
