@@ -30,7 +30,7 @@ from agent.late import give_back_memory
 from agent.links.actions import reconcile
 from agent.links.link import Link
 from agent.links.supervisor import Supervisor
-from agent.model import PUBLIC_NAME_LEN_MAX, BackendSpec, LinkView, NodeIdentity, PeerSpec, ServerSpec
+from agent.model import PUBLIC_NAME_LEN_MAX, BackendSpec, LinkView, NodeIdentity, PeerSpec, ServerSpec, Suppression
 from agent.routing.away import Absence
 from agent.routing.client_names import AS_BETWEEN_NODES, ClientNames
 from agent.routing.table import Route, RouteKind, RouteTable
@@ -177,6 +177,14 @@ class Mesh:
         found = [view for view in peers if view.spec.name == name]
         found += [view for view in peers if isinstance(view.spec, PeerSpec) and name in view.spec.aliases]
         return found[0] if found else None
+
+    def hiding(self, word: str) -> tuple[Suppression, ...]:
+        """What would keep what the catalog calls so away, also where it has no link."""
+        return self._selector.hiding(word)
+
+    def keeping_away(self, word: str) -> Collection[Suppression]:
+        """The orders that keep away what is called so, also where its node has another name by now."""
+        return self._selector.keeping_away(word)
 
     def find_node(self, name: str) -> LinkView | None:
         """The connected link to the node that calls itself so, or that we call so; None when there is none."""
