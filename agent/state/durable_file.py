@@ -5,13 +5,11 @@ Called by `agent.state.overrides`, `agent.state.identity` and `agent.cli.servers
 """
 
 import asyncio
-import errno
 import logging
 import os
-import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from agent.errors import ConfigRefused
 
@@ -24,18 +22,6 @@ Stamp = tuple[int, int, int] | None
 
 FILE_MODE = 0o600  # Overrides hold tokens.
 FOLDER_MODE = 0o700
-
-
-def open_to_read(path: Path) -> BinaryIO:
-    """An ordinary file, open. Raises OSError, also for a pipe or a device in its place, which might be waited for."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
-    return os.fdopen(descriptor, "rb")
 
 
 def write_durably(path: Path, content: bytes, *, like: os.stat_result | None = None) -> None:
@@ -83,19 +69,31 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-async def watch_file(path: Path, changed: Callable[[], None]) -> None:
-    """Call `changed` after every change of `path`, until cancelled; also when it appears or vanishes."""
-    known = _stamp(path)
+async def watch_files(
+    paths: Sequence[Path],
+    changed: Callable[[Path], Awaitable[None]],
+    look: Callable[[Sequence[Path]], Awaitable[Sequence[Stamp]]],
+) -> None:
+    """Call `changed` after every change of one of `paths`, until cancelled; also when one appears or vanishes.
+
+    `look`: gives their `stamps`; from a thread, where a network's file system may be slow.
+    """
+    known = await look(paths)
     while True:
         await asyncio.sleep(POLL_EVERY_S)
-        stamp = _stamp(path)
-        if stamp == known:
-            continue
-        known = stamp
-        try:
-            changed()
-        except Exception:  # The top of an eternal loop: the next change must be seen.
-            log.exception("a changed file could not be taken", extra={"path": str(path)})
+        before, known = known, await look(paths)
+        for path, was, now in zip(paths, before, known, strict=True):
+            if was == now:
+                continue
+            try:
+                await changed(path)
+            except Exception:  # The top of an eternal loop: the next change must be seen.
+                log.exception("a changed file could not be taken", extra={"path": str(path)})
+
+
+def stamps(paths: Sequence[Path]) -> list[Stamp]:
+    """What of each file changes with its content; None where there is none. Blocks on the disk."""
+    return [_stamp(path) for path in paths]
 
 
 def _stamp(path: Path) -> Stamp:

@@ -10,7 +10,9 @@ from typing import Final
 
 from discovery.consul.environment import ConsulSettings
 from discovery.model import SettingsRefused
+from discovery.ordinary_file import open_to_read
 
+PEM_BYTES_MAX: Final = 16 * 1024 * 1024  # All authorities of a system take under 1 MiB.
 _NAMES: Final = "CONSUL_CACERT, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
 
 
@@ -27,7 +29,8 @@ class TlsSource:
         try:
             self._context = _context(settings) if self._is_needed else None
         except (OSError, ssl.SSLError) as exc:
-            raise SettingsRefused(f"{_NAMES}: a file cannot be used ({exc}): name readable PEM files") from exc
+            why = f"{exc.filename}: {exc.strerror}" if exc.filename and exc.strerror else str(exc)
+            raise SettingsRefused(f"{_NAMES}: a file cannot be used ({why}): name readable PEM files") from exc
 
     def __repr__(self) -> str:
         return f"<TlsSource {len(self._paths)} files>"
@@ -52,6 +55,8 @@ class TlsSource:
 
 
 def _context(settings: ConsulSettings) -> ssl.SSLContext:
+    for path in filter(None, (settings.ca_cert, settings.client_cert, settings.client_key)):
+        open_to_read(path, PEM_BYTES_MAX).close()  # OpenSSL would wait for a pipe, and read on without end.
     context = ssl.create_default_context(cafile=settings.ca_cert)
     if not settings.verify:
         context.check_hostname = False

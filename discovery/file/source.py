@@ -12,7 +12,6 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -20,6 +19,7 @@ import orjson
 from discovery import clock
 from discovery.file.groups import instances_of
 from discovery.model import Catalog, Instance, SourceStatus
+from discovery.ordinary_file import open_to_read
 from discovery.shown import Shown
 
 log = logging.getLogger(__name__)
@@ -143,10 +143,9 @@ def _read_again(name: str, stamp: _Stamp, known: _File) -> _File:
 
 
 def _read(name: str, stamp: _Stamp, before: tuple[Instance, ...]) -> _File:
-    if stamp[1] > FILE_BYTES_MAX:
-        return _File(stamp, before, f"it is longer than {FILE_BYTES_MAX} bytes")
     try:
-        return _File(stamp, instances_of(name, _parsed(name, Path(name).read_bytes())))
+        with open_to_read(name, FILE_BYTES_MAX) as file:
+            return _File(stamp, instances_of(name, _parsed(name, file.read(FILE_BYTES_MAX))))
     except OSError as exc:
         return _File(stamp, before, exc.strerror or type(exc).__name__)
     except ValueError as exc:
