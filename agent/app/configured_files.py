@@ -97,9 +97,10 @@ class ConfiguredFiles:
         async def changed(path: Path) -> None:
             await self._take(then for one, then in pairs if one == path)
 
+        if not pairs:
+            return  # The thread is there for an operator's reload.
         try:
-            if pairs:
-                await watch_files([path for path, _ in pairs], changed, look)
+            await watch_files([path for path, _ in pairs], changed, look)
         finally:
             self._thread.shutdown(wait=False)
 

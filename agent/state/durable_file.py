@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,17 @@ def write_durably(path: Path, content: bytes, *, like: os.stat_result | None = N
     """
     draft = path.with_name(f"{path.name}.tmp")  # One writer: what a crash leaves here is overwritten by the next one.
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
+    try:
+        _write(descriptor, content, like)
+        os.replace(draft, path)  # noqa: PTH105 - beside os.fsync, the four steps read as what they are
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink()  # It may hold secrets, and the last blocks of a full disk.
+        raise
+    _sync_folder(path.parent)
+
+
+def _write(descriptor: int, content: bytes, like: os.stat_result | None) -> None:
     with os.fdopen(descriptor, "wb") as file:
         if like is not None and (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
             os.fchown(descriptor, like.st_uid, like.st_gid)
@@ -40,8 +52,6 @@ def write_durably(path: Path, content: bytes, *, like: os.stat_result | None = N
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(draft, path)  # noqa: PTH105 - beside os.fsync, the four steps read as what they are
-    _sync_folder(path.parent)
 
 
 def make_private_folder(folder: Path) -> None:

@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from discovery.model import SettingsRefused
 from discovery.ordinary_file import open_to_read
+from discovery.patient_look import PatientLook
 
 log = logging.getLogger(__name__)
 
@@ -187,13 +188,21 @@ class TokenSource:
         self._token_now, self._admission = settings.token_now, settings.admission
         self._stamp: _Stamp | None = None
         self._fault = ""
+        self._look = PatientLook(self._read)
+        if self._path is not None:
+            self._read()  # A start has nothing else to go on.
 
     def current(self) -> str | None:
         """The token to send now, or None for anonymous requests."""
         if self._token_now is not None:
             return self._token_now()
-        if self._path is None:
-            return self._token
+        if self._path is not None and not self._look.take():
+            self._note("its file system does not answer")
+        return self._token
+
+    def _read(self) -> None:
+        """In a thread, but for the first time."""
+        assert self._path is not None
         try:
             status = os.stat(self._path)  # noqa: PTH116 - one system call on every request, kept as plain as it is
             stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
@@ -207,7 +216,6 @@ class TokenSource:
             self._note("")  # It may be on its way to being replaced.
         except (OSError, UnicodeDecodeError) as exc:
             self._note("it is not UTF-8" if isinstance(exc, UnicodeDecodeError) else exc.strerror or str(exc))
-        return self._token
 
     def _note(self, fault: str) -> None:
         if fault and fault != self._fault:

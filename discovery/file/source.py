@@ -7,6 +7,7 @@ YAML: what lacks peers is taken when it has not changed until the next look.
 """
 
 import asyncio
+import codecs
 import glob
 import logging
 import os
@@ -157,10 +158,10 @@ def _read(name: str, stamp: _Stamp, before: tuple[Instance, ...]) -> _File:
 def _parsed(name: str, content: bytes) -> Any:
     """Raises ValueError."""
     if not name.endswith(_YAML):
-        return orjson.loads(content)
+        return orjson.loads(content.removeprefix(codecs.BOM_UTF8))
     import yaml  # type: ignore[import-untyped]  # noqa: PLC0415 - few nodes need it, and it is slow to import
 
     try:
-        return yaml.safe_load(content)
+        return yaml.safe_load(content)  # Not by libyaml: brackets in brackets without end crash the process there.
     except yaml.YAMLError as exc:
         raise ValueError(str(exc)) from exc

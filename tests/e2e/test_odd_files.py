@@ -6,6 +6,7 @@ The one rule: a running node goes on with what each file said last.
 import hashlib
 import json
 import os
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -80,6 +81,18 @@ async def test_a_start_with_a_pipe_in_place_of_the_servers_file_names_it_and_end
     process = spawn_node(log, environment_of(settings))
     assert await process.wait() == 2
     assert f"{path}: the servers file cannot be read: {FIX}" in log.read_text()
+
+
+async def test_a_node_without_any_file_reads_none_again_and_reloads_all_the_same(
+    start: StartNode, tmp_path: Path
+) -> None:
+    node = await start("one", tmp_path / "one", MESH_DISCOVERY="off")
+    node.process.send_signal(signal.SIGHUP)
+    await eventually(partial(has_said, node, "reload asked for by a signal"))
+    async with node.client() as client:
+        told = await client.call_tool("reload_all_mcp_servers")
+    assert not told.is_error
+    assert [one for one in node.events() if one["level"] in ("warning", "error")] == []
 
 
 def put_pipe(path: Path) -> None:

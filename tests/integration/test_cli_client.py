@@ -392,7 +392,7 @@ async def test_peer_that_is_not_there_is_answered_with_the_nearest_one(capsys: p
     assert "did you mean node-2?" in capsys.readouterr().err
 
 
-async def test_a_reset_that_finds_no_order_never_suggests_its_own_word_nor_a_peer_without_one(
+async def test_a_reset_that_finds_no_order_suggests_neither_what_was_written_nor_a_peer_without_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     peers = [{"name": "two", "source": "discovery"}, {"name": "twos", "source": "override"}]

@@ -56,6 +56,13 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
     assert (tmp_path / "x.json").read_bytes() == b"old"
 
 
+def test_a_write_that_is_refused_leaves_no_draft_with_its_secrets(tmp_path: Path) -> None:
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_durably(tmp_path / "x.json", b"secret")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
 def test_a_draft_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_bytes(b"precious")
