@@ -1,18 +1,16 @@
 """The files of a node that are read again when they change, or when a signal asks for it: servers, views, tokens.
 
 Made by `agent.app.node`, which starts what watches them. The one rule: a file that cannot be used leaves the running
-configuration as it is, and says why. They are looked at and read in a thread of their own: a file system of a network
-that hangs holds up nothing else, neither the node nor the threads that others need.
+configuration as it is, and says why. They are looked at and read apart from the loop: a file system of a network that
+hangs holds up nothing else.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from agent.app import plan as plans
 from agent.app.access import Access
@@ -27,10 +25,9 @@ from agent.identity.keeper import AssociationKeeper
 from agent.identity.mesh_secret import mesh_secrets
 from agent.metrics import Metrics
 from agent.state.durable_file import Stamp, stamps, watch_files
+from discovery.patient_look import look_apart
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,6 @@ class ConfiguredFiles:
         self.views = read_views(settings.views_file, settings.servers_file)
         log_faults(self.views)
         self._rotations = 0
-        self._thread = ThreadPoolExecutor(1, "configured files")
         self._one_at_a_time = asyncio.Lock()  # What was read last is what counts.
         self._readers: Readers | None = None
 
@@ -92,17 +88,13 @@ class ConfiguredFiles:
         pairs = self._watched()
 
         async def look(paths: Sequence[Path]) -> Sequence[Stamp]:
-            return await self._read(partial(stamps, paths))
+            return await look_apart(partial(stamps, paths))
 
         async def changed(path: Path) -> None:
             await self._take(then for one, then in pairs if one == path)
 
-        if not pairs:
-            return  # The thread is there for an operator's reload.
-        try:
+        if pairs:
             await watch_files([path for path, _ in pairs], changed, look)
-        finally:
-            self._thread.shutdown(wait=False)
 
     async def reread(self) -> None:
         """Read all of them again, as a signal asked; raises nothing."""
@@ -117,10 +109,6 @@ class ConfiguredFiles:
             for then in dict.fromkeys(thens):
                 await then()
 
-    async def _read(self, read: Callable[[], T]) -> T:
-        """Read in the thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, read)
-
     async def read_servers(self) -> None:
         """Read the servers file again. Raises `ConfigRefused`; the running configuration stays as it is then."""
         async with self._one_at_a_time:
@@ -128,7 +116,7 @@ class ConfiguredFiles:
 
     async def _read_servers(self) -> None:
         try:
-            file = await self._read(partial(plans.servers_of, self._settings))
+            file = await look_apart(partial(plans.servers_of, self._settings))
         except ConfigRefused as exc:
             self.servers_fault, self._made.metrics.servers_file_ok = str(exc), False
             raise
@@ -160,7 +148,7 @@ class ConfiguredFiles:
 
     async def _reread_views(self) -> None:
         before, settings = self.views, self._settings
-        self.views = await self._read(partial(read_views, settings.views_file, settings.servers_file, before))
+        self.views = await look_apart(partial(read_views, settings.views_file, settings.servers_file, before))
         if self.views != before:
             log.info("views read", extra={"views": len(self.views.views)})
             log_faults(self.views)
@@ -170,12 +158,12 @@ class ConfiguredFiles:
         self._made.access.file_changed()
 
     async def _reread_tls(self) -> None:
-        await self._read(self._made.tls.read_again)
+        await look_apart(self._made.tls.read_again)
 
     async def _reread_tokens(self) -> None:
         made = self._made
         try:
-            tokens, peer_tokens = await self._read(partial(read_tokens_again, self._settings))
+            tokens, peer_tokens = await look_apart(partial(read_tokens_again, self._settings))
         except ConfigRefused as exc:
             log.warning("token file refused, the tokens stay", extra={"reason": str(exc)})
             return

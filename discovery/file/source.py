@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -21,6 +22,7 @@ from discovery import clock
 from discovery.file.groups import instances_of
 from discovery.model import Catalog, Instance, SourceStatus
 from discovery.ordinary_file import open_to_read
+from discovery.patient_look import look_apart
 from discovery.shown import Shown
 
 log = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ class FileSource:
             self._files = _files_of(before, clock.now_s())
             yield before
         while True:
-            await asyncio.to_thread(self._look, clock.now_s())
+            await look_apart(partial(self._look, clock.now_s()))
             self._note_faults()
             catalog = Catalog(tuple(one for name in sorted(self._files) for one in self._files[name].instances))
             known = any(not file.fault or file.instances for file in self._files.values())
