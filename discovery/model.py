@@ -137,7 +137,8 @@ class RegistrarStatus:
     leave or are refused. `holder`: the Consul node that we are registered under, empty where that is not known; an
     entry of ours under another one is left over. `rival`: where another process is that registers under our service ID
     with the same agent, empty where none does. `resumed`: the operator's reason of a maintenance that was registered
-    again because our entry had gone, until it ends.
+    again because our entry had gone, until it ends. `unkept`: why the operator's maintenance would not outlive us, or
+    is not known from before; empty where neither is so.
     """
 
     registered: bool = False
@@ -147,6 +148,7 @@ class RegistrarStatus:
     holder: str = ""
     rival: str = ""
     resumed: str = ""
+    unkept: str = ""
 
 
 def is_listed(source: SourceStatus, registrar: RegistrarStatus) -> bool:
@@ -165,9 +167,16 @@ class MaintenanceRecord(Protocol):
         """Keep a reason; None: the maintenance has ended. Returns whether it is kept; raises nothing."""
         ...
 
+    @property
+    def fault(self) -> str:
+        """Why nothing is known of before, or the last word is not kept; empty where neither is so."""
+        ...
+
 
 class _Forgetful:
     """For an entry that ends with its process."""
+
+    fault = ""
 
     async def load(self) -> str | None:
         return None

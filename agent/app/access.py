@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from agent.audit.trail import Trail
@@ -19,6 +20,7 @@ from agent.errors import ConfigRefused
 from agent.model import Json
 from agent.rest.oauth import OAuthVerifier
 from agent.rest.tokens import TokenTable
+from discovery.patient_look import look_apart
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ class Access:
         """With a fault, the tokens stay as they were, and status says so."""
         assert self._path is not None
         try:
-            named, rules = await asyncio.to_thread(read_whole_file, self._path, self._short)
+            named, rules = await look_apart(partial(read_whole_file, self._path, self._short))
         except ConfigRefused as exc:
             if self._fault != str(exc):
                 self._audit.note("tokens.refused", "node", why=str(exc))

@@ -1,12 +1,15 @@
 """The files of a node that are read again when they change, or when a signal asks for it: servers, views, tokens.
 
 Made by `agent.app.node`, which starts what watches them. The one rule: a file that cannot be used leaves the running
-configuration as it is, and says why.
+configuration as it is, and says why. They are looked at and read apart from the loop: a file system of a network that
+hangs holds up nothing else.
 """
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from agent.app import plan as plans
@@ -21,6 +24,8 @@ from agent.errors import ConfigRefused
 from agent.identity.keeper import AssociationKeeper
 from agent.identity.mesh_secret import mesh_secrets
 from agent.metrics import Metrics
+from agent.state.durable_file import Stamp, stamps, watch_files
+from discovery.patient_look import look_apart
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +54,7 @@ class ConfiguredFiles:
         self.views = read_views(settings.views_file, settings.servers_file)
         log_faults(self.views)
         self._rotations = 0
+        self._one_at_a_time = asyncio.Lock()  # What was read last is what counts.
         self._readers: Readers | None = None
 
     def __repr__(self) -> str:
@@ -64,29 +70,53 @@ class ConfiguredFiles:
         assert self._readers is not None, "nothing is read again before the node is made"
         return self._readers
 
-    def watched(self) -> list[tuple[Path, Callable[[], None]]]:
+    def _watched(self) -> list[tuple[Path, Callable[[], Awaitable[None]]]]:
         """Each file with what reads it again."""
         settings, made = self._settings, self._made
-        pairs: list[tuple[Path | None, Callable[[], None]]] = [
+        pairs: list[tuple[Path | None, Callable[[], Awaitable[None]]]] = [
             (settings.servers_file, self._reread_servers),
             (settings.views_file, self._reread_views),
             (settings.token_file, self._reread_tokens),
-            (settings.tokens_file, made.access.file_changed),
+            (settings.tokens_file, self._reread_named_tokens),
             (settings.peer_token_file, self._reread_tokens),
-            *((path, made.tls.read_again) for path in made.tls.paths),
+            *((path, self._reread_tls) for path in made.tls.paths),
         ]
         return [(path, then) for path, then in pairs if path is not None]
 
-    def reread(self) -> None:
-        """Read all of them again, as a signal asked."""
-        log.info("reload asked for by a signal")
-        for then in dict.fromkeys(then for _, then in self.watched()):
-            then()
+    async def watch(self) -> None:
+        """Read each file again when it has changed, until cancelled."""
+        pairs = self._watched()
 
-    def read_servers(self) -> None:
-        """Read the servers file again. Raises `ConfigRefused`; the running configuration stays as it is then."""
+        async def look(paths: Sequence[Path]) -> Sequence[Stamp]:
+            return await look_apart(partial(stamps, paths))
+
+        async def changed(path: Path) -> None:
+            await self._take(then for one, then in pairs if one == path)
+
+        if pairs:
+            await watch_files([path for path, _ in pairs], changed, look)
+
+    async def reread(self) -> None:
+        """Read all of them again, as a signal asked; raises nothing."""
+        log.info("reload asked for by a signal")
         try:
-            file = plans.servers_of(self._settings)
+            await self._take(then for _, then in self._watched())
+        except Exception:  # The top of a task of the node's group, which it must not end.
+            log.exception("what a signal asked for could not be done")
+
+    async def _take(self, thens: Iterable[Callable[[], Awaitable[None]]]) -> None:
+        async with self._one_at_a_time:
+            for then in dict.fromkeys(thens):
+                await then()
+
+    async def read_servers(self) -> None:
+        """Read the servers file again. Raises `ConfigRefused`; the running configuration stays as it is then."""
+        async with self._one_at_a_time:
+            await self._read_servers()
+
+    async def _read_servers(self) -> None:
+        try:
+            file = await look_apart(partial(plans.servers_of, self._settings))
         except ConfigRefused as exc:
             self.servers_fault, self._made.metrics.servers_file_ok = str(exc), False
             raise
@@ -107,27 +137,33 @@ class ConfiguredFiles:
             }
             log.warning("servers file: an entry is left out", extra=extra)
 
-    def _reread_servers(self) -> None:
-        self._reread_views()
+    async def _reread_servers(self) -> None:
+        await self._reread_views()
         try:
-            self.read_servers()
+            await self._read_servers()
             left_out = len(self.servers.left_out)
             log.info("servers file read again", extra={"servers": len(self._made.mesh.servers), "left_out": left_out})
         except ConfigRefused as exc:
             log.warning("servers file refused, the running configuration stays", extra={"reason": str(exc)})
 
-    def _reread_views(self) -> None:
+    async def _reread_views(self) -> None:
         before, settings = self.views, self._settings
-        self.views = read_views(settings.views_file, settings.servers_file, before)
+        self.views = await look_apart(partial(read_views, settings.views_file, settings.servers_file, before))
         if self.views != before:
             log.info("views read", extra={"views": len(self.views.views)})
             log_faults(self.views)
             self._made.views_changed()
 
-    def _reread_tokens(self) -> None:
+    async def _reread_named_tokens(self) -> None:
+        self._made.access.file_changed()
+
+    async def _reread_tls(self) -> None:
+        await look_apart(self._made.tls.read_again)
+
+    async def _reread_tokens(self) -> None:
         made = self._made
         try:
-            tokens, peer_tokens = read_tokens_again(self._settings)
+            tokens, peer_tokens = await look_apart(partial(read_tokens_again, self._settings))
         except ConfigRefused as exc:
             log.warning("token file refused, the tokens stay", extra={"reason": str(exc)})
             return

@@ -82,7 +82,6 @@ from agent.server.sessions.sealed_id import seal_keys
 from agent.server.views import Views
 from agent.server.write_deadline import write_deadline_middleware
 from agent.state.catalog_cache import CatalogCache
-from agent.state.durable_file import watch_file
 from agent.state.ended_sessions import EndedSessions
 from agent.state.identity import NodeState
 from agent.state.known_names import KnownNames
@@ -189,14 +188,14 @@ class Node:
                 plans.node_registration(self._settings, self._identity, self._port, self._node_state.epoch),
                 sources.take_home,
                 CatalogCache(self._node_state.folder),
-                maintenance=SavedMaintenance(self._node_state.folder),
+                maintenance=SavedMaintenance(self._node_state.folder, mesh.take_own_maintenance),
                 others=sources,
             )
             self._files.begin(self._readers_of_files())
             runner = await self._start_serving()
             standing = self._standing(tasks, runner)
             member, self.state = tasks.create_task(self._membership.run(), name="membership"), "ready"
-            signals.reload = self._files.reread
+            signals.reload = lambda: tasks.create_task(self._files.reread(), name="reload")
             settle_memory()
             own = self._identity
             self._audit.note("node.started", "node", version=__version__, name=own.name)
@@ -229,10 +228,7 @@ class Node:
             tasks.create_task(self._feed.run(), name="feed of the page"),
             *(tasks.create_task(e.notices.run(), name=f"notices {e.path}") for e in self._endpoints),
             *(tasks.create_task(self._sources.follow(*one), name=one[0]) for one in self._listed),
-            *(
-                tasks.create_task(watch_file(path, then), name=f"watch {path.name}")
-                for path, then in self._files.watched()
-            ),
+            tasks.create_task(self._files.watch(), name="configured files"),
         ]
 
     async def _start_serving(self) -> web.AppRunner:

@@ -122,5 +122,5 @@ def did_you_mean(given: str, known: Any) -> str:
     """`; did you mean x?` for the nearest of the known names, empty where none is near."""
     from difflib import get_close_matches  # noqa: PLC0415 - for failures alone
 
-    near = get_close_matches(given, [str(name) for name in known], n=2, cutoff=0.6)
+    near = get_close_matches(given, [str(name) for name in known if name != given], n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(near)}?" if near else ""

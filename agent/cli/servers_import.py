@@ -4,6 +4,7 @@ Called by `agent.cli.parser`. Reads files, writes one, starts nothing. The one r
 variables are printed, never a value, because values are where people keep their keys.
 """
 
+import errno
 import fcntl
 import os
 import stat
@@ -114,7 +115,9 @@ def write_servers(path: Path, text: str) -> None:
         before = path.stat() if path.exists() else None
         write_durably(path, text.encode(), like=before)
     except OSError as exc:
-        raise ConfigRefused(f"{path}: the servers file cannot be written: {exc.strerror}") from exc
+        # A file that is mounted alone, as into a container, cannot be replaced.
+        fix = "; mount its folder, or change it where it is mounted from" if exc.errno == errno.EBUSY else ""
+        raise ConfigRefused(f"{path}: the servers file cannot be written: {exc.strerror}{fix}") from exc
     if before is not None and stat.S_IMODE(before.st_mode) & 0o004:
         print_fault(f"{path} can be read by every user of this machine; keys in it are no secret to them (chmod o-r)")
 

@@ -102,7 +102,10 @@ def _delete_peer(args: Namespace, query: str) -> int:
     except CliFailed as exc:
         if exc.error != "unknown_peer":
             raise
-        known = [peer.get("name") for peer in rows_in(ask(node, "GET", PEERS_PATH)[0], "peers")]
+        listed, _ = ask(node, "GET", PEERS_PATH)
+        rows = rows_in(listed, "peers")
+        known = [peer.get("name") for peer in rows if not query or peer.get("source") == "override"]
+        known += suppressed_names(listed) if query else []
         raise with_nearest(exc, args.name, known) from exc
     _say(args, data, message)
     _say_note(args, data)

@@ -27,6 +27,7 @@ from agent.config.found import find_values
 from agent.config.tokens_file import HASHES_MAX, NAME, NAME_RULE, SECTION, check_tokens, parse_moment
 from agent.errors import ConfigRefused
 from agent.state.durable_file import write_durably
+from discovery.ordinary_file import open_to_read
 
 # So that tools which look for leaked secrets know one; what follows has 256 random bits.
 PREFIX: Final = "mesh_"
@@ -119,7 +120,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with open_to_read(path) as file:
+            return file.read().decode("utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigRefused(f"{path}: the tokens file cannot be read: {exc}") from exc
 

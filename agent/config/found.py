@@ -14,6 +14,7 @@ from typing import Any
 from agent.config.table import BY_NAME, CLIENT_VARIABLES, FILE_TWINS, SETTINGS, Setting
 from agent.config.values import parse_path
 from agent.errors import ConfigRefused
+from discovery.ordinary_file import open_to_read
 
 _FILE_BYTES_MAX = 256 * 1024
 
@@ -83,7 +84,7 @@ def _merged(layers: list[dict[str, Found]]) -> dict[str, Found]:
 
 def _read_file(path: Path, origin: str) -> dict[str, Found]:
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             raw = file.read(_FILE_BYTES_MAX + 1)
     except OSError as exc:
         raise ConfigRefused(f"config_file ({origin}): {path} cannot be read: {exc.strerror}") from exc

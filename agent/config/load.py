@@ -19,6 +19,7 @@ from agent.config.values import StaticPeer, is_loopback
 from agent.errors import ConfigRefused
 from agent.model import MASK, ServerScope, TlsFiles, masked_url
 from discovery.model import SettingsRefused
+from discovery.ordinary_file import open_to_read
 
 if TYPE_CHECKING:
     from agent.authority.grant import NamedToken
@@ -180,7 +181,7 @@ def read_token_file(path: Path) -> tuple[str, ...]:
     Raises `ConfigRefused`.
     """
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             raw = file.read(TOKEN_FILE_BYTES_MAX + 1)
     except OSError as exc:
         raise ConfigRefused(f"{path}: the token file cannot be read: {exc.strerror}") from exc

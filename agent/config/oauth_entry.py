@@ -16,6 +16,7 @@ from agent.config.endpoint import url_fault
 from agent.config.relaxed_json import JsonPath
 from agent.config.variables import Expand
 from agent.model import Json, OAuthClient, OAuthGrant
+from discovery.ordinary_file import open_to_read
 
 SECRET_BYTES_MAX: Final = 16 * 1024
 _FIELDS: Final = ("grant", "client_id", "client_secret", "client_secret_file", "scopes", "issuer", "redirect_uri")
@@ -109,7 +110,7 @@ def secret_of(client: OAuthClient) -> str:
 
 def read_secret(path: str) -> str:
     """The first line of a file. Raises `OSError`, `ValueError`."""
-    with Path(path).open("rb") as file:
+    with open_to_read(path) as file:
         lines = file.read(SECRET_BYTES_MAX).decode().split("\n")
     secret = lines[0].strip()
     if not secret or not secret.isprintable():

@@ -33,6 +33,7 @@ from agent.model import (
     StdioTarget,
     TlsFiles,
 )
+from discovery.ordinary_file import open_to_read
 
 _TYPE_KEYS = ("type", "transport", "transportType")  # most programs; FastMCP and LangChain; older Cline
 _URL_KEYS = ("httpUrl", "serverUrl", "url")  # Gemini CLI's, which beats its `url`; Windsurf's; that of all others
@@ -246,7 +247,7 @@ class _Reader:
             return {}
         path = self.around.folder / named
         try:
-            with path.open("rb") as file:
+            with open_to_read(path, _ENV_FILE_BYTES_MAX) as file:
                 text = file.read(_ENV_FILE_BYTES_MAX).decode("utf-8")
         except (OSError, UnicodeDecodeError, ValueError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"

@@ -18,6 +18,7 @@ from agent.config.server_names import safe_names
 from agent.config.variables import from_environment
 from agent.errors import ConfigRefused
 from agent.model import ServerScope, ServerSpec
+from discovery.ordinary_file import open_to_read
 
 FILE_BYTES_MAX = 1024 * 1024
 SERVERS_MAX = 256  # Each is a child process or a link; more than this is a mistake of a generator.
@@ -66,7 +67,7 @@ def read_servers(
 def read_text(path: Path, bytes_max: int = FILE_BYTES_MAX, *, called: str = "servers file") -> str:
     """Read a file of at most `bytes_max` bytes; a byte order mark stays in front. Raises `ConfigRefused`."""
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             raw = file.read(bytes_max + 1)
     except OSError as exc:
         raise ConfigRefused(f"{path}: the {called} cannot be read: {exc.strerror}") from exc

@@ -5,12 +5,14 @@ dialled and listened with. The one rule: a fault names the field, the file and t
 """
 
 import ssl
-from pathlib import Path
 from typing import Final
 
 from agent.model import TlsFiles
+from discovery.ordinary_file import open_to_read
 
 _NONE: Final = TlsFiles()
+# OpenSSL reads a file to its end, whatever is in it. All authorities of a system take under 1 MiB.
+PEM_BYTES_MAX: Final = 16 * 1024 * 1024
 
 
 class TlsFault(ValueError):
@@ -103,7 +105,7 @@ def _refuse_password() -> str:
 
 def _refuse_unreadable(field: str, path: str) -> None:
     try:
-        with Path(path).open("rb") as file:
+        with open_to_read(path, PEM_BYTES_MAX) as file:
             file.read(1)
     except OSError as exc:
         raise TlsFault(field, f"{path} cannot be read: {exc.strerror}") from exc

@@ -57,7 +57,8 @@ def read_views(views_file: Path | None, servers_file: Path | None, before: Views
         if path is None:
             continue
         try:
-            read = check_views(read_text(path), path, required=not is_servers_file)
+            text = read_text(path, called="servers file" if is_servers_file else "views file")
+            read = check_views(text, path, required=not is_servers_file)
         except ConfigRefused as exc:
             is_unread = True
             if not is_servers_file:

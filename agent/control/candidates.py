@@ -47,6 +47,8 @@ class FindingKind(StrEnum):
     CRITICAL = "critical"  # not dialled unless it is linked; `detail` is the check and its output
     IN_MAINTENANCE = "in_maintenance"  # gets no new calls while others can; `detail` is the operator's reason
     RESUMED = "maintenance_resumed"  # our entry had gone and has its maintenance again; `detail`: why, how to end it
+    RIGHT_MISSING = "right_missing"  # access control hides entries from us, our own among them; `detail`: which right
+    UNKEPT = "maintenance_not_kept"  # ours would not outlive a restart, or is not known from before; `detail`: why
     UNUSABLE = "unusable"  # no URL can be made of what the catalog says; `detail` is why
 
 

@@ -40,14 +40,16 @@ T = TypeVar("T")
 class Removal:
     """What the removal of a peer has come to.
 
-    `suppressed`: the names that discovery may not bring back. `linked_as`: discovery knows the node that an override
-    was for, which stays linked by this name; None where it does not. `is_namesake`: the override led to nothing that
-    discovery knows, and this is its node of that name, which gets the name back.
+    `suppressed`: the names that discovery may not bring back. `linked_as`: the name by which the node that an override
+    was for stays linked, None where it does not: discovery knows it, or, with `is_ordered`, another override or a
+    setting. `is_namesake`: the override led to nothing that discovery knows, and this is its node of that name, which
+    gets the name back.
     """
 
     suppressed: tuple[str, ...] = ()
     linked_as: str | None = None
     is_namesake: bool = False
+    is_ordered: bool = False
 
 
 class OverrideService:
@@ -150,10 +152,14 @@ class OverrideService:
             if override is None:
                 if any(static.name in (name, called) for static in self._mesh.statics):
                     raise OverrideRefused(409, "static_peer", f"Peer {name!r} comes from MESH_PEERS; remove it there.")
-                if view is None:
-                    raise OverrideRefused(404, "unknown_peer", f"There is no peer named {name!r}.")
                 override = self._override_named(called)
-            known = self._mesh.selection.discovered.get(override.name if override else called, ())
+            if view is None and override is None:
+                known = self._mesh.hiding(name)  # Listed and not linked: kept away before it is back.
+                if not known:
+                    raise OverrideRefused(404, "unknown_peer", f"There is no peer named {name!r}.")
+            else:
+                known = self._mesh.selection.discovered.get(override.name if override else called, ())
+            twins = () if override is None else self.same_node_as(override.name)
             try:
                 if override is not None:
                     await self._store.remove(override.name)
@@ -165,17 +171,18 @@ class OverrideService:
         await self._mesh.settled()
         if override is None:
             return Removal(suppressed=tuple(suppression.name for suppression in known))
-        return _fallen_back(self._mesh, override.name, known)
+        return _fallen_back(self._mesh, override.name, known, twins)
 
     async def _reset(self, name: str) -> Removal:
         async with self._one_at_a_time:
             view = self._mesh.find_peer(name)
             override = self._override_named(name) or (None if view is None else self._override_named(view.spec.name))
-            lifted = [known for known in self._store.suppressions if name in (known.name, known.service_id)]
+            lifted = [known for known in self._store.suppressions if known in self._mesh.keeping_away(name)]
             if override is None and not lifted:
                 message = f"No operator has added, changed or removed a peer named {name!r}."
                 raise OverrideRefused(404, "unknown_peer", message)
             known = () if override is None else self._mesh.selection.discovered.get(override.name, ())
+            twins = () if override is None else self.same_node_as(override.name)
             try:
                 if override is not None:
                     await self._store.remove(override.name)
@@ -184,7 +191,7 @@ class OverrideService:
             finally:
                 self._mesh.wake()
         await self._mesh.settled()
-        return _fallen_back(self._mesh, None if override is None else override.name, (*known, *lifted))
+        return _fallen_back(self._mesh, None if override is None else override.name, (*known, *lifted), twins)
 
     def same_node_as(self, name: str) -> tuple[str, ...]:
         """The other peers of operators and settings that lead to the node of this one, and share its link."""
@@ -244,11 +251,15 @@ class OverrideService:
         return outcome
 
 
-def _fallen_back(mesh: Mesh, name: str | None, known: Iterable[Suppression]) -> Removal:
-    """What is there by discovery alone: the first of what these would hide, else what has an override's name now.
+def _fallen_back(mesh: Mesh, name: str | None, known: Iterable[Suppression], twins: Iterable[str]) -> Removal:
+    """What is there without the override: by another order for the same node, one of `twins`; else by discovery alone.
 
-    Where the override led to nothing, discovery's node of its name had another one until now.
+    Of that the first of what `known` would hide, else what has an override's name now. Where the override led to
+    nothing, discovery's node of its name had another one until now.
     """
+    for twin in twins:
+        if (view := mesh.find_peer(twin)) is not None:
+            return Removal(linked_as=view.spec.name, is_ordered=True)
     for word in (word for one in known for word in (one.name, one.service_id) if word is not None):
         if (view := mesh.find_peer(word)) is not None:
             return Removal(linked_as=view.spec.name)

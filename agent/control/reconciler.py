@@ -30,7 +30,7 @@ from agent.late import give_back_memory
 from agent.links.actions import reconcile
 from agent.links.link import Link
 from agent.links.supervisor import Supervisor
-from agent.model import PUBLIC_NAME_LEN_MAX, BackendSpec, LinkView, NodeIdentity, PeerSpec, ServerSpec
+from agent.model import PUBLIC_NAME_LEN_MAX, BackendSpec, LinkView, NodeIdentity, PeerSpec, ServerSpec, Suppression
 from agent.routing.away import Absence
 from agent.routing.client_names import AS_BETWEEN_NODES, ClientNames
 from agent.routing.table import Route, RouteKind, RouteTable
@@ -86,6 +86,7 @@ class Mesh:
         self.catalog = Catalog()
         self.servers: tuple[ServerSpec, ...] = ()
         self.maintenance = Maintenance()
+        self._own_maintenance = ""
         self._supervisor = supervisor
         self._store = store
         self._pinning = pinning
@@ -177,6 +178,14 @@ class Mesh:
         found += [view for view in peers if isinstance(view.spec, PeerSpec) and name in view.spec.aliases]
         return found[0] if found else None
 
+    def hiding(self, word: str) -> tuple[Suppression, ...]:
+        """What would keep what the catalog calls so away, also where it has no link."""
+        return self._selector.hiding(word)
+
+    def keeping_away(self, word: str) -> Collection[Suppression]:
+        """The orders that keep away what is called so, also where its node has another name by now."""
+        return self._selector.keeping_away(word)
+
     def find_node(self, name: str) -> LinkView | None:
         """The connected link to the node that calls itself so, or that we call so; None when there is none."""
         nodes = [view for view in self.views() if view.identity is not None and view.connected]
@@ -229,6 +238,12 @@ class Mesh:
         self.catalog = catalog
         self._absences.caught_catalog()
         self._request()
+
+    def take_own_maintenance(self, reason: str) -> None:
+        """What Consul's agent says of our own entry; empty for none."""
+        if reason != self._own_maintenance:
+            self._own_maintenance = reason
+            self.wake()
 
     def take_servers(self, servers: Sequence[ServerSpec]) -> None:
         """A new configuration of local servers."""
@@ -406,10 +421,10 @@ class Mesh:
             return
         before, self.maintenance = (
             self.maintenance,
-            maintenance_of(self.catalog, self.own.node_id, self._desired.values()),
+            maintenance_of(self.catalog, self.own.node_id, self._desired.values(), self._own_maintenance),
         )
         if self.maintenance != before:
-            log_changes(before, self.maintenance)
+            log_changes(before, self.maintenance, {spec.name for spec in self._desired.values()})
             self._hooks.drained(self.maintenance.backends)
 
     async def _rebuild_routes(self, changed: Collection[str] | None) -> None:

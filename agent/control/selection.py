@@ -151,7 +151,7 @@ def choose(
         *(c.spec if name == c.name else replace(c.spec, name=name) for c, name in named),
     ]
     discovered = {builder.name: tuple(builder.suppressions) for builder in builders if builder.suppressions}
-    discovered |= {name: (_hiding(c, name, learned),) for c, name in named}
+    discovered |= {name: (hiding(c, name, learned),) for c, name in named}
     return Selection(
         peers=with_clear_aliases(peers, server_names),
         findings=tuple(sorted(findings)),
@@ -280,12 +280,31 @@ def _preference(
     return not candidate.up, candidate.node_id is None, -candidate.epoch_number, far, is_down, is_new, candidate.key
 
 
-def _hiding(candidate: DiscoveredPeer, name: str, learned: Mapping[str, str]) -> Suppression:
+def hiding(candidate: DiscoveredPeer, name: str, learned: Mapping[str, str]) -> Suppression:
     """What would hide this candidate, and nothing else where it has not proven to be the node that it says it is."""
     node_id, service_id = candidate.node_id, candidate.service_id
     if node_id is not None and learned.get(candidate.url) != node_id:
         return Suppression(name, None, service_id, candidate.place)
     return candidate.hidden_by if name == candidate.name else Suppression(name, node_id, service_id)
+
+
+def not_kept_away(
+    entries: Iterable[DiscoveredPeer | Unusable], suppressions: Sequence[Suppression], word: str
+) -> list[DiscoveredPeer]:
+    """The catalog's entries of that name or service ID, linked or not, but for those that an operator has removed."""
+    found = [entry for entry in entries if isinstance(entry, DiscoveredPeer)]
+    places = {one.url for one in suppressions if one.url is not None}
+    hidden = _suppressed(found, suppressions, found)
+    return [c for c in found if word in (c.name, c.service_id) and c.key not in hidden and c.place not in places]
+
+
+def of_entries(
+    suppressions: Iterable[Suppression], entries: Iterable[DiscoveredPeer | Unusable], word: str
+) -> set[Suppression]:
+    """Those that keep away what is called so, by the words of its removal or by those that its entry has now."""
+    named = [e for e in entries if isinstance(e, DiscoveredPeer) and word in (e.name, e.service_id)]
+    nodes, places = {e.node_id for e in named} - {None}, {e.place for e in named}
+    return {s for s in suppressions if word in (s.name, s.service_id) or s.node_id in nodes or s.url in places}
 
 
 def _suppressed(

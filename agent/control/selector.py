@@ -12,6 +12,7 @@ from typing import Final
 from agent.config.values import StaticPeer
 from agent.control.candidates import CatalogReader, Finding, Selection, own_entries, url_key, url_of
 from agent.control.groups import Changes, Entry, Groups, Plan, Surroundings
+from agent.control.selection import hiding, not_kept_away, of_entries
 from agent.errors import DialledOurselves
 from agent.model import LinkView, NodeIdentity, Override, PeerSpec, Suppression
 from agent.peer_kind import PeerKind
@@ -107,6 +108,15 @@ class Selector:
     def node_at(self, url: str) -> str | None:
         """The node that answered at `url` last, None where none has."""
         return self._learned.get(url)
+
+    def hiding(self, word: str) -> tuple[Suppression, ...]:
+        """What would keep the catalog's entries of that name or service ID away, linked or not, where nothing does."""
+        entries = not_kept_away(self._entries, self._store.suppressions, word)
+        return tuple(hiding(entry, entry.name, self._learned) for entry in entries)
+
+    def keeping_away(self, word: str) -> Collection[Suppression]:
+        """The orders that keep away what is called so, also where its node has another name by now."""
+        return of_entries(self._store.suppressions, self._entries, word)
 
     def key_at(self, instance: Instance) -> str:
         """The backend key of the peer that this instance of a catalog is; empty where there is none."""

@@ -61,7 +61,7 @@ def sources_of(
         }
 
     def notes() -> Json:
-        return describe_notes(mesh, pinning, membership().registrar)
+        return describe_notes(mesh, pinning, membership())
 
     return Sources(mesh.views, _ServersBehind(mesh), node, notes, history, dispatch.groups, dispatch.in_flight)
 

@@ -23,10 +23,15 @@ from agent.routing.names import node_alias
 from agent.routing.origins import listed_origin
 from agent.routing.table import LeftOutEntry, RouteTable
 from agent.routing.view import find_server
-from discovery.model import RegistrarStatus, is_listed
+from discovery.model import is_listed
 
 # Of what servers of other nodes say, too long for a list that models read, where there are many of them.
 _LONG: Final = frozenset({"instructions", "icons"})
+_RIGHT_MISSING: Final = (
+    "the catalog shows this node no entry of its own, which Consul's agent has, or not all entries: does its ACL token"
+    ' lack node:read (node_prefix "" { policy = "read" }) or service:read? Until it has them, peers and their'
+    " maintenance are as they were known last; that of this node's own entry counts"
+)
 # What a list for models has of that, as JSON; `get_mcp_server_functions` shows what has no room.
 TEXTS_BYTES_MAX: Final = 32_768
 # (backend key, the name as the backend itself knows it) -> name in the mesh
@@ -278,13 +283,9 @@ def describe_left_out(table: RouteTable) -> list[Json]:
     return [{"backend": left.backend, "kind": left.kind, "name": left.name, "why": left.why} for left in table.left_out]
 
 
-def describe_notes(mesh: Mesh, pinning: Pinning | None, registrar: RegistrarStatus) -> Json:
+def describe_notes(mesh: Mesh, pinning: Pinning | None, view: MembershipView) -> Json:
     """What an operator may have to look at: conflicts, entries left out, findings."""
-    service_id = node_alias(mesh.own.name, mesh.own.node_id)
-    own = [Finding(service_id, FindingKind.OWN_ID_ELSEWHERE, registrar.rival)] if registrar.rival else []
-    if registrar.resumed:
-        end = f"of before, and taken up again; `consul maint -disable -service={service_id}` ends it"
-        own.append(Finding(service_id, FindingKind.RESUMED, f"{registrar.resumed} ({end})"))
+    own = own_findings(node_alias(mesh.own.name, mesh.own.node_id), view)
     return {
         "conflicts": describe_conflicts([mesh.routes, mesh.local_routes]),
         "left_out": describe_left_out(mesh.routes),
@@ -293,6 +294,21 @@ def describe_notes(mesh: Mesh, pinning: Pinning | None, registrar: RegistrarStat
             *(() if pinning is None else describe_definitions(pinning)),
         ],
     }
+
+
+def own_findings(service_id: str, view: MembershipView) -> list[Finding]:
+    """What is to be said of our own entry in the catalog."""
+    registrar, source, own = view.registrar, view.source, list[Finding]()
+    if registrar.rival:
+        own.append(Finding(service_id, FindingKind.OWN_ID_ELSEWHERE, registrar.rival))
+    if source.filtered or (registrar.registered and source.lists_us is False):
+        own.append(Finding(service_id, FindingKind.RIGHT_MISSING, _RIGHT_MISSING))
+    if registrar.resumed:
+        end = f"of before, and taken up again; `consul maint -disable -service={service_id}` ends it"
+        own.append(Finding(service_id, FindingKind.RESUMED, f"{registrar.resumed} ({end})"))
+    if registrar.unkept:
+        own.append(Finding(service_id, FindingKind.UNKEPT, registrar.unkept))
+    return own
 
 
 def split_views(views: Sequence[LinkView]) -> tuple[list[LinkView], list[LinkView]]:

@@ -116,6 +116,8 @@ def _note(name: str, removal: Removal, *, is_reset: bool) -> str:
     if removal.linked_as is None:
         return ""
     note = f"Discovery knows the node, which stays linked as {removal.linked_as!r}"
+    if removal.is_ordered:
+        note = f"The node was added by another name, too, and stays linked as {removal.linked_as!r}"
     if removal.is_namesake:
         note = f"Discovery knows a node of this name, which is linked as {removal.linked_as!r} from now on"
     return note if is_reset else f"{note}; remove that too to keep it away"

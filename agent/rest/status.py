@@ -6,7 +6,7 @@ Built by the wiring. The one rule: everything shown comes from snapshots, and no
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from aiohttp import web
@@ -67,7 +67,7 @@ class NodeStatus:
         state: Callable[[], str],
         settings: Callable[[], list[tuple[str, Any, str]]],
         url: str,
-        reread_servers: Callable[[], None],
+        reread_servers: Callable[[], Awaitable[None]],
         left_out: Callable[[], Sequence[LeftOut]] = tuple,
         servers_fault: Callable[[], str] = str,
         tokens: Callable[[], Json] = dict,
@@ -138,7 +138,7 @@ class NodeStatus:
         """Dial one server or peer anew; waits for the outcome."""
         is_server = any(server.name == server_name for server in self._mesh.servers)
         if is_server or self._mesh.find_peer(server_name) is None:
-            self._reread_servers()  # It may have been changed, or written, a moment ago.
+            await self._reread_servers()  # It may have been changed, or written, a moment ago.
             for entry in self._left_out():
                 if server_name in (entry.name, entry.configured_name):
                     raise MeshError(f"The entry of MCP server {server_name!r} is left out: {'; '.join(entry.reasons)}")
@@ -151,7 +151,7 @@ class NodeStatus:
 
     async def reload_all(self) -> list[Json]:
         """Read the servers file again and dial every enabled server anew."""
-        self._reread_servers()
+        await self._reread_servers()
         names = [spec.name for spec in self._mesh.servers if spec.enabled]
         async with asyncio.TaskGroup() as group:
             for name in names:
@@ -237,7 +237,7 @@ class NodeStatus:
             },
             "peers": [describe_peer(view, now_s) for view in peers],
             "departed": [describe_departed(one, now_s) for one in self._mesh.departed()],
-            **describe_notes(self._mesh, self._pinning, self._membership().registrar),
+            **describe_notes(self._mesh, self._pinning, self._membership()),
         }
 
     def _hinted(self, described: Json) -> Json:

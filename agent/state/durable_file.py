@@ -5,13 +5,12 @@ Called by `agent.state.overrides`, `agent.state.identity` and `agent.cli.servers
 """
 
 import asyncio
-import errno
 import logging
 import os
-import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from agent.errors import ConfigRefused
 
@@ -26,18 +25,6 @@ FILE_MODE = 0o600  # Overrides hold tokens.
 FOLDER_MODE = 0o700
 
 
-def open_to_read(path: Path) -> BinaryIO:
-    """An ordinary file, open. Raises OSError, also for a pipe or a device in its place, which might be waited for."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
-    return os.fdopen(descriptor, "rb")
-
-
 def write_durably(path: Path, content: bytes, *, like: os.stat_result | None = None) -> None:
     """Replace the file at `path`, or make it. Blocks on the disk: call it in a thread. Raises OSError.
 
@@ -46,6 +33,17 @@ def write_durably(path: Path, content: bytes, *, like: os.stat_result | None = N
     """
     draft = path.with_name(f"{path.name}.tmp")  # One writer: what a crash leaves here is overwritten by the next one.
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
+    try:
+        _write(descriptor, content, like)
+        os.replace(draft, path)  # noqa: PTH105 - beside os.fsync, the four steps read as what they are
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink()  # It may hold secrets, and the last blocks of a full disk.
+        raise
+    _sync_folder(path.parent)
+
+
+def _write(descriptor: int, content: bytes, like: os.stat_result | None) -> None:
     with os.fdopen(descriptor, "wb") as file:
         if like is not None and (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
             os.fchown(descriptor, like.st_uid, like.st_gid)
@@ -54,8 +52,6 @@ def write_durably(path: Path, content: bytes, *, like: os.stat_result | None = N
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(draft, path)  # noqa: PTH105 - beside os.fsync, the four steps read as what they are
-    _sync_folder(path.parent)
 
 
 def make_private_folder(folder: Path) -> None:
@@ -83,19 +79,31 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-async def watch_file(path: Path, changed: Callable[[], None]) -> None:
-    """Call `changed` after every change of `path`, until cancelled; also when it appears or vanishes."""
-    known = _stamp(path)
+async def watch_files(
+    paths: Sequence[Path],
+    changed: Callable[[Path], Awaitable[None]],
+    look: Callable[[Sequence[Path]], Awaitable[Sequence[Stamp]]],
+) -> None:
+    """Call `changed` after every change of one of `paths`, until cancelled; also when one appears or vanishes.
+
+    `look`: gives their `stamps`; from a thread, where a network's file system may be slow.
+    """
+    known = await look(paths)
     while True:
         await asyncio.sleep(POLL_EVERY_S)
-        stamp = _stamp(path)
-        if stamp == known:
-            continue
-        known = stamp
-        try:
-            changed()
-        except Exception:  # The top of an eternal loop: the next change must be seen.
-            log.exception("a changed file could not be taken", extra={"path": str(path)})
+        before, known = known, await look(paths)
+        for path, was, now in zip(paths, before, known, strict=True):
+            if was == now:
+                continue
+            try:
+                await changed(path)
+            except Exception:  # The top of an eternal loop: the next change must be seen.
+                log.exception("a changed file could not be taken", extra={"path": str(path)})
+
+
+def stamps(paths: Sequence[Path]) -> list[Stamp]:
+    """What of each file changes with its content; None where there is none. Blocks on the disk."""
+    return [_stamp(path) for path in paths]
 
 
 def _stamp(path: Path) -> Stamp:

@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from agent.state.durable_file import FILE_MODE, open_to_read, write_durably
+from agent.state.durable_file import FILE_MODE, write_durably
+from discovery.ordinary_file import open_to_read
 
 log = logging.getLogger(__name__)
 

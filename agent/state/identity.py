@@ -20,14 +20,16 @@ import orjson
 from agent.errors import ConfigRefused
 from agent.identity.node_key import NodeKey
 from agent.routing.names import valid_name
-from agent.state.durable_file import FILE_MODE, make_private_folder, open_to_read, write_durably
+from agent.state.durable_file import FILE_MODE, make_private_folder, write_durably
 from agent.state.saved_shape import object_of, one_of, text, whole_number
+from discovery.ordinary_file import open_to_read
 
 log = logging.getLogger(__name__)
 
 CLAIMS = "names"
 
 LOCK_NAME = "lock"
+_CLAIM_BYTES_MAX = 4096
 _OF_PORT = "port-"
 # Where an earlier build kept a node's state in a named folder that others could write to.
 _WITHIN_SHARED = "node"
@@ -138,7 +140,8 @@ def _claim(path: Path, node_id: str) -> bool:
     try:
         os.link(draft, path)
     except FileExistsError:
-        return path.read_text(encoding="utf-8").strip() == node_id
+        with open_to_read(path) as file:
+            return file.read(_CLAIM_BYTES_MAX).decode("utf-8", "replace").strip() == node_id
     finally:
         draft.unlink()
     return True

@@ -13,8 +13,9 @@ from typing import Any, Final
 import orjson
 
 from agent.model import Json
-from agent.state.durable_file import open_to_read, write_durably
+from agent.state.durable_file import write_durably
 from agent.state.saved_shape import Misshapen, one_of, text
+from discovery.ordinary_file import open_to_read
 
 log = logging.getLogger(__name__)
 

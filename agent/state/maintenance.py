@@ -2,11 +2,12 @@
 
 Given to the registration in a real Consul (`discovery.consul.maintenance`), which reads it when the node starts and
 writes it when the maintenance begins, changes or ends. The one rule: a file that is there means maintenance; one that
-cannot be used is none, with a warning, and a disk that refuses is logged once.
+cannot be used is put aside and is none, and a disk that refuses is logged once; status says both.
 """
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -27,41 +28,58 @@ _SAVED: Final = object_of({"schema": one_of(SCHEMA), "reason": text})
 
 
 class SavedMaintenance:
-    """A `MaintenanceRecord` in the node's state folder."""
+    """A `MaintenanceRecord` in the node's state folder.
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE_NAME
-        self._refused = False
+    `heard`: is given each word of it, the reason or nothing, kept by the disk or not. `fault`: see `MaintenanceRecord`.
+    """
+
+    def __init__(self, folder: Path, heard: Callable[[str], None] = lambda _reason: None) -> None:
+        self._path, self._heard = folder / FILE_NAME, heard
+        self.fault = ""
 
     def __repr__(self) -> str:
-        return f"<SavedMaintenance {self._path.name}>"
+        return f"<SavedMaintenance {self._path.name} fault={self.fault!r}>"
 
     async def load(self) -> str | None:
         """The reason; None where the node was in no maintenance."""
-        return await asyncio.get_running_loop().run_in_executor(None, _read, self._path)
+        reason, self.fault = await asyncio.get_running_loop().run_in_executor(None, _read, self._path)
+        self._heard(reason or "")
+        return reason
 
     async def save(self, reason: str | None) -> bool:
         """Keep the reason; None: the maintenance has ended. Returns whether the disk has it."""
+        self._heard(reason or "")
         write = partial(self._path.unlink, missing_ok=True) if reason is None else partial(_write, self._path, reason)
         try:
             await asyncio.get_running_loop().run_in_executor(None, write)
-            self._refused = False
         except OSError as exc:
-            level = logging.DEBUG if self._refused else logging.WARNING
-            extra = {"reason": exc.strerror or str(exc), "path": str(self._path)}
+            why = exc.strerror or str(exc)
+            fault = f"{self._path}: {'its end' if reason is None else 'it'} cannot be kept on disk: {why}; a restart "
+            fault += "brings it back" if reason is None else "ends it"
+            level = logging.DEBUG if self.fault == fault else logging.WARNING
+            extra = {"reason": why, "path": str(self._path), "restart": fault.rpartition("a restart ")[2]}
             log.log(level, "the operator's maintenance cannot be kept on disk", extra=extra)
-            self._refused = True
-        return not self._refused
+            self.fault = fault
+            return False
+        self.fault = ""
+        return True
 
 
 def _write(path: Path, reason: str) -> None:
     write_durably(path, orjson.dumps({"schema": SCHEMA, "reason": reason}, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def _read(path: Path) -> str | None:
+def _read(path: Path) -> tuple[str | None, str]:
+    """The reason, and why it is not known."""
     try:
         saved = read_saved(path, _SAVED, FILE_BYTES_MAX)
     except Unusable as exc:
+        aside = path.with_name(f"{path.name}.unreadable")
         log.warning("the maintenance of before is not known", extra={"path": str(path), "reason": str(exc)})
-        return None
-    return None if saved is None else str(saved["reason"])
+        fault = f"{path}: whether this node was in maintenance before is not known: {exc}; "
+        try:
+            path.replace(aside)
+        except OSError as refusal:
+            return None, f"{fault}the file cannot be put aside: {refusal.strerror}; remove it"
+        return None, f"{fault}the file is now {aside.name}; if it was, begin that again"
+    return (None if saved is None else str(saved["reason"])), ""

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from agent.errors import ConfigRefused
-from agent.state.durable_file import FILE_MODE, make_private_folder, open_to_read
+from agent.state.durable_file import FILE_MODE, make_private_folder
+from discovery.ordinary_file import open_to_read
 
 FILE_NAME: Final = "mesh.secret"
 _BYTES: Final = 32

@@ -17,8 +17,9 @@ import orjson
 from agent.errors import ConfigRefused, OverrideRefused
 from agent.model import HttpTarget, Json, Override, PeerScope, Suppression
 from agent.peer_kind import PeerKind
-from agent.state.durable_file import FILE_MODE, make_private_folder, open_to_read, write_durably
+from agent.state.durable_file import FILE_MODE, make_private_folder, write_durably
 from agent.state.saved_shape import Misshapen, list_of, object_of, one_of, optional_text, pair_of_texts, text
+from discovery.ordinary_file import open_to_read
 
 FILE_NAME = "overrides.json"
 SCHEMA = 1

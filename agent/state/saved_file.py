@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from agent.state.durable_file import open_to_read
 from agent.state.saved_shape import Misshapen, Shape
+from discovery.ordinary_file import open_to_read
 
 
 class Unusable(Exception):

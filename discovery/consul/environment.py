@@ -6,6 +6,7 @@ Called by the configuration of `agent` with the mapping that holds the variables
 is refused here, with the variable's name and the fix in the message.
 """
 
+import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,10 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from discovery.model import SettingsRefused
+from discovery.ordinary_file import open_to_read
+from discovery.patient_look import PatientLook
+
+log = logging.getLogger(__name__)
 
 DEFAULT_URL = "http://127.0.0.1:8500"  # Consul's own default.
 DEFAULT_PORT = 8500
@@ -28,6 +33,7 @@ POLL_S = 1.0  # How often a back-off after a refusal checks for a rotated token;
 
 # Cheap to read: the file's identity, its time and its size. A rewrite in place or by rename changes at least one.
 _Stamp = tuple[int, int, int]
+_TOKEN_BYTES_MAX = 64 * 1024  # A token takes 36, one of an issuer a few thousand.
 
 
 @dataclass(frozen=True)
@@ -181,23 +187,41 @@ class TokenSource:
         self._token = settings.token
         self._token_now, self._admission = settings.token_now, settings.admission
         self._stamp: _Stamp | None = None
+        self._fault = ""
+        self._look = PatientLook(self._read)
+        if self._path is not None:
+            self._read()  # A start has nothing else to go on.
 
     def current(self) -> str | None:
         """The token to send now, or None for anonymous requests."""
         if self._token_now is not None:
             return self._token_now()
-        if self._path is None:
-            return self._token
+        if self._path is not None and not self._look.take():
+            self._note("its file system does not answer")
+        return self._token
+
+    def _read(self) -> None:
+        """In a thread, but for the first time."""
+        assert self._path is not None
         try:
             status = os.stat(self._path)  # noqa: PTH116 - one system call on every request, kept as plain as it is
             stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
             if stamp != self._stamp:
-                token = self._path.read_text("utf-8").strip()
+                with open_to_read(self._path, _TOKEN_BYTES_MAX) as file:
+                    token = file.read(_TOKEN_BYTES_MAX).decode("utf-8").strip()
                 if is_header_safe(token):
                     self._token, self._stamp = token, stamp
-        except (OSError, UnicodeDecodeError):
-            pass
-        return self._token
+            self._note("")
+        except FileNotFoundError:
+            self._note("")  # It may be on its way to being replaced.
+        except (OSError, UnicodeDecodeError) as exc:
+            self._note("it is not UTF-8" if isinstance(exc, UnicodeDecodeError) else exc.strerror or str(exc))
+
+    def _note(self, fault: str) -> None:
+        if fault and fault != self._fault:
+            extra = {"path": str(self._path), "reason": fault, "token_of_before": self._token is not None}
+            log.warning("CONSUL_HTTP_TOKEN_FILE cannot be read", extra=extra)
+        self._fault = fault
 
     @property
     def awaited_file(self) -> Path | None:
@@ -210,7 +234,8 @@ class TokenSource:
             return why
         if awaits_file and (path := self.awaited_file) is not None:
             # Without it Consul would answer as to a stranger: with a refusal, or with an empty list.
-            return f"CONSUL_HTTP_TOKEN_FILE: there is no token in {path} yet; it is waited for"
+            why = f"{path} cannot be read: {self._fault}" if self._fault else f"there is no token in {path} yet"
+            return f"CONSUL_HTTP_TOKEN_FILE: {why}; it is waited for"
         return ""
 
     @property

@@ -3,8 +3,10 @@
 Consul keeps the maintenance of a service as one of its checks (`consul maint -service`), so it goes with the entry:
 when we leave, when an agent is wiped, when the catalog forgets. Asked by the registration what to register along, in
 one request: the entry is never there without it. The agent's word is kept whenever the catalog shows a change, and when
-we leave. The one rule: while the agent holds our entry, its word counts, for the operator may have ended the
-maintenance while we were down; what was kept counts where the entry is gone. A Consul node's own is kept by Consul.
+we leave; at each comparison, too, while the catalog shows no entry of ours, for the agent's list takes `service:read`
+alone and the catalog `node:read` as well. The one rule: while the agent holds our entry, its word counts, for the
+operator may have ended the maintenance while we were down; what was kept counts where the entry is gone. That of a
+Consul node is kept by Consul.
 """
 
 import logging
@@ -35,7 +37,9 @@ class KeptMaintenance:
         self._saved: str | None = None
         self._loaded = False
         self._shown = ""
-        self.is_to_be_asked = False  # The catalog has said something else than before.
+        self._is_seen = False  # The catalog has shown our entry since the last comparison.
+        self._is_mute = False  # The agent shows no checks, as embedded catalogs do.
+        self.is_to_be_asked = False  # The catalog has said something else than before, or says nothing of us.
         self.resumed = ""
 
     def __repr__(self) -> str:
@@ -44,13 +48,25 @@ class KeptMaintenance:
     def shown(self, reason: str) -> bool:
         """Take what the catalog says of our entry, the Consul node's maintenance included; whether that is news."""
         is_news = reason != self._shown
+        self._is_seen = True
         self._shown, self.is_to_be_asked = reason, self.is_to_be_asked or is_news
         return is_news
+
+    @property
+    def fault(self) -> str:
+        """Why the maintenance of before is not known, or the present one would not outlive us; else empty."""
+        return self._record.fault
+
+    def compared(self) -> None:
+        """Have the agent asked where the catalog has not shown our entry since last time, or the disk has refused."""
+        is_kept = not self._loaded or self._reason == self._saved
+        self.is_to_be_asked |= not self._is_mute and not (self._is_seen and is_kept)
+        self._is_seen = False
 
     async def ask(self) -> None:
         """Keep what the agent says now. Raises `CatalogUnavailable`."""
         checks = await self._client.held_checks()
-        self.is_to_be_asked = False
+        self.is_to_be_asked, self._is_mute = False, checks is None
         if checks is not None:
             await self.take(checks)
 

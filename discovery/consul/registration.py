@@ -8,7 +8,7 @@ the agent is leaving its cluster:
     the catalog lacks us, the agent does not -> register with changed Notes
     the comparison is due, or requested      -> read the agent's own list; register when it differs
     otherwise                                -> heartbeat; register at once when the agent lost us
-A maintenance that has changed is asked for after any of them (`discovery.consul.maintenance`).
+A maintenance that has changed, or may have, is asked for after any of them (`discovery.consul.maintenance`).
 The one rule: a registration that the agent has lost is made again, and nothing is sent twice without need.
 """
 
@@ -105,6 +105,7 @@ class ConsulRegistrar:
             holder=self._holder,
             rival=self._rival,
             resumed=self._maintenance.resumed,
+            unkept=self._maintenance.fault,
         )
 
     def change(self, registration: Registration) -> None:
@@ -294,6 +295,7 @@ class ConsulRegistrar:
             await self._register_again("the agent's list differs from what we sent")
         elif self._wanted.http_check_url is None:
             await self._heartbeat()
+        self._maintenance.compared()
 
     def _note_rival(self, held: Any) -> None:
         self._rival = _place(held)
@@ -361,11 +363,9 @@ class ConsulRegistrar:
             await asyncio.sleep(max(0.0, self._sent_at_s + CHANGE_SPACING_S - clock.now_s()))
 
     async def _doze(self, seconds: float) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
-        except TimeoutError:
-            pass
 
 
 def check_id(registration: Registration) -> str:

@@ -10,7 +10,10 @@ from typing import Final
 
 from discovery.consul.environment import ConsulSettings
 from discovery.model import SettingsRefused
+from discovery.ordinary_file import open_to_read
+from discovery.patient_look import PatientLook
 
+PEM_BYTES_MAX: Final = 16 * 1024 * 1024  # All authorities of a system take under 1 MiB.
 _NAMES: Final = "CONSUL_CACERT, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY"
 
 
@@ -24,23 +27,30 @@ class TlsSource:
         named = (settings.ca_cert, settings.client_cert, settings.client_key)
         self._paths = [path for path in named if path] if self._is_needed else []
         self._stamp = self._stamps()
+        self._look = PatientLook(self._read_again)
         try:
             self._context = _context(settings) if self._is_needed else None
         except (OSError, ssl.SSLError) as exc:
-            raise SettingsRefused(f"{_NAMES}: a file cannot be used ({exc}): name readable PEM files") from exc
+            why = f"{exc.filename}: {exc.strerror}" if exc.filename and exc.strerror else str(exc)
+            raise SettingsRefused(f"{_NAMES}: a file cannot be used ({why}): name readable PEM files") from exc
 
     def __repr__(self) -> str:
         return f"<TlsSource {len(self._paths)} files>"
 
     def current(self) -> ssl.SSLContext | bool:
         """For the next request; True, aiohttp's value for its default, where none is needed."""
-        if self._paths and (stamp := self._stamps()) != self._stamp:
+        if self._paths:
+            self._look.take()
+        return self._context or True
+
+    def _read_again(self) -> None:
+        """In a thread."""
+        if (stamp := self._stamps()) != self._stamp:
             try:
                 self._context, self._stamp = _context(self._settings), stamp
             except (OSError, ssl.SSLError):
                 # Certificate and key are replaced one after the other: the next request looks again.
                 self._stamp = None
-        return self._context or True
 
     def _stamps(self) -> tuple[tuple[int, int, int], ...] | None:
         """Changes whenever a file does; None where one cannot be looked at."""
@@ -52,6 +62,8 @@ class TlsSource:
 
 
 def _context(settings: ConsulSettings) -> ssl.SSLContext:
+    for path in filter(None, (settings.ca_cert, settings.client_cert, settings.client_key)):
+        open_to_read(path, PEM_BYTES_MAX).close()  # OpenSSL would wait for a pipe, and read on without end.
     context = ssl.create_default_context(cafile=settings.ca_cert)
     if not settings.verify:
         context.check_hostname = False

@@ -70,7 +70,8 @@ class Lookup:
         answer = await self._records("SRV")
         if isinstance(answer, Found):
             return answer
-        records = list(answer)[:RECORDS_MAX]
+        # A target of "." says that there is decidedly no such service (RFC 2782).
+        records = [one for one in list(answer)[:RECORDS_MAX] if str(one.target) != "."]
         ttl_s = _ttl_of(answer)
         addresses: dict[str, str] = {}
         if self._servers:

@@ -29,10 +29,13 @@ def instances_of(origin: str, groups: Any) -> tuple[Instance, ...]:
     found: dict[InstanceKey, Instance] = {}
     for group in groups:
         targets = group.get("targets") if isinstance(group, dict) else None
-        labels = group.get("labels") or {} if isinstance(group, dict) else None
+        labels = group.get("labels") if isinstance(group, dict) else None
+        labels = {} if labels is None else labels
         if not isinstance(targets, list) or not isinstance(labels, dict) or len(labels) > _LABELS_MAX:
             raise ValueError("a group is no object with a list of targets and an object of labels")
-        texts = {str(_WORDS.get(key, key)): text for key, text in labels.items() if isinstance(text, str)}
+        texts = {str(_WORDS.get(key, key)): text for key, text in labels.items() if text is not None}
+        if wrong := [key for key in _OURS if not isinstance(texts.get(key, ""), str)]:
+            raise ValueError(f"the label {wrong[0]} of a group is no text; write it in quotation marks")
         meta = {key: text for key, text in texts.items() if key in _OURS}
         for target in targets:
             host, port = host_and_port(target)

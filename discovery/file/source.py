@@ -7,12 +7,13 @@ YAML: what lacks peers is taken when it has not changed until the next look.
 """
 
 import asyncio
+import codecs
 import glob
 import logging
 import os
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import orjson
@@ -20,6 +21,8 @@ import orjson
 from discovery import clock
 from discovery.file.groups import instances_of
 from discovery.model import Catalog, Instance, SourceStatus
+from discovery.ordinary_file import open_to_read
+from discovery.patient_look import look_apart
 from discovery.shown import Shown
 
 log = logging.getLogger(__name__)
@@ -69,7 +72,7 @@ class FileSource:
             self._files = _files_of(before, clock.now_s())
             yield before
         while True:
-            await asyncio.to_thread(self._look, clock.now_s())
+            await look_apart(partial(self._look, clock.now_s()))
             self._note_faults()
             catalog = Catalog(tuple(one for name in sorted(self._files) for one in self._files[name].instances))
             known = any(not file.fault or file.instances for file in self._files.values())
@@ -143,10 +146,9 @@ def _read_again(name: str, stamp: _Stamp, known: _File) -> _File:
 
 
 def _read(name: str, stamp: _Stamp, before: tuple[Instance, ...]) -> _File:
-    if stamp[1] > FILE_BYTES_MAX:
-        return _File(stamp, before, f"it is longer than {FILE_BYTES_MAX} bytes")
     try:
-        return _File(stamp, instances_of(name, _parsed(name, Path(name).read_bytes())))
+        with open_to_read(name, FILE_BYTES_MAX) as file:
+            return _File(stamp, instances_of(name, _parsed(name, file.read(FILE_BYTES_MAX))))
     except OSError as exc:
         return _File(stamp, before, exc.strerror or type(exc).__name__)
     except ValueError as exc:
@@ -158,10 +160,10 @@ def _read(name: str, stamp: _Stamp, before: tuple[Instance, ...]) -> _File:
 def _parsed(name: str, content: bytes) -> Any:
     """Raises ValueError."""
     if not name.endswith(_YAML):
-        return orjson.loads(content)
+        return orjson.loads(content.removeprefix(codecs.BOM_UTF8))
     import yaml  # type: ignore[import-untyped]  # noqa: PLC0415 - few nodes need it, and it is slow to import
 
     try:
-        return yaml.safe_load(content)
+        return yaml.safe_load(content)  # Not by libyaml: brackets in brackets without end crash the process there.
     except yaml.YAMLError as exc:
         raise ValueError(str(exc)) from exc

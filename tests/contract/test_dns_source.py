@@ -42,6 +42,17 @@ async def test_srv_records_and_addresses_are_followed_as_long_as_their_ttl_says(
             await by_name["nodes.test:8000"].until(lambda seen: places(seen) == {"10.0.0.1:8000", "10.0.0.2:8000"})
 
 
+async def test_a_root_as_target_says_that_there_is_no_such_service() -> None:
+    async with name_server() as server:
+        server.records[SRV, "SRV"] = ["0 0 8000 one.mesh.test."]
+        follower = Follower(DnsSource(SRV, [server.address]))
+        async with running(follower.run()):
+            await follower.until(lambda seen: places(seen) == {"one.mesh.test:8000"})
+            server.records[SRV, "SRV"] = ["0 0 0 ."]
+            await follower.until(lambda seen: places(seen) == set())
+            assert follower.source.status.last_error == ""
+
+
 @pytest.mark.parametrize("other", [{}, {("late.test", "TXT"): ["it has another record"]}])
 async def test_a_name_that_gets_its_first_records_is_found_soon(other: dict[tuple[str, str], list[str]]) -> None:
     async with name_server() as server:

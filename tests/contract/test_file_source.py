@@ -1,7 +1,9 @@
 """Files as a source of peers: what changes is seen, and nothing that can be wrong with one takes anything away."""
 
 import asyncio
+import codecs
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,9 @@ async def test_files_are_found_by_globs_and_read_again_when_they_change(tmp_path
         '[{"targets": ["no-port"]}]',
         "null",
         '[{"targets": ["a:0"]}]',
+        '[{"targets": ["a:1"], "labels": []}]',
+        '[{"targets": ["a:1"], "labels": {"name": 5}}]',
+        '[{"targets": ["a:1"], "labels": {"__scheme__": true}}]',
     ],
 )
 async def test_a_broken_or_half_written_file_keeps_what_it_said_and_the_status_says_why(
@@ -71,6 +76,32 @@ async def test_a_broken_or_half_written_file_keeps_what_it_said_and_the_status_s
         file.write_text(listing("10.0.0.2:8000"))
         await follower.until(lambda seen: places(seen) == {"10.0.0.2:8000"})
         assert follower.source.status.last_error == ""
+    assert len(follower.catalogs) == 2
+
+
+async def test_a_byte_order_mark_and_labels_of_others_are_no_fault(tmp_path: Path) -> None:
+    file = tmp_path / "peers.json"
+    labels = {"env": 5, "team": ["a"], "name": None}
+    file.write_bytes(codecs.BOM_UTF8 + json.dumps([{"targets": ["10.0.0.1:8000"], "labels": labels}]).encode())
+    follower = Follower(FileSource([str(file)]))
+    async with running(follower.run()):
+        await follower.until(lambda seen: places(seen) == {"10.0.0.1:8000"})
+    assert follower.source.status.last_error == ""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+async def test_what_is_no_file_keeps_what_the_file_said_and_holds_up_nothing(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "peers.json"
+    file.write_text(listing("10.0.0.1:8000"))
+    follower = Follower(FileSource([str(tmp_path / "*.json")]))
+    async with running(follower.run()):
+        await follower.until(lambda seen: places(seen) == {"10.0.0.1:8000"})
+        file.unlink()
+        os.mkfifo(file) if kind == "pipe" else file.mkdir()
+        await until(lambda: f"it is a {kind}" in follower.source.status.last_error, what="fault")
+        file.unlink() if kind == "pipe" else file.rmdir()
+        file.write_text(listing("10.0.0.2:8000"))
+        await follower.until(lambda seen: places(seen) == {"10.0.0.2:8000"})
     assert len(follower.catalogs) == 2
 
 

@@ -134,6 +134,30 @@ async def test_maintenance_that_began_a_moment_before_the_stop_is_kept(node: Nod
         await node.shows(REASON)
 
 
+async def test_a_damaged_record_is_said_by_the_status_until_the_maintenance_is_known_again(node: Node) -> None:
+    node.record._path.write_text("{")
+    async with node.run() as registrar:
+        await node.shows("")
+        assert "is now maintenance.json.unreadable" in registrar.status.unkept
+        await node.maintain(REASON)
+        await node.keeps(REASON)
+        assert registrar.status.unkept == ""
+
+
+async def test_an_end_that_the_disk_refuses_is_said_and_kept_as_soon_as_it_can_be(node: Node) -> None:
+    async with node.run() as registrar:
+        await node.maintain(REASON)
+        await node.keeps(REASON)
+        node.record._path.unlink()
+        (node.record._path / "in the way").mkdir(parents=True)
+        await node.maintain()
+        await until(lambda: "a restart brings it back" in registrar.status.unkept, what="said")
+        (node.record._path / "in the way").rmdir()
+        node.record._path.rmdir()
+        registrar.verify()
+        await until(lambda: registrar.status.unkept == "", what="kept")
+
+
 async def test_maintenance_that_ended_while_the_node_was_down_is_over(node: Node) -> None:
     async with node.run(leaves=False):
         await node.maintain(REASON)
@@ -213,4 +237,29 @@ async def test_maintenance_that_was_taken_up_again_ends_after_its_token_was_repl
                 assert check_id(ours) in held
                 await node.maintain()
                 await node.shows("")
+            await node.shows()
+
+
+async def test_a_token_that_may_not_read_nodes_keeps_and_obeys_what_the_agent_says_of_our_entry(
+    guarded: RunningConsul, tmp_path: Path
+) -> None:
+    ours, heard = Registration("blind-1", "mcp-node", 8000), list[str]()
+    record = SavedMaintenance(tmp_path, heard.append)
+    own_rules = 'service "mcp-node" { policy = "write" }'
+    settings = replace(guarded.settings(), token=await guarded.token_for(own_rules))
+    async with open_session(guarded.settings()) as session:
+        peers = Follower(session.source("mcp-node"))
+        node = Node(guarded, ours, record, peers, settings)
+        async with running(peers.run()):
+            async with node.run() as registrar:
+                await node.maintain(REASON)
+                registrar.verify()
+                await node.keeps(REASON)
+            async with node.run() as registrar:
+                await node.shows(REASON)
+                await until(lambda: registrar.status.resumed == REASON, what="taken up again")
+                await node.maintain()
+                registrar.verify()
+                await node.keeps(None)
+            assert [one for i, one in enumerate(heard) if heard[i - 1 : i] != [one]] == ["", REASON, ""]
             await node.shows()

@@ -392,6 +392,23 @@ async def test_peer_that_is_not_there_is_answered_with_the_nearest_one(capsys: p
     assert "did you mean node-2?" in capsys.readouterr().err
 
 
+async def test_a_reset_that_finds_no_order_suggests_neither_what_was_written_nor_a_peer_without_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    peers = [{"name": "two", "source": "discovery"}, {"name": "twos", "source": "override"}]
+
+    def answer(request: web.Request) -> web.Response:
+        unknown = bad(404, "unknown_peer", "No operator has added, changed or removed a peer named 'two'.")
+        return (good({"peers": peers, "suppressed": ["tow"]}) if request.method == "GET" else unknown)(request)
+
+    async with serve(Requests(), answer) as url:
+        assert await run(url, "peers", "reset", "two") == 1
+        said = capsys.readouterr().err
+        assert "did you mean twos or tow?" in said
+        assert await run(url, "peers", "rm", "two") == 1
+        assert "did you mean twos?" in capsys.readouterr().err
+
+
 async def test_ping_shows_each_way_and_fails_where_none_was_answered(capsys: pytest.CaptureFixture[str]) -> None:
     way = {"replica": "peer:b", "way": ["a", "b\x1b[31m"], "ms": 1.26, "error": None}
     silent = {"replica": "peer:c", "way": ["a", "c"], "ms": None, "error": "it refuses the connection"}

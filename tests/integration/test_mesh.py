@@ -347,3 +347,13 @@ async def test_a_peer_that_hangs_up_is_dialled_again_and_its_names_come_back(tmp
         await one.when(lambda: "two__kit__echo" in one.tool_names())
         assert one.view("two").reconnects == 1
         assert one.view("two").last_error == ""
+
+
+async def test_maintenance_that_the_agent_alone_says_is_obeyed_until_a_catalog_shows_our_entry(tmp_path: Path) -> None:
+    async with running_node("one", tmp_path) as one:
+        one.mesh.take_own_maintenance("new disks")
+        await one.mesh.settled()
+        assert one.mesh.maintenance.own == "new disks"
+        one.mesh.take_catalog(catalog(instance(one)))
+        await one.mesh.settled()
+        assert one.mesh.maintenance.own == ""

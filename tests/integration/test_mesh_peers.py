@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -13,6 +14,7 @@ from agent.client.protocol import Request
 from agent.config.values import StaticPeer
 from agent.errors import NOT_EXECUTED, MeshError, OverrideRefused, RpcError
 from agent.model import Era, HttpTarget, Json, LinkState, ServerScope, ServerSpec
+from discovery.model import Health
 from tests.integration.servers.fastmcp_server import make_server
 from tests.integration.servers.hosting import Seen, http, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node, served
@@ -401,3 +403,52 @@ async def test_a_static_peer_that_refuses_as_nodes_do_is_asked_for_its_proof_and
     assert ("/mcp/local/handshake" in [request.path for request in asked]) is asked_to_prove
     assert not any(request.headers.get("authorization") for request in asked)
     assert not any(b"between-nodes" in request.raw for request in asked)
+
+
+async def test_a_node_that_is_listed_and_not_linked_is_kept_away_before_it_is_back(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (one, two):
+        back = instance(two)
+        one.mesh.take_catalog(catalog(replace(back, health=Health.CRITICAL)))
+        await one.mesh.settled()
+        assert one.mesh.peer_views() == []
+        assert (await one.rest("DELETE", "/peers/three"))[0] == 404
+        status, removed = await one.rest("DELETE", "/peers/two")
+        assert (status, removed["data"]["suppressed"]) == (200, ["two"])
+        assert (await one.rest("DELETE", "/peers/two"))[0] == 404
+        one.mesh.take_catalog(catalog(back))
+        await one.mesh.settled()
+        assert one.mesh.peer_views() == []
+        assert (await one.rest("DELETE", "/peers/two?forget=1"))[0] == 200
+        await one.connected("two")
+
+
+async def test_a_removed_node_that_has_another_name_by_now_is_reset_by_either(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (one, two):
+        for word in ("zwei", "two"):
+            one.mesh.take_catalog(catalog(instance(two)))
+            await one.connected("two")
+            assert (await one.rest("DELETE", "/peers/two"))[0] == 200
+            one.mesh.take_catalog(catalog(instance(two, name="zwei")))
+            await one.mesh.settled()
+            assert one.mesh.peer_views() == []
+            status, reset = await one.rest("DELETE", f"/peers/{word}?forget=1")
+            assert (status, reset["data"]["linked_as"]) == (200, "zwei")
+            assert one.orders.suppressions == ()
+            await one.connected("zwei")
+
+
+@pytest.mark.parametrize("is_discovered", [True, False])
+@pytest.mark.parametrize("forget", ["", "?forget=1"])
+async def test_the_end_of_one_of_two_orders_for_a_node_names_the_other_one(
+    forget: str, tmp_path: Path, *, is_discovered: bool
+) -> None:
+    async with two_nodes(tmp_path) as (one, two):
+        if is_discovered:
+            one.mesh.take_catalog(catalog(instance(two)))
+            await one.connected("two")
+        for name, host in (("a1", "127.0.0.1"), ("a2", "localhost")):
+            assert (await one.add_peer(name, two.url.replace("127.0.0.1", host)))[0] == 201
+        status, removed = await one.rest("DELETE", f"/peers/a1{forget}")
+        assert (status, removed["data"]["linked_as"]) == (200, "a2")
+        assert "added by another name, too, and stays linked as 'a2'" in removed["data"]["note"]
+        assert "iscovery" not in removed["data"]["note"]

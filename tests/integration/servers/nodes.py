@@ -294,13 +294,16 @@ class _Wiring:
                     task.cancel()
 
     def _status(self, mesh: Mesh) -> NodeStatus:
+        async def reread_servers() -> None:
+            mesh.take_servers(self.servers)
+
         return NodeStatus(
             mesh=mesh,
             membership=MembershipView,
             state=lambda: "ready",
             settings=lambda: [("port", "8000", "default")],
             url="http://127.0.0.1/mcp",
-            reread_servers=lambda: mesh.take_servers(self.servers),
+            reread_servers=reread_servers,
         )
 
     def _hooks(self, dispatch: Dispatch, updates: ClientUpdates, keep_names: Callable[[], None]) -> MeshHooks:

@@ -1,5 +1,6 @@
 """Settings: who wins, what is refused and with which words, and what stays secret."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,6 +55,27 @@ def test_a_file_of_named_tokens_closes_a_node_that_others_can_reach_and_a_damage
         with pytest.raises(ConfigRefused, match=words) as refused:
             load_settings({}, {"MESH_TOKENS_FILE": str(path)})
         assert "tokens_file (environment MESH_TOKENS_FILE)" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "MESH_TOKEN_FILE",
+        "MESH_TOKENS_FILE",
+        "MESH_PEER_TOKEN_FILE",
+        "MESH_CONFIG_FILE",
+        "MESH_TLS_CA",
+    ],
+)
+def test_a_pipe_in_place_of_a_file_is_named_with_the_fix_and_not_waited_for(tmp_path: Path, variable: str) -> None:
+    path = tmp_path / "file"
+    os.mkfifo(path)
+    with pytest.raises(
+        ConfigRefused, match="it is a pipe and no ordinary file; put its content into a file"
+    ) as refused:
+        load_settings({}, {variable: str(path)})
+    assert variable in str(refused.value)
+    assert str(path) in str(refused.value)
 
 
 def test_empty_variable_counts_as_unset() -> None:

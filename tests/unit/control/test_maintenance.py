@@ -32,6 +32,11 @@ def test_our_own_maintenance_drains_our_servers() -> None:
     assert maintenance_of(Catalog(), OWN_ID, (SERVER, WELL)) == Maintenance()
 
 
+def test_what_the_agent_said_of_us_counts_where_no_catalog_shows_us_an_entry_of_ours() -> None:
+    assert maintenance_of(Catalog(), OWN_ID, (SERVER, WELL), "moving").backends == {"server:kit"}
+    assert maintenance_of(own_entry(""), OWN_ID, ALL, "moving").own == ""
+
+
 def test_what_another_consul_agent_has_left_over_of_us_keeps_no_maintenance_that_has_ended() -> None:
     (left_over,) = own_entry("moving").instances
     (present,) = own_entry("").instances
@@ -44,13 +49,16 @@ def test_what_another_consul_agent_has_left_over_of_us_keeps_no_maintenance_that
 def test_beginning_and_end_are_logged_once_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     before, after = Maintenance(), maintenance_of(own_entry("moving"), OWN_ID, ALL)
-    log_changes(before, after)
-    log_changes(after, after)
-    log_changes(after, before)
+    log_changes(before, after, {"resting", "well"})
+    log_changes(after, after, {"resting", "well"})
+    log_changes(after, before, {"resting", "well"})
+    log_changes(after, before, {"well"})
     said = [(record.levelname, record.message, getattr(record, "reason", None)) for record in caplog.records]
     assert said == [
         ("WARNING", "this node is in maintenance and gets no new calls", "moving"),
         ("WARNING", "a peer is in maintenance and gets no new calls", "new disks"),
         ("INFO", "this node is back from maintenance", None),
         ("INFO", "a peer is back from maintenance", None),
+        ("INFO", "this node is back from maintenance", None),
+        ("INFO", "a peer in maintenance is gone", None),
     ]

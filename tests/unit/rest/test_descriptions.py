@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from agent.config.servers_file import LeftOut
+from agent.control.membership import MembershipView
 from agent.lossless_json.exact import as_plain, read_json
 from agent.model import (
     ORIGIN_META_KEY,
@@ -29,12 +30,14 @@ from agent.rest.descriptions import (
     describe_peer,
     describe_server,
     describe_unused_entry,
+    own_findings,
     public_names,
     servers_behind,
     split_views,
 )
 from agent.routing.build import build_routes
 from agent.routing.table import Contribution, ContributionKind, LeftOutEntry
+from discovery.model import RegistrarStatus, SourceStatus
 
 OWN = NodeIdentity("id-own", "own")
 SECRET = "s3cret-token"
@@ -237,3 +240,17 @@ def test_a_list_for_models_has_the_texts_of_servers_of_other_nodes_as_far_as_the
     assert [shown[name]["title"] for name in texts] == ["A", "B", "C", "D"]
     assert [name for name, about in shown.items() if "instructions" not in about] == ["c"]
     assert servers_behind(table)["peer:c"][0]["about"]["instructions"] == texts["c"]
+
+
+def test_a_right_that_is_missing_and_maintenance_that_is_not_kept_are_findings_about_our_own_entry() -> None:
+    well = MembershipView(source=SourceStatus(lists_us=True), registrar=RegistrarStatus(registered=True))
+    assert own_findings("home-1", well) == []
+    assert own_findings("home-1", replace(well, source=SourceStatus(lists_us=None))) == []
+    for source in (SourceStatus(lists_us=False), SourceStatus(lists_us=True, filtered=True)):
+        (found,) = own_findings("home-1", replace(well, source=source))
+        assert (found.name, found.kind.value) == ("home-1", "right_missing")
+        assert "node:read" in found.detail
+    unkept = RegistrarStatus(registered=True, unkept="the disk is full", resumed="new disks")
+    resumed, found = own_findings("home-1", replace(well, registrar=unkept))
+    assert (found.kind.value, found.detail) == ("maintenance_not_kept", "the disk is full")
+    assert resumed.kind.value == "maintenance_resumed"

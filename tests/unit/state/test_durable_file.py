@@ -9,7 +9,7 @@ import pytest
 
 from agent.errors import ConfigRefused
 from agent.state import durable_file
-from agent.state.durable_file import make_private_folder, open_to_read, write_durably
+from agent.state.durable_file import make_private_folder, write_durably
 
 
 def test_the_data_is_synced_before_the_rename_and_the_folder_after_it(
@@ -56,6 +56,13 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
     assert (tmp_path / "x.json").read_bytes() == b"old"
 
 
+def test_a_write_that_is_refused_leaves_no_draft_with_its_secrets(tmp_path: Path) -> None:
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_durably(tmp_path / "x.json", b"secret")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
 def test_a_draft_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_bytes(b"precious")
@@ -82,20 +89,6 @@ def test_a_folder_that_cannot_be_made_is_refused_with_the_fix(tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigRefused, match="set MESH_STATE_DIR"):
         make_private_folder(tmp_path / "file" / "state")
-
-
-@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
-def test_what_is_no_ordinary_file_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "node.json"
-    match kind:
-        case "pipe":
-            os.mkfifo(path)
-        case "folder":
-            path.mkdir()
-        case _:
-            path.symlink_to(os.devnull)
-    with pytest.raises(OSError, match=r"it is no ordinary file|Is a directory"):
-        open_to_read(path)
 
 
 def test_no_file_of_the_state_folder_is_read_without_looking_what_it_is() -> None:

@@ -2,13 +2,13 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from agent.state.durable_file import watch_file
+from agent.state.durable_file import Stamp, stamps, watch_files
 
 pytestmark = pytest.mark.looptime
 
@@ -17,12 +17,15 @@ pytestmark = pytest.mark.looptime
 async def watching(path: Path, then: Callable[[], None] = lambda: None) -> AsyncIterator[list[float]]:
     seen: list[float] = []
 
-    def changed() -> None:
+    async def changed(_path: Path) -> None:
         seen.append(asyncio.get_running_loop().time())
         then()
 
+    async def look(paths: Sequence[Path]) -> Sequence[Stamp]:
+        return stamps(paths)  # A thread would not know of the loop's time.
+
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(watch_file(path, changed), name="watch")
+        task = group.create_task(watch_files([path.with_name("other"), path], changed, look), name="watch")
         await asyncio.sleep(1)
         yield seen
         task.cancel()

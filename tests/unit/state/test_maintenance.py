@@ -19,13 +19,20 @@ async def test_a_reason_is_read_back_by_the_next_start_and_is_gone_after_the_end
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema":2,"reason":"x"}', b'{"schema":1,"reason":null}'])
-async def test_a_damaged_file_is_named_and_is_no_maintenance(
+async def test_a_damaged_file_is_named_and_put_aside_and_is_no_maintenance(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / FILE_NAME).write_bytes(content)
-    assert await SavedMaintenance(tmp_path).load() is None
+    record = SavedMaintenance(tmp_path)
+    assert await record.load() is None
     assert "the maintenance of before is not known" in caplog.text
-    await SavedMaintenance(tmp_path).save("x")
+    aside = f"{FILE_NAME}.unreadable"
+    assert (tmp_path / aside).read_bytes() == content
+    assert not (tmp_path / FILE_NAME).exists()
+    assert record.fault.startswith(f"{tmp_path / FILE_NAME}: whether this node was in maintenance before is not known")
+    assert aside in record.fault
+    await record.save("x")
+    assert record.fault == ""
     assert await SavedMaintenance(tmp_path).load() == "x"
 
 
@@ -39,12 +46,27 @@ async def test_a_disk_that_refuses_is_named_once_and_ends_nothing(
         assert not await record.save("x")
     told = [one for one in caplog.records if one.levelname == "WARNING"]
     assert [one.message for one in told] == ["the operator's maintenance cannot be kept on disk"]
-    assert await record.load() is None
+    assert record.fault.endswith("a restart ends it")
     (tmp_path / f"{FILE_NAME}.tmp").rmdir()
     await record.save("x")
-    assert await record.load() == "x"
+    assert record.fault == ""
+    assert await SavedMaintenance(tmp_path).load() == "x"
+
+
+async def test_an_end_that_the_disk_refuses_says_what_a_restart_would_do(tmp_path: Path) -> None:
+    heard = list[str]()
+    record = SavedMaintenance(tmp_path, heard.append)
+    await record.save("x")
+    (tmp_path / FILE_NAME).unlink()
+    # A folder in its place is removed by no user.
+    (tmp_path / FILE_NAME).mkdir()
+    assert not await record.save(None)
+    assert record.fault.endswith("a restart brings it back")
+    assert heard == ["x", ""]
 
 
 async def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / FILE_NAME)
-    assert await SavedMaintenance(tmp_path).load() is None
+    record = SavedMaintenance(tmp_path)
+    assert await record.load() is None
+    assert record.fault

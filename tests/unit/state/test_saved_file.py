@@ -38,5 +38,5 @@ def test_what_cannot_be_used_is_refused_with_its_place_and_none_of_its_words(
 
 
 def test_what_the_system_refuses_is_refused_with_its_reason(tmp_path: Path) -> None:
-    with pytest.raises(Unusable, match="Is a directory"):
+    with pytest.raises(Unusable, match="it is a folder"):
         read_saved(tmp_path, SHAPE, 100)

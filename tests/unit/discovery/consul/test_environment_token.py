@@ -1,6 +1,9 @@
 """A token file that an operator rotates while we run."""
 
+import os
 from pathlib import Path
+
+import pytest
 
 from discovery.consul.environment import ConsulSettings, TokenSource, consul_settings
 
@@ -52,3 +55,22 @@ def test_a_file_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
     path.unlink()
     assert (source.awaited_file, source.current()) == (None, "here")
     assert TokenSource(ConsulSettings()).awaited_file is None
+
+
+async def test_a_pipe_in_its_place_is_not_waited_for_and_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "token"
+    os.mkfifo(path)
+    source = TokenSource(ConsulSettings(token_file=str(path)))
+    assert source.current() is None
+    refusal = await source.refusal(awaits_file=True)
+    assert f"{path} cannot be read: it is a pipe and no ordinary file; put its content into a file there" in refusal
+    path.unlink()
+    path.write_text("good")
+    assert (source.current(), await source.refusal(awaits_file=True)) == ("good", "")
+    path.unlink()
+    os.mkfifo(path)
+    assert [source.current() for _ in range(3)] == ["good"] * 3
+    said = [(one.message, getattr(one, "token_of_before", None)) for one in caplog.records]
+    assert said == [("CONSUL_HTTP_TOKEN_FILE cannot be read", had_one) for had_one in (False, True)]
