@@ -27,7 +27,7 @@ from consul.base import (
 )
 
 from discovery import clock
-from discovery.consul.blocking_query import request_timeout_s
+from discovery.consul.blocking_query import request_timeout_s, waited_s
 from discovery.consul.environment import ConsulSettings, TokenSource
 from discovery.consul.patience import Patience, kind_of
 from discovery.consul.rows import split_rows
@@ -296,9 +296,11 @@ async def no_silent_repeat(
     try:
         return await handler(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
-        if "index" in request.url.query:
-            raise AgentUnreachable(f"the connection broke while waiting ({type(exc).__name__}{_LIMIT_HINT})") from exc
-        raise
+        if "index" not in request.url.query:
+            raise
+        if isinstance(exc, aiohttp.ClientConnectorError):  # There was none: no limit ends what was not made.
+            raise AgentUnreachable(_text(exc)) from exc
+        raise AgentUnreachable(f"the connection broke while waiting ({type(exc).__name__}{_LIMIT_HINT})") from exc
 
 
 def _writer(method: str) -> Callable[..., Awaitable[Any]]:
@@ -385,7 +387,9 @@ class _Transport(HTTPClient):  # type: ignore[misc] # the library is untyped
             raise AgentUnreachable(_text(exc) + _LIMIT_HINT * broken) from exc
         except aiohttp.ClientError as exc:
             raise CatalogUnavailable(_text(exc)) from exc
-        self._patience.note_answer(kind, in_usual_time=clock.now_s() - began_s < usual_s)
+        took_s = clock.now_s() - began_s
+        if took_s >= waited_s(usual_s):  # One that news have ended says nothing of how slow the agent is.
+            self._patience.note_answer(kind, in_usual_time=took_s < usual_s)
         return callback(response)
 
 
