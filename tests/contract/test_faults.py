@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from discovery.consul import client as consul_client
 from discovery.consul.client import open_client
 from discovery.consul.environment import ConsulSettings
 from discovery.consul.session import open_session
@@ -95,6 +96,20 @@ async def test_a_connection_that_breaks_in_a_wait_is_not_repeated_with_the_old_i
             with pytest.raises(AgentUnreachable):
                 await client.health("mcp-node", index=5, wait_s=1.0)
         assert len(server.queries) == 1
+
+
+@pytest.mark.parametrize(("lasted_s", "said"), [(0.0, "http_max_conns_per_client"), (1.0, "MESH_CONSUL_WAIT_S")])
+async def test_a_wait_that_breaks_off_names_the_limit_of_connections_only_when_it_does_at_once(
+    monkeypatch: pytest.MonkeyPatch, lasted_s: float, said: str
+) -> None:
+    monkeypatch.setattr(consul_client, "_LIMIT_ENDS_S", 1.0 - lasted_s)
+    async with (
+        fault_server(lambda _number, request: _hang_up(request)) as server,
+        open_client(server.settings) as client,
+    ):
+        with pytest.raises(AgentUnreachable, match="the wait broke off after") as broken:
+            await client.health("mcp-node", index=5, wait_s=5.0)
+    assert [word for word in ("http_max_conns_per_client", "MESH_CONSUL_WAIT_S") if word in str(broken.value)] == [said]
 
 
 async def test_a_wait_that_is_refused_a_connection_is_no_sign_of_a_limit() -> None:
