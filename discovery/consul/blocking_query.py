@@ -37,10 +37,12 @@ _FREE_RETURNS = 3  # Returns without news that cost nothing: unrelated registrat
 # The last step keeps a lying index to one request a second, and real news within the promised 2 s.
 _IDLE = Backoff(first_s=0.1, last_s=1.0)
 _ANSWER_GRACE_S = 5.0
+_STRETCH = 17.0 / 16.0
 
 
-# The trouble of an instance that a catalog lacks which went back or forgot, for a finding.
-FORGOTTEN = "the catalog has lost it, and it answers still: its link stays, unless it is about to end because it leaves"
+# The trouble of an instance that a catalog lacks which went back or forgot, for a finding. It may have left since: this
+# is not judged anew when its link ends.
+FORGOTTEN = "the catalog has lost it, or it has left: a link to it that is up stays, and no other one is made"
 # The same of one that may be hidden.
 HIDDEN = "the catalog's answer lacks it, it answers, and access control may be hiding it; its link stays"
 
@@ -81,7 +83,12 @@ def next_index(previous: int, answered: int) -> int:
 
 def request_timeout_s(wait_s: float) -> float:
     """The total time-out of a query: Consul stretches the wait by up to a sixteenth, and an answer takes time too."""
-    return wait_s * 17.0 / 16.0 + _ANSWER_GRACE_S
+    return wait_s * _STRETCH + _ANSWER_GRACE_S
+
+
+def waited_s(timeout_s: float) -> float:
+    """The wait of the query that has this time-out; an answer that comes sooner was not waited for."""
+    return (timeout_s - _ANSWER_GRACE_S) / _STRETCH
 
 
 def pause_s(*, now_s: float, last_update_at_s: float | None, idle_returns: int) -> float:
@@ -143,7 +150,9 @@ def weigh(
     if settling:
         return Verdict(Trust.SETTLING, _with_missing(shown, answer, vanished), vanished)
     if restored:
-        return _doubted(shown, answer, vanished, confirming=confirming)
+        # Another entry of our own has no link that could be lost: one that the operator took out is gone.
+        others = frozenset(one for one in vanished if one.service_id != canary)
+        return _doubted(shown, answer, others, confirming=confirming) if others else Verdict(Trust.BELIEVED, answer)
     hidden = vanished & answering
     if hidden and confirming:
         return Verdict(Trust.HIDDEN, _with_missing(shown, answer, hidden, trouble=HIDDEN), hidden)

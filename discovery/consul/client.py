@@ -27,7 +27,7 @@ from consul.base import (
 )
 
 from discovery import clock
-from discovery.consul.blocking_query import request_timeout_s
+from discovery.consul.blocking_query import request_timeout_s, waited_s
 from discovery.consul.environment import ConsulSettings, TokenSource
 from discovery.consul.patience import Patience, kind_of
 from discovery.consul.rows import split_rows
@@ -48,6 +48,9 @@ _ERROR_CHARS_MAX = 200
 _WORD_CHARS_MAX = 32
 # An agent closes further connections of one address at once (1.8), or answers 429 to them (later).
 _LIMIT_HINT = "; Consul's limit of connections for each address is limits.http_max_conns_per_client, 200 by default"
+_LIMIT_ENDS_S = 1.0  # At once; a wait that lasted longer was ended by something else.
+_BROKEN_HINT = "; did the agent end, or does a proxy before it cut off waits (MESH_CONSUL_WAIT_S)?"
+_UNKNOWN = "ACL not found"  # Consul's own words of a token, all versions.
 # A gateway's time-out; Consul's own failures are 500 and 503.
 _CUT_HINT = "; a proxy before Consul cuts off waits: set MESH_CONSUL_WAIT_S to less than its time-out"
 _SERF_ALIVE, _SERF_GOING = 1, (2, 3)  # Leaving, left; 4 is failed (Serf, MemberStatus).
@@ -249,9 +252,7 @@ class ConsulClient:
         except (ACLPermissionDenied, ACLDisabled) as exc:
             if self._token.current() != token:  # Rotated while we waited: try the new token.
                 raise CatalogUnavailable("the ACL token was replaced") from exc
-            _, is_embedded, why = _text(exc).partition(EMBEDDED_REFUSES)
-            refused = f"Consul refused our ACL token; the right that is missing: {right} ({_text(exc)})"
-            raise AccessRefused(f"the embedded catalog there refuses us: {why}" if is_embedded else refused) from exc
+            raise AccessRefused(_refusal(_text(exc), right)) from exc
         except NotFound as exc:
             raise RegistrationLost(_text(exc)) from exc
         except (ClientError, ConsulException) as exc:
@@ -293,12 +294,17 @@ async def no_silent_repeat(
     aiohttp quietly sends a GET again when a pooled connection breaks. A waiting query would then carry its old index to
     a restarted agent, whose lower index hides every change for the whole wait; the watch has to know.
     """
+    began_s = clock.now_s()
     try:
         return await handler(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
-        if "index" in request.url.query:
-            raise AgentUnreachable(f"the connection broke while waiting ({type(exc).__name__}{_LIMIT_HINT})") from exc
-        raise
+        if "index" not in request.url.query:
+            raise
+        if isinstance(exc, aiohttp.ClientConnectorError):  # There was none: no limit ends what was not made.
+            raise AgentUnreachable(_text(exc)) from exc
+        waited = clock.now_s() - began_s
+        hint = _LIMIT_HINT if waited < _LIMIT_ENDS_S else _BROKEN_HINT
+        raise AgentUnreachable(f"the wait broke off after {waited:.1f} s ({type(exc).__name__}{hint})") from exc
 
 
 def _writer(method: str) -> Callable[..., Awaitable[Any]]:
@@ -385,7 +391,9 @@ class _Transport(HTTPClient):  # type: ignore[misc] # the library is untyped
             raise AgentUnreachable(_text(exc) + _LIMIT_HINT * broken) from exc
         except aiohttp.ClientError as exc:
             raise CatalogUnavailable(_text(exc)) from exc
-        self._patience.note_answer(kind, in_usual_time=clock.now_s() - began_s < usual_s)
+        took_s = clock.now_s() - began_s
+        if took_s >= waited_s(usual_s):  # One that news have ended says nothing of how slow the agent is.
+            self._patience.note_answer(kind, in_usual_time=took_s < usual_s)
         return callback(response)
 
 
@@ -443,6 +451,14 @@ async def _bounded_body(answer: aiohttp.ClientResponse) -> bytes:
             raise CatalogUnavailable(f"the answer is longer than {BODY_BYTES_MAX} bytes")
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def _refusal(text: str, right: str) -> str:
+    _, is_embedded, why = text.partition(EMBEDDED_REFUSES)
+    if is_embedded:
+        return f"the embedded catalog there refuses us: {why}"
+    cause = "it knows no such token, was it deleted?" if _UNKNOWN in text else f"the right that is missing: {right}"
+    return f"Consul refused our ACL token; {cause} ({text})"
 
 
 def _translated(exc: Exception) -> CatalogUnavailable | RegistrationLost:

@@ -5,18 +5,24 @@ says what the agent itself will try, and an agent that is slow may have done it 
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from discovery.backoff import Backoff
 from discovery.consul.client import ConsulClient
-from discovery.model import AgentSlow, CatalogUnavailable
+from discovery.model import AccessRefused, AgentSlow, CatalogUnavailable
 
 # Of the time for leaving: for the name of the Consul node that holds us, and for the answer to deregistering.
 HOLDER_TIMEOUT_S = 0.5
 DEREGISTER_TIMEOUT_S = 1.0
 # How often it is checked whether leaving has arrived in the catalog: it takes the agent a few milliseconds.
 _LOOK_AGAIN = Backoff(first_s=0.02, last_s=0.25)
+# Without a token of its own the agent could neither deregister us nor report that our check has run out.
+_REFUSED = (
+    "Consul refuses our ACL token as we leave, so that our entry may stay, passing: "
+    "it goes when this node leaves with a valid token, or by /v1/catalog/deregister"
+)
 
 
 class Leaving:
@@ -82,22 +88,26 @@ class Leaving:
         """What an operator should know of entries that our agent does not hold."""
         return (
             f"deregistered, and the catalog lists us under another Consul node too ({', '.join(self.holders)}): "
-            "was its agent renamed or removed? An entry that no agent holds goes by /v1/catalog/deregister alone"
+            "was its agent renamed or removed, or are several agents behind one address? "
+            "An entry that no agent holds goes by /v1/catalog/deregister alone"
         )
 
-    def why_still_there(self, exc: Exception) -> str:
-        """Why the catalog may still list us; `exc` ended the attempt."""
+    def why_still_there(self, exc: Exception) -> tuple[int, str]:
+        """Why the catalog may still list us, and how much that matters, as a log level; `exc` ended the attempt."""
+        unread = "the agent took our deregistration; whether it arrived in the catalog cannot be read"
+        if isinstance(exc, AccessRefused):
+            return logging.WARNING, _REFUSED
         if isinstance(exc, CatalogUnavailable):
             if self.accepted:
-                return "the agent took our deregistration; whether it arrived in the catalog cannot be read"
-            return "deregistering failed, the catalog will time us out"
+                return logging.INFO, unread
+            return logging.WARNING, "deregistering failed, the catalog will time us out"
         listed = f"the catalog still lists us (Consul node {', '.join(self.holders)})"
         if not self.accepted:
-            unread = "the catalog will time us out"
-            return f"the agent has not answered our deregistration, and {listed if self.holders else unread}"
+            later = listed if self.holders else "the catalog will time us out"
+            return logging.WARNING, f"the agent has not answered our deregistration, and {later}"
         if self._holder is None and not self.holders:
-            return "the agent took our deregistration; whether it arrived in the catalog cannot be read"
-        return (
+            return logging.WARNING, unread
+        return logging.WARNING, (
             f"the agent took our deregistration and {listed}: "
             "was our old ACL token deleted, or does the agent lack a token of its own (acl.tokens.agent)?"
         )

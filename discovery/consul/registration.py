@@ -7,7 +7,7 @@ the agent is leaving its cluster:
     the ACL token is another than then       -> register: the agent acts with the token of the registration
     the catalog lacks us, the agent does not -> register with changed Notes
     the comparison is due, or requested      -> read the agent's own list; register when it differs
-    otherwise                                -> heartbeat; register at once when the agent lost us
+    otherwise, or with a very slow agent     -> heartbeat; register at once when the agent lost us
 A maintenance that has changed, or may have, is asked for after any of them (`discovery.consul.maintenance`).
 The one rule: a registration that the agent has lost is made again, and nothing is sent twice without need.
 """
@@ -26,6 +26,8 @@ from discovery.consul.client import ConsulClient
 from discovery.consul.environment import POLL_S
 from discovery.consul.leaving import Leaving
 from discovery.consul.maintenance import KeptMaintenance
+from discovery.consul.patience import leaves_time
+from discovery.consul.rivals import Rival
 from discovery.model import (
     FORGETFUL,
     AccessRefused,
@@ -42,12 +44,10 @@ log = logging.getLogger(__name__)
 CHANGE_SPACING_S = 0.25  # Leading edge at once, then at most one registration per 250 ms while changes keep coming.
 COMPARE_S = 30.0  # Repairs a registration that another process changed; heartbeats show a lost one sooner.
 LEAVE_TIMEOUT_S = 2.0  # Of the drain's 30 s; a Consul that is away times us out by the TTL.
-_RIVAL_COMPARISONS = 2.5  # So many comparisons without the other process let it be forgotten.
 # A registration that is under way when the node leaves: an agent that takes it later would list a node that is gone.
 ARRIVE_TIMEOUT_S = 5.0
 _HEARTBEAT_JITTER = 0.1  # Nodes that were started together need not send heartbeats together.
 _DEFAULT_WEIGHTS = {"Passing": 1, "Warning": 1}  # Consul's own; an embedded catalog of an earlier version shows none.
-EPOCH_META_KEY = "epoch"  # Two processes that share a service ID differ in it.
 
 
 class ConsulRegistrar:
@@ -69,7 +69,7 @@ class ConsulRegistrar:
         self._maintenance = KeptMaintenance(client, registration.service_id, check_id(registration), maintenance)
         self._sent: Registration | None = None
         self._compare_s = compare_s
-        self._compare_at_s = 0.0
+        self._compare_at_s = self._beat_took_s = 0.0
         self._sent_at_s: float | None = None
         self._wake = asyncio.Event()
         self._sending: asyncio.Task[CatalogUnavailable | None] | None = None  # While one is under way.
@@ -83,8 +83,7 @@ class ConsulRegistrar:
         self._presence_expected = False
         self._last_error = ""
         self._registrations_total = 0
-        self._holder = self._rival = ""
-        self._rival_until_s = 0.0
+        self._holder, self._rival = "", Rival(compare_s)
 
     def __repr__(self) -> str:
         return f"<ConsulRegistrar {self.service_id} registered={self._registered} error={self._last_error!r}>"
@@ -103,7 +102,7 @@ class ConsulRegistrar:
             last_error=self._last_error,
             registrations_total=self._registrations_total,
             holder=self._holder,
-            rival=self._rival,
+            rival=self._rival.place,
             resumed=self._maintenance.resumed,
             unkept=self._maintenance.fault,
         )
@@ -133,6 +132,7 @@ class ConsulRegistrar:
     async def keep(self) -> None:
         """Keep the registration true until cancelled (`Registrar`)."""
         while True:
+            began_s = clock.now_s()
             try:
                 await self._turn()
             except AccessRefused as exc:
@@ -144,7 +144,7 @@ class ConsulRegistrar:
                 delay_s = self._failed(exc)
             else:
                 self._recovered()
-                delay_s = self._until_next_turn_s()
+                delay_s = self._until_next_turn_s(began_s)
             await self._wait(delay_s)
 
     async def leave(self) -> None:
@@ -161,8 +161,7 @@ class ConsulRegistrar:
                     await self._send(self._wanted)  # With the old token the agent could no longer deregister us.
                 await leaving.run()
         except (CatalogUnavailable, TimeoutError) as exc:
-            self._last_error = leaving.why_still_there(exc)
-            level = logging.INFO if leaving.accepted and isinstance(exc, CatalogUnavailable) else logging.WARNING
+            level, self._last_error = leaving.why_still_there(exc)
             log.log(level, self._last_error, extra={"service_id": self.service_id, "reason": str(exc) or "time-out"})
         else:
             log.info("deregistered", extra={"service_id": self.service_id})
@@ -188,7 +187,10 @@ class ConsulRegistrar:
             except CatalogUnavailable:
                 self._repair = True
                 raise
-        elif verify or clock.now_s() >= self._compare_at_s or self._wanted.http_check_url is not None:
+        elif self._wanted.http_check_url is not None or (
+            # With a slower agent our check would run out meanwhile; and heartbeats show a lost registration, too.
+            leaves_time(self._beat_took_s, self._wanted) and (verify or clock.now_s() >= self._compare_at_s)
+        ):
             await self._compare()
         else:
             await self._heartbeat()
@@ -271,9 +273,12 @@ class ConsulRegistrar:
             await self._register_again(str(exc))
 
     async def _pass_check(self) -> None:
+        sent_s = clock.now_s()
         try:
             await self._client.pass_check(check_id(self._wanted))
+            self._beat_took_s = clock.now_s() - sent_s
         except AgentSlow:
+            self._beat_took_s = clock.now_s() - sent_s
             check = await self._client.held_check(check_id(self._wanted))
             if check == {}:
                 raise RegistrationLost("the agent lacks our check") from None
@@ -285,24 +290,17 @@ class ConsulRegistrar:
         held = (await self._client.agent_services()).get(self.service_id)
         self._compare_at_s = clock.now_s() + self._compare_s
         assert self._sent is not None
-        if self._rival and clock.now_s() >= self._rival_until_s:
-            self._rival = ""
+        differs = held is not None and not agrees(held, self._sent)
+        if self._rival.compared(held if differs else None, self._sent.meta, clock.now_s()):
+            extra = {"service_id": self.service_id, "rival": self._rival.place}
+            log.error("another process registers under our service ID", extra=extra)
         if held is None:
             await self._register_again("the agent's list lacks us")
-        elif not agrees(held, self._sent):
-            if _epoch(held) != self._sent.meta.get(EPOCH_META_KEY):
-                self._note_rival(held)
+        elif differs:
             await self._register_again("the agent's list differs from what we sent")
         elif self._wanted.http_check_url is None:
             await self._heartbeat()
         self._maintenance.compared()
-
-    def _note_rival(self, held: Any) -> None:
-        self._rival = _place(held)
-        # It registers again as we do; both take turns.
-        self._rival_until_s = clock.now_s() + _RIVAL_COMPARISONS * self._compare_s
-        extra = {"service_id": self.service_id, "rival": self._rival}
-        log.error("another process registers under our service ID", extra=extra)
 
     async def _repair_catalog(self) -> None:
         """Make the agent send us to the catalog once more; its own list says that we are there."""
@@ -319,9 +317,13 @@ class ConsulRegistrar:
         self._sent, self._registered, self._holder = None, False, ""
         await self._register()
 
-    def _until_next_turn_s(self) -> float:
+    def _until_next_turn_s(self, began_s: float) -> float:
+        """Counted from the beginning of the last turn: the agent had its heartbeat then, whenever it answered."""
         heartbeat_s = self._wanted.heartbeat_s * (1.0 - _HEARTBEAT_JITTER * random.random())  # noqa: S311 - jitter
-        return min(heartbeat_s, max(0.0, self._compare_at_s - clock.now_s()))
+        due_s = began_s + heartbeat_s
+        if leaves_time(self._beat_took_s, self._wanted):
+            due_s = min(due_s, self._compare_at_s)
+        return max(0.0, due_s - clock.now_s())
 
     def _refused(self, exc: AccessRefused) -> float:
         """A refusal ends slowly or with a new token; until then no watch may expect us in the catalog."""
@@ -343,9 +345,8 @@ class ConsulRegistrar:
 
     def _recovered(self) -> None:
         if self._down_since_s is not None:
-            log.info(
-                "the registration is kept again", extra={"downtime_s": round(clock.now_s() - self._down_since_s, 3)}
-            )
+            downtime_s = round(clock.now_s() - self._down_since_s, 3)
+            log.info("the registration is kept again", extra={"downtime_s": downtime_s})
         self._failures, self._down_since_s, self._last_error = 0, None, ""
 
     async def _wait(self, delay_s: float) -> None:
@@ -432,19 +433,3 @@ def agrees(held: Any, sent: Registration) -> bool:
 
 def _weights(registration: Registration) -> dict[str, int]:
     return _DEFAULT_WEIGHTS | {"Passing": registration.weight}
-
-
-def _place(held: Any) -> str:
-    """Where the process is that registered, for a finding; untrusted text."""
-    if not isinstance(held, Mapping):
-        return "unreadable"
-    meta = held.get("Meta") or {}
-    address = str(held.get("Address") or "this Consul agent's machine")
-    return (
-        f"port {held.get('Port')} at {address}, node ID {meta.get('node_id', 'none')}, start {meta.get('epoch', '?')}"
-    )
-
-
-def _epoch(held: Any) -> str | None:
-    meta = held.get("Meta") if isinstance(held, Mapping) else None
-    return meta.get(EPOCH_META_KEY) if isinstance(meta, Mapping) else None

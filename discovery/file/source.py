@@ -164,6 +164,6 @@ def _parsed(name: str, content: bytes) -> Any:
     import yaml  # type: ignore[import-untyped]  # noqa: PLC0415 - few nodes need it, and it is slow to import
 
     try:
-        return yaml.safe_load(content)  # Not by libyaml: brackets in brackets without end crash the process there.
+        return yaml.safe_load(content)  # Not by libyaml, which has no limit on depth of its own.
     except yaml.YAMLError as exc:
         raise ValueError(str(exc)) from exc

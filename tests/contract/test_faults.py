@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from discovery.consul import client as consul_client
 from discovery.consul.client import open_client
 from discovery.consul.environment import ConsulSettings
 from discovery.consul.session import open_session
 from discovery.model import AgentUnreachable, CatalogUnavailable, Registration
 from tests.contract.fault_server import FaultServer, fault_server, rows_answer, serving
 from tests.contract.following import Follower, ids, running, until
+from tests.ports import free_port
 
 INDEX = {"X-Consul-Index": "7"}
 
@@ -70,6 +72,11 @@ async def test_news_that_end_a_wait_early_do_not_end_the_patience_with_an_agent_
         assert patience.more_s("GET health/service") == 5.0
         await client.health("mcp-node")
         assert patience.more_s("GET health/service") == 0.0
+        patience.note_late("GET health/service, waiting")  # Waits themselves took longer than they may.
+        await client.health("mcp-node", index=5, wait_s=25.0)
+        assert patience.more_s("GET health/service, waiting") == 5.0
+        await client.health("mcp-node", index=5, wait_s=0.0001)  # Over when it is answered.
+        assert patience.more_s("GET health/service, waiting") == 0.0
 
 
 async def test_a_unix_socket_serves_as_well(tmp_path: Path) -> None:
@@ -89,6 +96,28 @@ async def test_a_connection_that_breaks_in_a_wait_is_not_repeated_with_the_old_i
             with pytest.raises(AgentUnreachable):
                 await client.health("mcp-node", index=5, wait_s=1.0)
         assert len(server.queries) == 1
+
+
+@pytest.mark.parametrize(("lasted_s", "said"), [(0.0, "http_max_conns_per_client"), (1.0, "MESH_CONSUL_WAIT_S")])
+async def test_a_wait_that_breaks_off_names_the_limit_of_connections_only_when_it_does_at_once(
+    monkeypatch: pytest.MonkeyPatch, lasted_s: float, said: str
+) -> None:
+    monkeypatch.setattr(consul_client, "_LIMIT_ENDS_S", 1.0 - lasted_s)
+    async with (
+        fault_server(lambda _number, request: _hang_up(request)) as server,
+        open_client(server.settings) as client,
+    ):
+        with pytest.raises(AgentUnreachable, match="the wait broke off after") as broken:
+            await client.health("mcp-node", index=5, wait_s=5.0)
+    assert [word for word in ("http_max_conns_per_client", "MESH_CONSUL_WAIT_S") if word in str(broken.value)] == [said]
+
+
+async def test_a_wait_that_is_refused_a_connection_is_no_sign_of_a_limit() -> None:
+    async with open_client(ConsulSettings(url=f"http://127.0.0.1:{free_port()}")) as client:
+        with pytest.raises(AgentUnreachable) as refused:
+            await client.health("mcp-node", index=5, wait_s=1.0)
+    assert "Cannot connect" in str(refused.value)
+    assert "limit" not in str(refused.value)
 
 
 def _hang_up(request: web.Request) -> web.Response:

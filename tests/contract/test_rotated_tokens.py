@@ -79,6 +79,27 @@ async def test_a_rotation_that_was_not_seen_before_the_stop_leaves_no_ghost_eith
 
 
 @pytest.mark.consul
+@pytest.mark.parametrize("noticed", [True, False])
+async def test_leaving_with_a_token_that_was_deleted_says_that_the_entry_may_stay_and_how_it_goes(
+    guarded: RunningConsul, caplog: pytest.LogCaptureFixture, *, noticed: bool
+) -> None:
+    token = await guarded.token_for(NODE_RULES)
+    async with open_session(guarded.settings(token)) as session:
+        registrar = session.registrar(Registration("deleted-1", NAME, 8000, heartbeat_s=0.2))
+        async with running(registrar.keep()):
+            await until(lambda: registrar.status.registered, what="registered")
+            await guarded.revoke(token)
+            if noticed:  # An agent knows a token for a moment that is deleted.
+                await until(lambda: "refused" in registrar.status.last_error, within_s=40, what="refused")
+        await registrar.leave()
+    assert "our entry may stay, passing" in registrar.status.last_error
+    assert "catalog/deregister" in caplog.text
+    if noticed:
+        assert await listed(guarded, "deleted-1")
+    await guarded.call("PUT", "/v1/agent/service/deregister/deleted-1")
+
+
+@pytest.mark.consul
 async def test_a_registration_that_the_agent_cannot_take_back_is_said_when_we_leave(
     guarded: RunningConsul, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -124,6 +124,15 @@ def test_a_node_missing_after_the_index_went_back_is_kept_as_critical_once_the_l
         )
 
 
+def test_an_entry_of_our_own_that_an_operator_took_out_is_gone_at_once_also_while_the_state_is_young() -> None:
+    ours, left = (Instance(InstanceKey("dc1", node, "own"), "10.0.0.1", 8000) for node in ("n", "old-agent"))
+    shown, answer = Catalog((ours, left)), Catalog((ours,))
+    taken_out = weigh(
+        shown, answer, canary="own", holder="n", settling=False, suspects=frozenset(), confirming=False, restored=True
+    )
+    assert taken_out == Verdict(Trust.BELIEVED, answer)
+
+
 def test_an_older_answer_of_a_server_that_is_behind_takes_no_node_away() -> None:
     shown, behind = catalog("a", "b", "c"), catalog("a", "b")
     first = weigh(shown, behind, canary=None, settling=False, suspects=frozenset(), confirming=False, restored=True)

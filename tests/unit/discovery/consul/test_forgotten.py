@@ -128,7 +128,7 @@ async def test_a_node_whose_link_ends_as_it_leaves_is_gone_at_the_next_look(capl
         catalog = following.watch._shown
         assert catalog is not None
         (trouble,) = [one.trouble for one in catalog.instances if one.trouble]
-        assert "it leaves" in trouble
+        assert "it has left" in trouble
         assert "not said" not in trouble  # It may have: its link is just about to end.
         servers.up.remove("a")
         left_at_s = asyncio.get_running_loop().time()

@@ -1,6 +1,7 @@
 """An agent that answers too late, in loop time: each write that timed out is looked up before it is called failed."""
 
 import asyncio
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ class SlowClient(ScriptedClient):
         self.arrives = True
         self.token = token
         self.check_status = "passing"
+        self.answers_take_s = 0.0
 
     async def register(self, payload: Mapping[str, Any]) -> None:
         before = dict(self.held)
@@ -31,7 +33,13 @@ class SlowClient(ScriptedClient):
 
     async def pass_check(self, check_id: str) -> None:
         await super().pass_check(check_id)
+        await asyncio.sleep(self.answers_take_s)
         self._answer("beat")
+
+    async def agent_services(self) -> Mapping[str, Any]:
+        services = await super().agent_services()
+        await asyncio.sleep(self.answers_take_s)
+        return services
 
     async def deregister(self, service_id: str) -> None:
         if self.arrives:
@@ -125,6 +133,29 @@ async def test_a_heartbeat_whose_answer_came_too_late_is_no_failure_while_the_ch
         keeping.cancel()
     assert registrar.status.last_error == ""
     assert client.count("register") == 2
+
+
+@pytest.mark.parametrize("answers_take_s", [4.0, 8.0, 12.0])
+async def test_an_agent_that_answers_slowly_has_each_heartbeat_within_our_ttl(answers_take_s: float) -> None:
+    client = SlowClient()
+    client.answers_take_s = answers_take_s
+    registrar = registrar_of(client, OURS)
+    asyncio.get_running_loop().call_later(150.0, registrar.verify)  # As after an outage of the watch.
+    await kept(registrar, 300.0)
+    beats = [at_s for at_s, call in client.calls if call == "beat"]
+    assert max(later - earlier for earlier, later in itertools.pairwise([0.0, *beats, 300.0])) < OURS.ttl_s
+    assert registrar.status.last_error == ""
+
+
+async def test_after_an_agent_was_slow_its_list_is_compared_again() -> None:
+    client = SlowClient()
+    client.answers_take_s = 8.0
+    registrar = registrar_of(client, OURS)
+    asyncio.get_running_loop().call_later(100.0, setattr, client, "answers_take_s", 0.0)
+    await kept(registrar, 100.0)
+    assert client.count("list") == 0
+    await kept(registrar, 20.0)
+    assert client.count("list") == 1
 
 
 @pytest.mark.parametrize(("arrives", "said"), [(True, ""), (False, "has not answered our deregistration")])
