@@ -12,6 +12,8 @@ from typing import Any, Final, Self, TypeVar
 # Ours, in JSON-RPC's range for servers: why a forwarded request has no answer (docs/calls.md).
 NOT_EXECUTED: Final = -32000
 OUTCOME_UNKNOWN: Final = -32001
+# Between the name of a tool and why there is no answer, in the text of a failure of unknown outcome.
+PERHAPS_EXECUTED: Final = " may have been executed: "
 # The client's token does not allow it (docs/calls.md).
 FORBIDDEN: Final = -32003
 # Of MCP before 2026-07-28, which retired it; servers of that time still say it, and the SDK has no name for it.

@@ -14,6 +14,7 @@ from agent.dispatch.retry import Fate, Step, deadline_ms_to_tell, fate_of, is_tr
 from agent.errors import (
     NOT_EXECUTED,
     OUTCOME_UNKNOWN,
+    PERHAPS_EXECUTED,
     CallFailed,
     CallNotSent,
     CallOutcomeUnknown,
@@ -163,7 +164,7 @@ def received_failure(
     if data.get(OWN_ERROR_KEY) is not True:
         return None
     said = error.message.removeprefix(replica.remote_name)  # Its name for it; ours may be another.
-    message = said.removeprefix(": ")  # We add that ourselves.
+    message = said.removeprefix(PERHAPS_EXECUTED).removeprefix(": ")  # As older nodes have it; we add ours.
     match error.code, data.get("outcome"):
         case int(code), Fate.NOT_EXECUTED if code == NOT_EXECUTED:
             return RefusedElsewhere(error.message if said == error.message else f"{route.public_name}{said}")

@@ -22,6 +22,7 @@ from agent.dispatch.started_call import StartedCall
 from agent.errors import (
     NOT_EXECUTED,
     OUTCOME_UNKNOWN,
+    PERHAPS_EXECUTED,
     CallRefused,
     CallUnanswered,
     MCPError,
@@ -169,7 +170,9 @@ def _own_refusal(failure: NoLongerOffered | CallRefused | CallUnanswered, route:
         case CallUnanswered():
             data = _unknown_outcome(failure)
             code = INTERNAL_ERROR if failure.broken else OUTCOME_UNKNOWN
-            return MCPError(code=code, message=f"{route.public_name}: {failure}", data=own_error(params, data))
+            return MCPError(
+                code=code, message=f"{route.public_name}{PERHAPS_EXECUTED}{failure}", data=own_error(params, data)
+            )
 
 
 def _refuse_undeclared(result: Json, params: Json, route: Route) -> None:

@@ -85,8 +85,9 @@ def _with_outcome(message: str, outcome: object) -> str:
         (UNKNOWN, "may have been executed", "look before you make it again"),
         ("not_executed", "was not executed", "you may make it again"),
     ):
-        if outcome == one and fact not in message:
-            return f"{message.rstrip('.')}. The call {fact}; {advice}."
+        if outcome == one:
+            said = "" if fact in message else f". The call {fact}"
+            return f"{message.rstrip('.')}{said}; {advice}."
     return message
 
 

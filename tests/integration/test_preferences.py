@@ -67,9 +67,8 @@ async def test_a_call_without_a_known_outcome_is_a_result_for_a_client_that_asks
         assert result["isError"] is True
         assert [part["type"] for part in result["content"]] == ["text"]
         assert "did not answer tools/call" in result["content"][0]["text"]
-        assert result["content"][0]["text"].endswith(
-            ". The call may have been executed; look before you make it again."
-        )
+        assert usual["error"]["message"].startswith("kit__never may have been executed: server kit on ")
+        assert result["content"][0]["text"] == f"{usual['error']['message']}; look before you make it again."
         assert result["_meta"][ERROR_META_KEY]["code"] == OUTCOME_UNKNOWN
         unknown = await answered(f"{node.url}?errors=result", era, call("kit__no"))
         assert unknown["error"]["code"] == -32602, "the client's own mistake stays an error"
@@ -91,7 +90,12 @@ def test_only_failures_of_a_call_that_got_no_answer_become_results(code: int) ->
     [
         (NOT_EXECUTED, "fx is away.", "not_executed", "fx is away. The call was not executed; you may make it again."),
         (-32603, "broken", "unknown", "broken. The call may have been executed; look before you make it again."),
-        (OUTCOME_UNKNOWN, "cut; the call may have been executed", "unknown", "cut; the call may have been executed"),
+        (
+            OUTCOME_UNKNOWN,
+            "fx may have been executed: cut",
+            "unknown",
+            "fx may have been executed: cut; look before you make it again.",
+        ),
         (NOT_EXECUTED, "a server's own error", None, "a server's own error"),
     ],
 )

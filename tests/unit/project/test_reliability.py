@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from agent.links.state import DIALS, NAMED_DIALS
 from discovery.backoff import Backoff
 
 ROOT = Path(__file__).parents[3]
@@ -41,6 +42,14 @@ def test_every_time_constant_of_the_fault_rooms_is_on_the_reliability_page() -> 
 def test_no_row_of_the_reliability_page_is_written_so_that_it_is_not_read() -> None:
     lines = [line for line in (ROOT / "docs/reliability.md").read_text().splitlines() if line.startswith("| `")]
     assert len(lines) == len(ROWS) > 100
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-TW.md", "docs/guides/troubleshooting.md"])
+def test_what_operators_read_of_reconnecting_is_what_links_do(page: str) -> None:
+    text = re.sub(r"\s+", " ", (ROOT / page).read_text())
+    waits = re.search(r"(?:steps up to|最多) (\d+) (?:s|秒)\W+(?:Consul 不回報的則最多 )?(\d+)", text)
+    assert waits is not None, page
+    assert [float(wait) for wait in waits.groups()] == [DIALS.last_s, NAMED_DIALS.last_s]
 
 
 TEST = re.compile(r"^(?:async )?def (test_\w+)", re.MULTILINE)
