@@ -18,6 +18,7 @@ from agent.cli.run import flags_of
 from agent.config.found import find_values
 from agent.config.load import default_state_dir
 from agent.harmless_text import one_line
+from discovery.ordinary_file import open_to_read
 
 _MEMBERS: Final = ("seq", "time", "act", "who")
 _LINE_CHARS_MAX: Final = 500
@@ -102,7 +103,8 @@ def _files(path: Path) -> Iterator[tuple[Path, list[bytes]]]:
     """The whole lines of each file, the oldest first; a node may be writing the last one."""
     for one in (*older_files(path), path):
         try:
-            content = one.read_bytes()
+            with open_to_read(one) as file:
+                content = file.read()
         except FileNotFoundError:
             if one == path and older_files(path):
                 continue  # A node is putting it beside the others.
