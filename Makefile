@@ -16,14 +16,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # A lock is complete, so pip resolves nothing; `pip check` judges afterwards.
 FROM_LOCK := $(BIN)/python install/from_lock.py
-# A developer's environment takes 300, what pip has downloaded meanwhile the rest.
-MIB_NEEDED := 500
+# A developer's environment takes 500, what pip has fetched meanwhile 130.
+MIB_NEEDED := 650
 # setuptools warns of every editable installation; newer pips pass that on.
 OURSELVES := PYTHONWARNINGS=ignore $(PIP) install --quiet --no-deps --no-build-isolation --editable .
 PYTEST := $(BIN)/python -m pytest
-# Four more than the machine has cores, because tests with real processes wait much. A file's tests stay together: they
+# Five more than the machine has cores, because tests with real processes wait much. A file's tests stay together: they
 # share servers. tests/order.py says which files stay together as well, and in which order they begin.
-WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 4)))
+WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 5)))
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SAY = @printf '\n== %s\n'
 

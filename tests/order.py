@@ -1,10 +1,8 @@
-"""In which order the tests begin, and on which worker.
+"""In which order the tests begin, and what goes to one worker together.
 
-Called by conftest.py. Most tests with real processes wait most of the time, so several of them share a core; unit tests
-compute. Those that may take longest begin first, so that no worker is left alone with one at the end. All of them wait
-rather than compute, and the cores would be idle meanwhile: so one worker begins at the other end. The simulation comes
-last, each seed wherever there is room, so that the workers end together. The one rule: the order decides how long a run
-takes, never what a test finds.
+Called by conftest.py. What may take longest begins first, so that no worker is left alone with it at the end; the
+simulation comes last, each seed wherever there is room, so that the workers end together. The one rule: the order
+decides how long a run takes, never what a test finds.
 """
 
 from collections.abc import Sequence
@@ -14,18 +12,19 @@ import pytest
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
-    from xdist.workermanage import WorkerController
 
-# Files that share what takes long to start: two nodes with five servers; meshes on two catalogs and their server.
+# Files that share what takes long to start, which each worker would start anew: two nodes with five servers; meshes on
+# two catalogs and their server.
 TOGETHER = {
     "pairings": ("tests/integration/pairings/",),
     "shared mesh": tuple(f"tests/e2e/test_{name}.py" for name in ("observability", "offers", "servers", "tokens")),
 }
 # Tests that share nothing and wait for nothing: each goes to any worker, after all the files.
 APART = ("tests/simulation/",)
-# Tests that wait for little. They are after the others.
-COMPUTING = ("tests/unit/",)
-FROM_THE_END = "gw0"
+# Tests that share nothing and wait for half a minute each: as one file, on one worker, they would end after all others.
+SINGLY = ("tests/chaos/test_lost_crowds.py",)
+# Files whose tests are short, but together take half a minute. No limit says so.
+LONG = ("tests/browser/", "tests/contract/")
 
 
 def file_of(nodeid: str) -> str:
@@ -34,8 +33,8 @@ def file_of(nodeid: str) -> str:
 
 
 def unit_of(nodeid: str) -> str:
-    """What one worker runs: the file, the name that stands for several files in TOGETHER, or a test that is APART."""
-    if nodeid.startswith(APART):
+    """What one worker runs: the file, the name that stands for several files in TOGETHER, or one test."""
+    if nodeid.startswith((*APART, *SINGLY)):
         return nodeid
     file = file_of(nodeid)
     return next((unit for unit, paths in TOGETHER.items() if file.startswith(paths)), file)
@@ -54,40 +53,21 @@ def in_order(tests: Sequence[tuple[str, float]]) -> list[int]:
         places.setdefault(unit, place)
         places.setdefault(file_of(nodeid), place)
 
-    def key(place: int) -> tuple[bool, float, bool, bool, int, int]:
+    def key(place: int) -> tuple[bool, float, bool, int, int]:
         nodeid, _ = tests[place]
         unit = unit_of(nodeid)
-        computes = unit.startswith(COMPUTING)
-        return (
-            unit.startswith(APART),
-            -limits_s[unit],
-            unit not in TOGETHER,
-            computes,
-            places[unit],
-            places[file_of(nodeid)],
-        )
+        is_short = unit not in TOGETHER and not unit.startswith(LONG)
+        return unit.startswith(APART), -limits_s[unit], is_short, places[unit], places[file_of(nodeid)]
 
     return sorted(range(len(tests)), key=key)
 
 
-def next_unit(waiting: Sequence[str], worker: str) -> str:
-    """Which of the waiting units, in their order, the worker is to have."""
-    if worker == FROM_THE_END:
-        return next((unit for unit in reversed(waiting) if not unit.startswith(APART)), waiting[0])
-    return waiting[0]
-
-
 def scheduler(config: pytest.Config, log: Any) -> "LoadFileScheduling":
-    """Give a worker whole files, and files that share servers all to one worker: each would start them anew."""
+    """Give a worker whole units."""
     from xdist.scheduler import LoadFileScheduling  # noqa: PLC0415 - a run without workers does without
 
     class ByServers(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             return unit_of(nodeid)
-
-        def _assign_work_unit(self, node: "WorkerController") -> None:
-            unit = next_unit(tuple(self.workqueue), node.gateway.id)
-            self.workqueue.move_to_end(unit, last=False)
-            super()._assign_work_unit(node)
 
     return ByServers(config, log)
