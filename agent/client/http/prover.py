@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from agent.client.http.open_pool import open_pool
 from agent.client.http.origin import port_of
-from agent.client.http.pool import HttpPool, RequestBody, open_pool
+from agent.client.http.pool import HttpPool, RequestBody
 from agent.client.outbound import Outbound
 from agent.errors import CallFailed, IdentityRefused, ProtocolBroken, Unreachable
 from agent.identity.association import Association
