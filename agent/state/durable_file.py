@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from agent.descriptors import said_shortage
 from agent.errors import ConfigRefused
 
 log = logging.getLogger(__name__)
@@ -89,13 +90,22 @@ async def watch_file(path: Path, changed: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(POLL_EVERY_S)
         stamp = _stamp(path)
-        if stamp == known:
+        if stamp == known or _cannot_open(path):
             continue
         known = stamp
         try:
             changed()
         except Exception:  # The top of an eternal loop: the next change must be seen.
             log.exception("a changed file could not be taken", extra={"path": str(path)})
+
+
+def _cannot_open(path: Path) -> bool:
+    """Whether this node has no descriptor for it now: what a change says would be refused, and not looked at again."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as exc:
+        return bool(said_shortage(exc))
+    return False
 
 
 def _stamp(path: Path) -> Stamp:

@@ -8,7 +8,7 @@ was not silent in between.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, Final, Generic, Self, TypeVar
 from weakref import WeakSet
@@ -64,7 +64,7 @@ class Awakening:
 
     def __init__(self, knock: Callable[[], Awaitable[int]]) -> None:
         self._knock = knock
-        self._group = SmallTaskGroup()
+        self._group: asyncio.TaskGroup | None = SmallTaskGroup()  # While it runs.
         self._asked: list[_Asked[Any]] = []
         self._knocks: list[asyncio.Task[None]] = []
         self.was_silent = False
@@ -78,6 +78,7 @@ class Awakening:
         return f"<Awakening {len(self._knocks)} knocks, {sum(one.open for one in self._asked)} questions>"
 
     async def __aenter__(self) -> Self:
+        assert self._group is not None, "it is entered once"
         await self._group.__aenter__()
         self._timer = asyncio.get_running_loop().call_later(KNOCK_EVERY_S, self._knock_on)
         return self
@@ -88,7 +89,13 @@ class Awakening:
         for one in self._asked:
             one.end()
         self._asked.clear()
-        await self._group.__aexit__(None, None, None)
+        # It knows the task that dials, whose end knows of this: a circle, for the garbage collector to find.
+        group, self._group = self._group, None
+        assert group is not None, "it is left once"
+        try:
+            await group.__aexit__(None, None, None)
+        finally:
+            del group
 
     async def end_with(self, stack: AsyncExitStack) -> None:
         """End, at once or, where an answer that came too late for the dial may still open a session, with `stack`."""
@@ -120,7 +127,7 @@ class Awakening:
         `drop`: ends what was made too late, for which the others are waited for; without, they are given up.
         `says_nothing`: whether a failure is none of the server's own words; it counts where no other one is open.
         """
-        asked = _Asked(self._group, ask, drop, says_nothing)
+        asked = _Asked(self._begin, ask, drop, says_nothing)
         self._asked.append(asked)
         try:
             made = await asked.answer()
@@ -142,7 +149,11 @@ class Awakening:
         self._knocks = [one for one in self._knocks if not one.done()]
         if len(self._knocks) >= KNOCKS_OPEN_MAX:
             self._knocks.pop(0).cancel()
-        self._knocks.append(self._group.create_task(self._knocked(), name="knock at a server that hangs"))
+        self._knocks.append(self._begin(self._knocked(), "knock at a server that hangs"))
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        assert self._group is not None, "it runs"
+        return self._group.create_task(work, name=name)
 
     async def _knocked(self) -> None:
         try:
@@ -180,16 +191,16 @@ class Awakening:
 class _Asked(Generic[_T]):
     """One question, until it is answered; one that went out more than once may be answered more than once."""
 
-    __slots__ = ("_ask", "_drop", "_group", "_is_over", "_made", "_says_nothing", "_tasks", "_there")
+    __slots__ = ("_ask", "_begin_task", "_drop", "_is_over", "_made", "_says_nothing", "_tasks", "_there")
 
     def __init__(
         self,
-        group: asyncio.TaskGroup,
+        begin: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
         ask: Callable[[], Awaitable[_T]],
         drop: Callable[[_T], Awaitable[None]] | None,
         says_nothing: Callable[[Exception], bool],
     ) -> None:
-        self._group, self._ask, self._drop, self._says_nothing = group, ask, drop, says_nothing
+        self._begin_task, self._ask, self._drop, self._says_nothing = begin, ask, drop, says_nothing
         self._tasks: list[asyncio.Task[None]] = []
         self._made: list[_T | Exception] = []
         self._there = Event()
@@ -242,7 +253,7 @@ class _Asked(Generic[_T]):
         self._tasks.clear()
 
     def _begin(self) -> None:
-        task = self._group.create_task(self._asked(), name="first request to a server")
+        task = self._begin_task(self._asked(), "first request to a server")
         self._tasks.append(task)
         task.add_done_callback(self._ended)
 

@@ -180,14 +180,14 @@ async def _forced(
     except (RpcError, HttpRefusal) as exc:
         if isinstance(exc, HttpRefusal) and exc.error is None and _may_pass(exc):
             raise Unreachable.about(*exc.about, retry_after_s=exc.retry_after_s) from exc
-        failure = forced_in_vain(pool.where, protocol, f"initialize failed: {str(exc)[:200]}")
-        if _refuses_the_post(exc):
-            failure = NotStreamable(str(failure))
-        failure.may_be_away = isinstance(exc, HttpRefusal) and exc.may_be_away
-        try:
-            raise failure from exc
-        finally:
-            del failure  # Its traceback has this frame: a circle, for the garbage collector to find.
+        raise _refused_session(exc, pool, protocol) from exc
+
+
+def _refused_session(exc: RpcError | HttpRefusal, pool: HttpPool, protocol: str) -> ProtocolBroken:
+    failure = forced_in_vain(pool.where, protocol, f"initialize failed: {str(exc)[:200]}")
+    if _refuses_the_post(exc):
+        failure = NotStreamable(str(failure))
+    return failure.as_away(may_be_away=isinstance(exc, HttpRefusal) and exc.may_be_away)
 
 
 async def _negotiate(pool: HttpPool, opening: Opening, awakening: Awakening) -> HttpStatelessClient | HttpSessionClient:

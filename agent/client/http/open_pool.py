@@ -12,17 +12,20 @@ from agent.client.http.dial import Dialler, tls_context
 from agent.client.http.fields import headers_of
 from agent.client.http.origin import port_of
 from agent.client.http.pool import HttpPool
+from agent.client.http.silence import noted
 from agent.client.outbound import DIRECT, Outbound
 from agent.client.proxies import ProxyFault
 from agent.config.tls_files import TlsFault
-from agent.errors import ProtocolBroken
+from agent.descriptors import said_shortage
+from agent.errors import ProtocolBroken, Unreachable
 from agent.model import HttpTarget
 
 
 def open_pool(target: HttpTarget, *, connect_timeout_s: float, outbound: Outbound = DIRECT) -> HttpPool:
     """The pool of one target, to be closed or left as a context manager; nothing is dialled yet.
 
-    Raises `DialRefused`, and `ProtocolBroken` for a bad URL or a TLS file that cannot be used.
+    Raises `DialRefused`, `ProtocolBroken` for a bad URL or a TLS file that cannot be used, and `Unreachable` where this
+    node has no descriptor to read it.
     """
     try:
         url = check_url(target.url)
@@ -50,6 +53,10 @@ def open_pool(target: HttpTarget, *, connect_timeout_s: float, outbound: Outboun
         what = ""
         if isinstance(exc, TlsFault):
             what = f"has a TLS file that cannot be used: {exc.field}: "
+            if isinstance(exc.__cause__, OSError) and (lack := said_shortage(exc.__cause__)):
+                raise noted(
+                    Unreachable(f"{url.partition('?')[0]} cannot be reached, as {lack}"), exc.__cause__
+                ) from exc
         elif isinstance(exc, ProxyFault):
             what = "would be reached through a proxy, but "
         raise ProtocolBroken(f"{url.partition('?')[0]} {what}{exc}") from exc

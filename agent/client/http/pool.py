@@ -25,7 +25,7 @@ from agent.client.http.origin import SAME_REQUEST, slash_only, target_of
 from agent.client.http.proofs import forgets_us, proven, proving, remembered
 from agent.client.http.received import Response
 from agent.client.http.request import RequestBody, Route
-from agent.client.http.silence import is_silence
+from agent.client.http.silence import noted
 from agent.client.http.started import StartedExchange
 from agent.client.outbound import DIRECT, Outbound
 from agent.client.server_info import ServerInfo
@@ -209,7 +209,7 @@ class HttpPool:
         what, colon, detail = str(exc).partition(":")
         if not isinstance(exc, DialFailed | ConnectionBroken):  # The words of a library may hold anything.
             what, colon, detail = kind.what, ": ", str(exc)
-        return kind.about(self.where, what, colon + detail).as_silence(silent=is_silence(exc))
+        return noted(kind.about(self.where, what, colon + detail), exc)
 
     def close(self) -> None:
         """Close every connection; exchanges under way fail."""

@@ -94,7 +94,7 @@ async def _open_sse_client(
             try:
                 # A GET would be another session.
                 async with Awakening(partial(pool.knock, "OPTIONS")) as awakening:
-                    client = await awakening.answer(open_first, says_nothing=_says_nothing)
+                    client = await awakening.answer(open_first, drop=_closed, says_nothing=_says_nothing)
                 async with SessionRouter(
                     client,
                     open_session,
@@ -108,6 +108,10 @@ async def _open_sse_client(
             finally:
                 if client is not None:
                     client.close()
+
+
+async def _closed(client: SseSessionClient) -> None:
+    client.close()
 
 
 def _says_nothing(failure: Exception) -> bool:
