@@ -33,6 +33,8 @@ class MeshError(Exception):
     is_for_clients = False
     # Nothing came back at all, for which this node itself may be to blame; a refusal, a reset or an end is an answer.
     silent = False
+    # This node had no descriptor, memory or port for it: it says nothing of the other side. It is silence, too.
+    short = False
 
     @classmethod
     def about(cls, subject: str, what: str, detail: str = "", **more: Any) -> Self:
@@ -52,12 +54,17 @@ class MeshError(Exception):
     def of(cls, failure: "MeshError", **more: Any) -> Self:
         """A failure of this class with both texts of another one."""
         same = cls(str(failure), **more)
-        same.what, same.is_for_clients, same.silent = failure.what, failure.is_for_clients, failure.silent
-        return same
+        same.what, same.is_for_clients = failure.what, failure.is_for_clients
+        return same.as_silent_as(failure)
 
     def as_silence(self, *, silent: bool = True) -> Self:
         """The same, noted as one in which nothing came back; with `silent` false, as one in which something did."""
         self.silent = silent
+        return self
+
+    def as_silent_as(self, failure: "MeshError") -> Self:
+        """The same, noted as silence, and as a lack of this node's, where the other one is."""
+        self.silent, self.short = failure.silent, failure.short
         return self
 
     def words(self, subject: str) -> str:
@@ -90,6 +97,11 @@ class LinkFailed(MeshError):
     retry_soon = True
     may_be_away = False
 
+    def as_away(self, *, may_be_away: bool = True) -> Self:
+        """The same, noted as what a proxy may say of a server that is away."""
+        self.may_be_away = may_be_away
+        return self
+
 
 class Unreachable(LinkFailed):
     """Refused, reset, unresolvable, or no answer in time. `retry_after_s`: how long it asks us to wait (HTTP)."""
@@ -104,7 +116,7 @@ class Unreachable(LinkFailed):
     @classmethod
     def because(cls, failure: MeshError) -> Self:
         """What a failed request says of the whole link: the operators' text alone."""
-        return cls(str(failure), silent=failure.silent)
+        return cls(str(failure)).as_silent_as(failure)
 
 
 class AuthRefused(LinkFailed):

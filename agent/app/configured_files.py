@@ -87,8 +87,8 @@ class ConfiguredFiles:
         """Read each file again when it has changed, until cancelled."""
         pairs = self._watched()
 
-        async def look(paths: Sequence[Path]) -> Sequence[Stamp]:
-            return await look_apart(partial(stamps, paths))
+        async def look(paths: Sequence[Path], known: Sequence[Stamp]) -> Sequence[Stamp]:
+            return await look_apart(partial(stamps, paths, known))
 
         async def changed(path: Path) -> None:
             await self._take(then for one, then in pairs if one == path)

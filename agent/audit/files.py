@@ -72,10 +72,18 @@ class AuditFile:
         return size > 0 and (size >= FILE_BYTES_MAX or time.time() - self._since_s >= FILE_AGE_MAX_S)
 
     def begin_anew(self) -> None:
-        """Put the file beside the older ones, drop the oldest, and begin another. Raises OSError."""
+        """Put the file beside the older ones, drop the oldest, and begin another.
+
+        Raises OSError; where there is no other file then, the present one is as it was.
+        """
         os.fsync(self._descriptor)
-        os.rename(self.path, self.path.with_name(f"{self.path.name}.{self.head.seq}"))  # noqa: PTH104 - beside os.fsync
-        descriptor = _opened(self.path)
+        aside = self.path.with_name(f"{self.path.name}.{self.head.seq}")
+        os.rename(self.path, aside)  # noqa: PTH104 - beside os.fsync
+        try:
+            descriptor = _opened(self.path)
+        except ConfigRefused as exc:
+            os.rename(aside, self.path)  # noqa: PTH104 - as above
+            raise OSError(str(exc)) from exc
         os.close(self._descriptor)
         self._descriptor, self._since_s = descriptor, time.time()
         _sync_folder(self.path.parent)

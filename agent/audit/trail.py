@@ -203,7 +203,8 @@ class Trail:
                 return None
             try:
                 if self._file.is_due:
-                    self._file.begin_anew()
+                    with suppress(OSError):  # No descriptor or no room for another one: this one is to grow, then.
+                        self._file.begin_anew()
                 head, lines, lost = self._file.head, bytearray(), self._lost_since
                 for record in [_Record(batch[0].time, LOST, "node", {"records": lost})] * bool(lost) + batch:
                     line, head = record_line(head, record.time, record.act, record.who, record.fields)

@@ -21,6 +21,7 @@ from agent.errors import (
     CallOutcomeUnknown,
     CallTimedOut,
     LinkFailed,
+    MeshError,
     NoLongerOffered,
     RefusedElsewhere,
     RpcError,
@@ -66,7 +67,7 @@ class Verdict(StrEnum):
     ANSWERED = "answered"
     FAILED = "failed"  # no answer, a time-out, a refused token, or no MCP
     REFUSED = "refused"  # no connection: ours to the replica, or a mesh node's to its server
-    ABSENT = "absent"  # nothing about its health: its offer has changed, which the next route table shows
+    ABSENT = "absent"  # nothing about its health: its offer has changed, or this node had no descriptor for it
 
 
 class Cause(StrEnum):
@@ -110,6 +111,7 @@ _VERDICTS: Final[Mapping[str, Verdict]] = {
     "not_sent": Verdict.REFUSED,
     "refused": Verdict.REFUSED,
     "gone": Verdict.ABSENT,
+    "short": Verdict.ABSENT,
     "timeout": Verdict.FAILED,
     "unknown": Verdict.FAILED,
     "auth": Verdict.FAILED,
@@ -119,6 +121,8 @@ _VERDICTS: Final[Mapping[str, Verdict]] = {
 
 def outcome_of(exc: Exception) -> str:
     """The metric's label value for a failure."""
+    if isinstance(exc, MeshError) and exc.short:
+        return "short"
     return next((word for kind, word in _WORDS if isinstance(exc, kind)), "failed")
 
 

@@ -189,11 +189,11 @@ class Follower:
         updates = Updates(asked, granted, updated, self._meta, self._watch.subject)
         loop = asyncio.get_running_loop()
         began_at_s = loop.time()
-        reason = ""
+        reason, is_short = "", False
         try:
             await self._client.follow(updates)
         except MeshError as exc:
-            reason = str(exc)
+            reason, is_short = str(exc), exc.short
             if not updates.acknowledged and isinstance(exc, RpcError | ListenNotSupported):
                 refusal = exc if isinstance(exc, RpcError) else no_updates(self._backend)
                 stream.refusals = stream.refusals or dict.fromkeys(asked, refusal)
@@ -202,6 +202,9 @@ class Follower:
         self._streams -= {stream}
         if updates.acknowledged or not stream.refusals:
             log.info("MCP updates interrupted", extra={"backend": self._backend, "reason": reason})
+            if is_short:  # Nothing was asked.
+                loop.call_later(STREAMS.first_s, self.wake.set)
+                return
             loop.call_later(STREAMS.step_s(self._short_streams), self.wake.set)
             self._short_streams = 0 if loop.time() - began_at_s >= STREAM_STEADY_S else self._short_streams + 1
 

@@ -9,9 +9,8 @@ import logging
 import random
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
-from agent import clock
 from agent.client.affinity import is_of_session
 from agent.client.event import Event, first_of, within
 from agent.client.jsonrpc import LIST_CHANGES
@@ -21,8 +20,9 @@ from agent.errors import CallFailed, CallTimedOut, LoginNeeded, MeshError, Proto
 from agent.links.dial import OpenClient
 from agent.links.follower import Followers
 from agent.links.offer_keeper import CHANGE_WAIT_S, Listener, OfferHooks, OfferKeeper
-from agent.links.probe import PROBE_TIMEOUT_S, TICK_S, NoSignOfLife, Probe, ProbeHooks
+from agent.links.probe import PROBE_TIMEOUT_S, NoSignOfLife, Probe, ProbeHooks
 from agent.links.session_offers import SessionOffersOfBackend, read_as
+from agent.links.stall import StallDetector
 from agent.model import BackendSpec, Json, Offer
 
 log = logging.getLogger(__name__)
@@ -62,59 +62,8 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     return found
 
 
-# What a hung node has of reads is then moved in 6 s at most: this, and three probes that are waited for in vain.
-STALL_S: Final = 2.0
-
-
-def _nothing_waits() -> bool:
-    return False
-
-
 def _unheard(_affinity: str, _method: str) -> None:
     """What is heard of sessions when there is nothing to do about it any more."""
-
-
-class StallDetector:
-    """One timer at most, while calls are under way: `waiting` says whether. `doubt` is called at each stall."""
-
-    __slots__ = ("_answered_at_s", "_doubt", "_timer", "_waiting")
-
-    def __init__(self, waiting: Callable[[], bool], doubt: Callable[[], None]) -> None:
-        self._waiting = waiting
-        self._doubt = doubt
-        self._answered_at_s = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __repr__(self) -> str:
-        return f"<StallDetector {'idle' if self._timer is None else 'listening'}>"
-
-    def begun(self) -> None:
-        """A call is under way."""
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._answered_at_s = loop.time()
-            self._timer = loop.call_later(STALL_S, self._look)
-
-    def answered(self) -> None:
-        """A call was answered."""
-        self._answered_at_s = clock.now_s()
-
-    def end(self) -> None:
-        """No call is under way that anybody could doubt."""
-        self._waiting = _nothing_waits
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._waiting():
-            loop = asyncio.get_running_loop()
-            left_s = self._answered_at_s + STALL_S - loop.time()
-            if left_s < TICK_S:
-                self._doubt()
-                left_s = STALL_S
-            self._timer = loop.call_later(left_s, self._look)
 
 
 class _Counted:
@@ -220,9 +169,7 @@ class LinkLifecycle:
         listener = self._listener(request)
         begun_at_s = asyncio.get_running_loop().time()
         if request.started is None:
-            self._in_flight += 1
-            if self._stall is not None:
-                self._stall.begun()
+            self._begun()
         else:
             listener.began = request.started.changes
         try:
@@ -236,8 +183,7 @@ class LinkLifecycle:
             self._given_up(begun_at_s, request)
             raise
         else:
-            if self._stall is not None:
-                self._stall.answered()
+            self._answered()
             if self._offer.has_changed(listener):
                 await self._offer.show_changes(listener, request.sink)
             return result
@@ -255,21 +201,25 @@ class LinkLifecycle:
             return False
         assert request.started is not None, "it went out"
         request.started.changes, request.started.go_on = changes, self.request
-        self._in_flight += 1
-        if self._stall is not None:
-            self._stall.begun()
+        self._begun()
         return True
 
     def taken(self, result: Json, changes: int, taker: ResultTaker) -> bool:
         """Give a started request's result to its taker, if the server has announced no list change since `changes`."""
         if self._offer.changes != changes or not taker.take(result):
             return False
+        self._answered()
+        self._done()
+        return True
+
+    def _begun(self) -> None:
+        self._in_flight += 1
+        if self._stall is not None:
+            self._stall.begun()
+
+    def _answered(self) -> None:
         if self._stall is not None:
             self._stall.answered()
-        self._in_flight -= 1
-        if self._in_flight == 0:
-            self._idle.set()
-        return True
 
     def _done(self) -> None:
         self._in_flight -= 1
@@ -414,7 +364,8 @@ class LinkLifecycle:
             await self._client.probe(PROBE_TIMEOUT_S)
         except Unreachable as exc:
             may_be_slow = self.opened.identity is None and isinstance(exc.__cause__, CallTimedOut)
-            if not may_be_slow and not (exc.silent and (failure.silent or self._events.ended_in_silence())):
+            is_ours = exc.short or (exc.silent and (failure.silent or self._events.ended_in_silence()))
+            if not may_be_slow and not is_ours:
                 raise
             await self._probes.heard()
 

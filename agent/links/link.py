@@ -50,6 +50,8 @@ CALLED_IN_VAIN_EVERY_S: Final = 30.0
 REACHED_EVERY_S: Final = 5.0
 # How long a link may take to notice what a call has noticed: that its server is gone.
 MISSED_FOR_S: Final = 1.0
+# A dial for which this node had no descriptor is tried again this soon: one may be closed at any moment.
+SHORT_S: Final = 1.0
 # Calls in flight are drained for at most as long as a node's own stop takes: a peer that leaves the catalog still
 # answers its calls.
 DRAIN_TIMEOUT_S: Final = 30.0
@@ -408,6 +410,8 @@ class Link:
         """Answer tenacity: full jitter by the link's own count of attempts, which a long READY resets."""
         failure = retry_state.outcome.exception() if retry_state.outcome else None
         asked_s = failure.retry_after_s if isinstance(failure, Unreachable) else None
+        if isinstance(failure, MeshError) and failure.short:
+            asked_s = SHORT_S
         crowd, announced = self._hooks.crowd, is_announced(self.spec)
         return wait_s(
             self._record.standing,

@@ -298,8 +298,12 @@ class OfferKeeper:
             # The end of the stream is the first sign of a dead process; a live one is asked and listened to again.
             await self._life.sign_of_life(failure)
             lasted_s = clock.now_s() - self._stream_began_at_s
-            self._short_streams = 0 if lasted_s >= STREAM_STEADY_S else self._short_streams + 1
-            await asyncio.sleep(STREAMS.step_s(self._short_streams - 1))
+            if failure.short:  # Nothing was asked; it is tried again as soon as after a first failure.
+                pause_s = STREAMS.first_s
+            else:
+                self._short_streams = 0 if lasted_s >= STREAM_STEADY_S else self._short_streams + 1
+                pause_s = STREAMS.step_s(self._short_streams - 1)
+            await asyncio.sleep(pause_s)
             self._relist.set()
             failure = None
 

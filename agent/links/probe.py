@@ -321,6 +321,9 @@ class Probe:
 
     async def _confirm(self, failure: LinkFailed, *, busy: bool) -> None:
         """Take a miss, and wait until the next probe. Raises `NoSignOfLife`."""
+        if failure.short:  # Nothing was asked, for want of what this node has.
+            await asyncio.sleep(PROBE_AFTER_MISS_S)
+            return
         if not self._hooks.missed(busy=busy, silent=failure.silent):
             raise NoSignOfLife(f"no sign of life: {failure}") from failure
         if busy:

@@ -207,7 +207,7 @@ class LinkRecord:
         was_up = self.view.ready_at_s is not None
         reason = str(failure) or type(failure).__name__
         self.advance(
-            Lost() if was_up else OpenFailed(),
+            Lost(short=failure.short) if was_up else OpenFailed(short=failure.short),
             last_error=reason,
             said_error=failure.words("it"),
             failure=type(failure).__name__,
@@ -219,7 +219,8 @@ class LinkRecord:
             self._hooks.reconnected(self.view.key)
         else:
             self._hooks.dialled(type(failure).__name__)
-        level = logging.WARNING if self.standing.attempts <= 1 else logging.DEBUG
+        is_news = self.standing.attempts <= 1 and not failure.short  # A lack is said once for all links.
+        level = logging.WARNING if is_news or was_up else logging.DEBUG
         log.log(level, "MCP link down", extra={"backend": self.view.key, "reason": reason})
 
     def begin_anew(self) -> None:

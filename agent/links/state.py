@@ -94,7 +94,9 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class OpenFailed:
-    """The dial, the initialize result or the first listing failed."""
+    """The dial, the initialize result or the first listing failed. `short`: for want of what this node has."""
+
+    short: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,9 @@ class ProbeMissed:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The session ended by itself: stream end, reset, exited child."""
+    """The session ended by itself: stream end, reset, exited child. `short`: for want of what this node has."""
+
+    short: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +248,10 @@ def _misses(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStand
 def _fails(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStanding:
     row = _row(standing, now_s)
     hung = isinstance(event, ProbeMissed)
-    attempts, hangs = row.attempts + 1, row.hangs + hung
-    parks = standing.is_child and not hung and attempts - hangs >= CRASHES_MAX
+    # A lack of our own is no failure of the other side's, so it neither grows the waits nor parks a child.
+    is_short = isinstance(event, OpenFailed | Lost) and event.short
+    attempts, hangs = row.attempts + (not is_short), row.hangs + hung
+    parks = standing.is_child and not hung and not is_short and attempts - hangs >= CRASHES_MAX
     state = LinkState.PARKED if parks else LinkState.BACKOFF
     row = _flapped(row, now_s)
     return replace(row, state=state, attempts=attempts, hangs=hangs, misses=0, excused=0, ready_at_s=None)

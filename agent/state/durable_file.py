@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from agent.descriptors import said_shortage
 from agent.errors import ConfigRefused
 
 log = logging.getLogger(__name__)
@@ -82,16 +83,16 @@ def _sync_folder(folder: Path) -> None:
 async def watch_files(
     paths: Sequence[Path],
     changed: Callable[[Path], Awaitable[None]],
-    look: Callable[[Sequence[Path]], Awaitable[Sequence[Stamp]]],
+    look: Callable[[Sequence[Path], Sequence[Stamp]], Awaitable[Sequence[Stamp]]],
 ) -> None:
     """Call `changed` after every change of one of `paths`, until cancelled; also when one appears or vanishes.
 
     `look`: gives their `stamps`; from a thread, where a network's file system may be slow.
     """
-    known = await look(paths)
+    known = await look(paths, [None] * len(paths))
     while True:
         await asyncio.sleep(POLL_EVERY_S)
-        before, known = known, await look(paths)
+        before, known = known, await look(paths, known)
         for path, was, now in zip(paths, before, known, strict=True):
             if was == now:
                 continue
@@ -101,9 +102,22 @@ async def watch_files(
                 log.exception("a changed file could not be taken", extra={"path": str(path)})
 
 
-def stamps(paths: Sequence[Path]) -> list[Stamp]:
-    """What of each file changes with its content; None where there is none. Blocks on the disk."""
-    return [_stamp(path) for path in paths]
+def stamps(paths: Sequence[Path], known: Sequence[Stamp]) -> list[Stamp]:
+    """What of each file changes with its content; None where there is none. Blocks on the disk.
+
+    `known`: of the last time; it stays that of a file which this node lacks the descriptor to read now.
+    """
+    found = [(path, was, _stamp(path)) for path, was in zip(paths, known, strict=True)]
+    return [was if now != was and _cannot_open(path) else now for path, was, now in found]
+
+
+def _cannot_open(path: Path) -> bool:
+    """Whether this node has no descriptor for it now: what a change says would be refused, and not looked at again."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as exc:
+        return bool(said_shortage(exc))
+    return False
 
 
 def _stamp(path: Path) -> Stamp:

@@ -15,7 +15,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from agent.client.http.coding import CODINGS
 from agent.client.http.dial import Dialler
-from agent.client.http.pool import HttpPool, RequestBody, open_pool
+from agent.client.http.open_pool import open_pool
+from agent.client.http.pool import HttpPool, RequestBody
 from agent.errors import CallNotSent, CallOutcomeUnknown, DialRefused, ProtocolBroken, Unreachable
 from agent.model import HttpTarget
 from tests.integration.servers.hosting import Seen, http, reset, scripted

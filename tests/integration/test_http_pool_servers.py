@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from agent.client.http import dial as http_dial
-from agent.client.http.pool import HttpPool, RequestBody, open_pool
+from agent.client.http.open_pool import open_pool
+from agent.client.http.pool import HttpPool, RequestBody
 from agent.errors import CallNotSent
 from agent.model import HttpTarget
 from tests.integration.servers.hosting import serving

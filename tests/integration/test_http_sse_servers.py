@@ -10,6 +10,7 @@ import pytest
 from fastmcp import Context, FastMCP
 
 from agent.client.connect import McpClient, open_client
+from agent.client.http import sse_session
 from agent.client.protocol import Request
 from agent.errors import (
     AuthRefused,
@@ -29,7 +30,7 @@ from tests.integration.servers.nodes import running_node
 from tests.integration.servers.session_asking_server import Diary, session_asking_server
 from tests.integration.servers.sse_hosting import OldServer, old_server, sse_served
 from tests.integration.test_session_elicitation import Human, together, words
-from tests.waiting import eventually
+from tests.waiting import all_of, eventually
 
 PATIENCE_S = 20.0
 BY_SSE = HttpTransport.SSE
@@ -221,6 +222,39 @@ async def test_a_server_whose_stream_ends_and_that_is_not_the_same_then_is_lost(
         await eventually(partial(is_refused, client))
         assert client.lost.is_set()
         assert ("is another server now" if returns == "is another one" else "HTTP 404") in client.lost_reason
+
+
+async def test_a_server_that_starts_slowly_and_answers_knocks_is_asked_for_one_session() -> None:
+    starts = asyncio.Event()
+    async with old_server(OldServer(starts=starts)) as server, asyncio.TaskGroup() as group:
+
+        async def is_knocked_at() -> bool:
+            return server.knocks >= 2
+
+        async def open_and_close() -> None:
+            async with client_of(server.url):
+                pass
+
+        group.create_task(open_and_close(), name="open")
+        await eventually(is_knocked_at)
+        starts.set()
+    assert len(server.ended) == 1
+
+
+async def test_calls_that_wait_for_another_session_share_its_failure_and_the_next_one_tries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sse_session, "RENEW_TIMEOUT_S", 0.5)
+    async with old_server(OldServer()) as server, client_of(server.url) as client:
+        server.hangs = True
+        server.end_streams()
+        await eventually(partial(is_refused, client))
+        hung = server.hung
+        assert await all_of(is_refused(client) for _ in range(10)) == [True] * 10
+        assert server.hung == hung + 1
+        assert not client.lost.is_set()
+        server.hangs = False
+        assert await client.request(call("any")) == {"content": []}
 
 
 async def is_refused(client: McpClient) -> bool:

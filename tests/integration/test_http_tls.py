@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from agent.client.http.pool import RequestBody, open_pool
+from agent.client.http.open_pool import open_pool
+from agent.client.http.pool import RequestBody
 from agent.client.outbound import DIRECT, Outbound
 from agent.config.load import load_settings
 from agent.config.servers_file import check_servers

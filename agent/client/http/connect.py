@@ -8,12 +8,17 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from agent import clock
 from agent.client import jsonrpc
 from agent.client.capabilities import ASKED_FOR_ALL
-from agent.client.http.pool import HttpPool, RequestBody, open_pool
+from agent.client.exit_stack import SmallExitStack
+from agent.client.http.awakening import Awakening
+from agent.client.http.open_pool import open_pool
+from agent.client.http.pool import HttpPool
+from agent.client.http.request import RequestBody
 from agent.client.http.response import HttpRefusal, exchange
 from agent.client.http.session import HttpSessionClient
 from agent.client.http.stateless import HttpStatelessClient
@@ -43,6 +48,9 @@ from agent.model import HttpTarget, Json
 # A session of one's own is a header here and a little memory there; servers forget idle ones after minutes, too.
 SESSION_LIMITS: Final = SessionLimits(sessions_max=64, idle_max=16)
 
+# A server that hung and goes on is asked once more for the newer era, which gateways never answer.
+AGAIN_TIMEOUT_S: Final = 1.0
+
 _OUTAGE: Final = frozenset({408, 429, 502, 503, 504})
 _NOT_IMPLEMENTED: Final = 501
 
@@ -57,12 +65,14 @@ async def enter_http_client(
     """As `agent.client.connect.enter_client`, for a URL. A failure leaves nothing on the stack."""
     pool = open_pool(target, connect_timeout_s=opening.connect_timeout_s, outbound=opening.outbound)
     began_s = clock.now_s()
-    try:
-        client = await _first_client(pool, opening)
-    except BaseException:
-        pool.close()
-        raise
+    async with SmallExitStack() as attempt:
+        attempt.enter_context(pool)
+        # A proxy may answer OPTIONS itself.
+        awakening = await attempt.enter_async_context(Awakening(partial(pool.knock, "GET")))
+        client = await _first_client(pool, opening, awakening)
+        attempt.pop_all()
     stack.enter_context(pool)
+    await awakening.end_with(stack)
     if isinstance(client, HttpStatelessClient):
         if opening.protocol is not None or client.server_info.mesh is not None:
             return client
@@ -90,14 +100,16 @@ async def enter_http_client(
     return session_router
 
 
-async def _first_client(pool: HttpPool, opening: Opening) -> HttpStatelessClient | HttpSessionClient:
+async def _first_client(
+    pool: HttpPool, opening: Opening, awakening: Awakening
+) -> HttpStatelessClient | HttpSessionClient:
     """The client of the era that the server speaks, within the time that it may take to start."""
     start_timeout_s = opening.start_timeout_s
     try:
         async with asyncio.timeout(start_timeout_s):
             if opening.protocol is not None:
-                return await _forced(pool, opening.client_name, start_timeout_s, opening.protocol)
-            return await _negotiate(pool, opening.client_name, opening.connect_timeout_s, start_timeout_s)
+                return await _forced(pool, opening, opening.protocol, awakening)
+            return await _negotiate(pool, opening, awakening)
     except TimeoutError as exc:
         raise Unreachable.about(pool.where, f"did not answer within {start_timeout_s:g} s") from exc
     except CallFailed as exc:
@@ -153,92 +165,129 @@ async def _one_more(client: HttpSessionClient, *, needs_id: bool) -> AsyncGenera
 
 
 async def _forced(
-    pool: HttpPool, client_name: str, start_timeout_s: float, protocol: str
+    pool: HttpPool, opening: Opening, protocol: str, awakening: Awakening
 ) -> HttpStatelessClient | HttpSessionClient:
     """The client of the one version that may be spoken."""
+    asks = _Asks(pool, opening, awakening)
     if protocol in MODERN_PROTOCOL_VERSIONS:
-        verdict = await _discover(pool, client_name, protocol, start_timeout_s, probed_again=True)
+        verdict = await asks.discover(protocol, opening.start_timeout_s, probed_again=True)
         if isinstance(verdict, ServerInfo):
-            return _modern(pool, client_name, verdict)
+            return asks.modern(verdict)
         assert isinstance(verdict, Handshake), "it was probed at the only version"
         raise forced_in_vain(pool.where, protocol, verdict.reason)
-    client = HttpSessionClient(pool, client_name, start_timeout_s, version=protocol)
     try:
-        await client.open()
+        return await asks.session(protocol)
     except (RpcError, HttpRefusal) as exc:
         if isinstance(exc, HttpRefusal) and exc.error is None and _may_pass(exc):
             raise Unreachable.about(*exc.about, retry_after_s=exc.retry_after_s) from exc
-        failure = forced_in_vain(pool.where, protocol, f"initialize failed: {str(exc)[:200]}")
-        if _refuses_the_post(exc):
-            failure = NotStreamable(str(failure))
-        failure.may_be_away = isinstance(exc, HttpRefusal) and exc.may_be_away
-        try:
-            raise failure from exc
-        finally:
-            del failure  # Its traceback has this frame: a circle, for the garbage collector to find.
-    return client
+        raise _refused_session(exc, pool, protocol) from exc
 
 
-async def _negotiate(
-    pool: HttpPool, client_name: str, probe_wait_s: float, start_timeout_s: float
-) -> HttpStatelessClient | HttpSessionClient:
-    verdict = await _discover(pool, client_name, FIRST_VERSION, probe_wait_s, probed_again=False)
+def _refused_session(exc: RpcError | HttpRefusal, pool: HttpPool, protocol: str) -> ProtocolBroken:
+    failure = forced_in_vain(pool.where, protocol, f"initialize failed: {str(exc)[:200]}")
+    if _refuses_the_post(exc):
+        failure = NotStreamable(str(failure))
+    return failure.as_away(may_be_away=isinstance(exc, HttpRefusal) and exc.may_be_away)
+
+
+async def _negotiate(pool: HttpPool, opening: Opening, awakening: Awakening) -> HttpStatelessClient | HttpSessionClient:
+    asks, probe_wait_s = _Asks(pool, opening, awakening), opening.connect_timeout_s
+    verdict = await asks.discover(FIRST_VERSION, probe_wait_s, probed_again=False)
     if isinstance(verdict, ProbeAgain):
-        verdict = await _discover(pool, client_name, verdict.version, probe_wait_s, probed_again=True)
+        verdict = await asks.discover(verdict.version, probe_wait_s, probed_again=True)
     assert not isinstance(verdict, ProbeAgain), "only the first probe may ask for another"
     if isinstance(verdict, ServerInfo):
-        return _modern(pool, client_name, verdict)
-    client = HttpSessionClient(pool, client_name, start_timeout_s)
+        return asks.modern(verdict)
     try:
-        await client.open()
+        client = await asks.session(LATEST_HANDSHAKE_VERSION)
+        return await asks.newer_than(client) if verdict.unanswered and awakening.was_silent else client
     except (RpcError, HttpRefusal) as exc:
         error = exc if isinstance(exc, RpcError) else exc.error
         version = modern_version_named(error) if error is not None else None
         if version is None and verdict.unanswered:
             version = FIRST_VERSION  # It may have been starting, and know nothing else.
         if version is not None:
-            again = await _discover(pool, client_name, version, start_timeout_s, probed_again=True)
+            again = await asks.discover(version, opening.start_timeout_s, probed_again=True)
             if isinstance(again, ServerInfo):
-                return _modern(pool, client_name, again)
+                return asks.modern(again)
         version = handshake_version_named(error) if error is not None else None
         if version is None:
             raise _no_handshake(exc, verdict, pool) from exc
-        client = HttpSessionClient(pool, client_name, start_timeout_s, version=version)
         try:
-            await client.open()
+            return await asks.session(version)
         except (RpcError, HttpRefusal) as again_refused:
             raise _no_handshake(again_refused, verdict, pool) from again_refused
-    return client
 
 
-async def _discover(
-    pool: HttpPool, client_name: str, version: str, timeout_s: float, *, probed_again: bool
-) -> ServerInfo | ProbeAgain | Handshake:
-    stamp = stamp_of(version, client_name)
-    params = stamp.params(ASKED_FOR_ALL)
-    body = RequestBody(jsonrpc.encode_request(0, DISCOVER, params), harmless=True)
-    try:
-        async with asyncio.timeout(timeout_s):
-            message, _ = await exchange(pool, body, stamp.headers(DISCOVER, params), 0)
-        return judge_discovery(jsonrpc.result_of(message), version)
-    except RpcError as exc:
-        return judge_refusal(exc, probed_again=probed_again)
-    except HttpRefusal as exc:
-        if exc.error is not None:
-            return judge_refusal(exc.error, probed_again=probed_again)
-        if exc.status in _OUTAGE:
-            raise Unreachable.about(*exc.about, retry_after_s=exc.retry_after_s) from exc
-        return Handshake(f"it answered server/discover with HTTP {exc.status}")
-    except ProtocolBroken as exc:
-        # A server that knows only sessions may answer anything at all here; the handshake will tell.
-        return Handshake(str(exc))
-    except TimeoutError:
-        # Gateways in front of a server over stdio pass on what it never answers.
-        return Handshake(f"it did not answer server/discover within {timeout_s:g} s", unanswered=True)
+@dataclass(frozen=True, slots=True)
+class _Asks:
+    """The first questions to a server, each asked anew where it hung and goes on."""
 
+    pool: HttpPool
+    opening: Opening
+    awakening: Awakening
 
-def _modern(pool: HttpPool, client_name: str, server_info: ServerInfo) -> HttpStatelessClient:
-    return HttpStatelessClient(pool, stamp_of(server_info.protocol_version, client_name), server_info)
+    async def discover(
+        self, version: str, timeout_s: float, *, probed_again: bool
+    ) -> ServerInfo | ProbeAgain | Handshake:
+        """What it says of `version`, or that it says nothing."""
+        stamp = stamp_of(version, self.opening.client_name)
+        params = stamp.params(ASKED_FOR_ALL)
+
+        async def ask() -> Json:
+            body = RequestBody(jsonrpc.encode_request(0, DISCOVER, params), harmless=True)
+            message, _ = await exchange(self.pool, body, stamp.headers(DISCOVER, params), 0)
+            return jsonrpc.result_of(message)
+
+        try:
+            async with asyncio.timeout(timeout_s):
+                result = await self.awakening.answer(ask, says_nothing=_says_nothing)
+            return judge_discovery(result, version)
+        except RpcError as exc:
+            return judge_refusal(exc, probed_again=probed_again)
+        except HttpRefusal as exc:
+            if exc.error is not None:
+                return judge_refusal(exc.error, probed_again=probed_again)
+            if exc.status in _OUTAGE:
+                raise Unreachable.about(*exc.about, retry_after_s=exc.retry_after_s) from exc
+            return Handshake(f"it answered server/discover with HTTP {exc.status}")
+        except ProtocolBroken as exc:
+            # A server that knows only sessions may answer anything at all here; the handshake will tell.
+            return Handshake(str(exc))
+        except TimeoutError:
+            # Gateways in front of a server over stdio pass on what it never answers.
+            return Handshake(f"it did not answer server/discover within {timeout_s:g} s", unanswered=True)
+
+    async def session(self, version: str) -> HttpSessionClient:
+        """One that is open. Raises what `HttpSessionClient.open` raises."""
+
+        async def ask() -> HttpSessionClient:
+            opening = self.opening
+            client = HttpSessionClient(self.pool, opening.client_name, opening.start_timeout_s, version=version)
+            await client.open()
+            return client
+
+        return await self.awakening.answer(ask, drop=HttpSessionClient.close, says_nothing=_says_nothing)
+
+    async def newer_than(self, client: HttpSessionClient) -> HttpStatelessClient | HttpSessionClient:
+        """Of a server that hung when it was asked for the newer era, and may speak both."""
+        try:
+            verdict = await self.discover(FIRST_VERSION, AGAIN_TIMEOUT_S, probed_again=True)
+        except LinkFailed:
+            return client
+        except BaseException:
+            await client.close()
+            raise
+        if not isinstance(verdict, ServerInfo):
+            return client
+        await client.close()
+        return self.modern(verdict)
+
+    def modern(self, server_info: ServerInfo) -> HttpStatelessClient:
+        """The client of a server that needs no session."""
+        return HttpStatelessClient(
+            self.pool, stamp_of(server_info.protocol_version, self.opening.client_name), server_info
+        )
 
 
 def _no_handshake(exc: RpcError | HttpRefusal, verdict: Handshake, pool: HttpPool) -> ProtocolBroken | Unreachable:
@@ -256,6 +305,13 @@ def _no_handshake(exc: RpcError | HttpRefusal, verdict: Handshake, pool: HttpPoo
 
 def _refuses_the_post(exc: RpcError | HttpRefusal) -> bool:
     return isinstance(exc, HttpRefusal) and (400 <= exc.status < 500 or exc.status == _NOT_IMPLEMENTED)  # noqa: PLR2004 - client errors
+
+
+def _says_nothing(failure: Exception) -> bool:
+    """Whether it is no answer of the server's: another one that is open may get one."""
+    if isinstance(failure, HttpRefusal):
+        return failure.error is None and _may_pass(failure)
+    return not isinstance(failure, RpcError | AuthRefused | ProtocolBroken)
 
 
 def _may_pass(refusal: HttpRefusal) -> bool:

@@ -21,11 +21,12 @@ from aiohttp.abc import AbstractResolver
 from agent import clock
 from agent.client.dial_guard import GuardedResolver
 from agent.client.http.attempts import Attempts
-from agent.client.http.silence import MayBeSilence, is_silence
+from agent.client.http.silence import MayBeSilence, is_short, is_silence
 from agent.client.http.tunnel import TunnelRefused, open_tunnel
 from agent.client.outbound import BindingLike
 from agent.client.proxies import Proxy
 from agent.config.tls_files import TlsFault, dialling_context
+from agent.descriptors import said_shortage
 from agent.errors import IdentityRefused
 from agent.model import TlsFiles
 
@@ -127,7 +128,7 @@ class Dialler:
         except DialFailed:
             raise
         except OSError as exc:
-            raise DialFailed(_reason(exc), silent=is_silence(exc)) from exc
+            raise _failed(exc) from exc
         return protocol
 
     async def _tried(
@@ -186,10 +187,10 @@ class Dialler:
             sock = await _connect(addresses)
         except DialFailed as exc:
             said = f"cannot be reached through its proxy: {proxy} {exc}"
-            raise DialFailed(said, silent=exc.silent) from exc
+            raise DialFailed(said, silent=exc.silent, short=exc.short) from exc
         except OSError as exc:
             said = f"cannot be reached through its proxy: {proxy} {_reason(exc)}"
-            raise DialFailed(said, silent=is_silence(exc)) from exc
+            raise DialFailed(said, silent=is_silence(exc), short=is_short(exc)) from exc
         if not self.tls:
             return sock
         try:
@@ -233,6 +234,8 @@ class _Names:
                 try:
                     answers = await self._resolver.resolve(self._host, self._port)
                 except (OSError, UnicodeError) as exc:  # UnicodeError: a label that DNS cannot hold.
+                    if is_short(exc) and isinstance(exc, OSError):
+                        raise _failed(exc) from exc
                     raise DialFailed("has a host name that cannot be resolved", silent=is_silence(exc)) from exc
                 if not answers:
                     raise DialFailed("has a host name that cannot be resolved")
@@ -247,7 +250,13 @@ def _names_of(host: str, port: int, resolver: AbstractResolver | None) -> _Names
     return None if _is_literal(host) else _Names(host, port, GuardedResolver(resolver))
 
 
+def _failed(exc: OSError) -> DialFailed:
+    return DialFailed(_reason(exc), silent=is_silence(exc), short=is_short(exc))
+
+
 def _reason(exc: OSError) -> str:
+    if lack := said_shortage(exc):
+        return f"cannot be reached, as {lack}"
     match exc:
         case ssl.SSLCertVerificationError():
             return f"has a TLS certificate that is refused: {exc.verify_message or exc}"

@@ -10,29 +10,25 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 from agent import clock
 from agent.client.deadlines import shared_deadlines
-from agent.client.dial_guard import check_url
 from agent.client.http.answer import ConnectionBroken, NotHttp
 from agent.client.http.authorized import REFUSED, authorized, refused
 from agent.client.http.coding import CODINGS, coding_of
 from agent.client.http.connection import Connection
-from agent.client.http.dial import DialFailed, Dialler, tls_context
-from agent.client.http.fields import checked_line, field_line, headers_of
-from agent.client.http.origin import SAME_REQUEST, port_of, slash_only, target_of
+from agent.client.http.dial import DialFailed, Dialler
+from agent.client.http.fields import checked_line, field_line
+from agent.client.http.origin import SAME_REQUEST, slash_only, target_of
 from agent.client.http.proofs import forgets_us, proven, proving, remembered
 from agent.client.http.received import Response
 from agent.client.http.request import RequestBody, Route
-from agent.client.http.silence import is_silence
+from agent.client.http.silence import noted
 from agent.client.http.started import StartedExchange
 from agent.client.outbound import DIRECT, Outbound
-from agent.client.proxies import ProxyFault
 from agent.client.server_info import ServerInfo
-from agent.config.tls_files import TlsFault
 from agent.errors import (
     CallNotSent,
     CallOutcomeUnknown,
@@ -43,9 +39,8 @@ from agent.errors import (
     Unreachable,
 )
 from agent.identity.association import Association
-from agent.model import HttpTarget
 
-__all__ = ["HttpPool", "RequestBody", "Response", "Route", "open_pool"]
+__all__ = ["HttpPool", "RequestBody", "Response", "Route"]
 
 _F = TypeVar("_F", bound=MeshError)
 
@@ -61,7 +56,7 @@ _HEADS_REMEMBERED_MAX: Final = 64
 
 
 class HttpPool:
-    """Sends to one URL. Made by `open_pool`, closed on leaving; safe for concurrent use.
+    """Sends to one URL. Made by `agent.client.http.open_pool`, closed on leaving; safe for concurrent use.
 
     Any number of connections: how many calls may be in flight is decided above, not by a queue in here.
 
@@ -184,6 +179,23 @@ class HttpPool:
         except (OSError, ValueError) as exc:
             raise self.failure(Unreachable, exc) from exc
 
+    async def knock(self, method: str) -> int:
+        """The status of an answer to a request that means nothing, over a connection that is its own.
+
+        Raises `Unreachable`, `DialRefused`, `ProtocolBroken`.
+        """
+        try:
+            connection = await self._new_one()
+            try:
+                head = self._new_head(method, {"Accept": "application/json"}, None, self._route)
+                return (await connection.exchange(head + b"\r\n", b"")).status
+            finally:
+                connection.abort(ConnectionBroken("had its connection closed by us"))
+        except NotHttp as exc:
+            raise self.failure(ProtocolBroken, exc) from exc
+        except (OSError, ValueError) as exc:
+            raise self.failure(Unreachable, exc) from exc
+
     async def delete(self, headers: Mapping[str, str], route: Route | None = None) -> None:
         """Tell the server that a session is over. Raises `Unreachable`; any answer will do."""
         try:
@@ -197,7 +209,7 @@ class HttpPool:
         what, colon, detail = str(exc).partition(":")
         if not isinstance(exc, DialFailed | ConnectionBroken):  # The words of a library may hold anything.
             what, colon, detail = kind.what, ": ", str(exc)
-        return kind.about(self.where, what, colon + detail).as_silence(silent=is_silence(exc))
+        return noted(kind.about(self.where, what, colon + detail), exc)
 
     def close(self) -> None:
         """Close every connection; exchanges under way fail."""
@@ -410,39 +422,3 @@ class HttpPool:
                 self._expiry = loop.call_at(due_s, self._expire)
                 break
             connection.abort(ConnectionBroken("closed the connection"))
-
-
-def open_pool(target: HttpTarget, *, connect_timeout_s: float, outbound: Outbound = DIRECT) -> HttpPool:
-    """The pool of one target, to be closed or left as a context manager; nothing is dialled yet.
-
-    Raises `DialRefused`, and `ProtocolBroken` for a bad URL or a TLS file that cannot be used.
-    """
-    try:
-        url = check_url(target.url)
-    except ValueError as exc:
-        raise ProtocolBroken(str(exc)) from exc
-    parts = urlsplit(url)
-    tls = parts.scheme == "https"
-    assert parts.hostname is not None, "the URL was checked"
-    try:
-        files = outbound.files_for(target)
-        context = partial(tls_context, files, outbound.tls) if tls else None
-        dialler = Dialler(
-            parts.hostname,
-            port_of(parts),
-            tls=tls,
-            timeout_s=connect_timeout_s,
-            context=context,
-            proxy=outbound.proxies.of(url),
-            judges_name=outbound.judges_names,
-            binding=outbound.binding,
-            server_name="" if files is None else files.server_name,
-        )
-        return HttpPool(url, headers_of(target), dialler, outbound)
-    except ValueError as exc:
-        what = ""
-        if isinstance(exc, TlsFault):
-            what = f"has a TLS file that cannot be used: {exc.field}: "
-        elif isinstance(exc, ProxyFault):
-            what = "would be reached through a proxy, but "
-        raise ProtocolBroken(f"{url.partition('?')[0]} {what}{exc}") from exc

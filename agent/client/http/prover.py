@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from agent.client.http.open_pool import open_pool
 from agent.client.http.origin import port_of
-from agent.client.http.pool import HttpPool, RequestBody, open_pool
+from agent.client.http.pool import HttpPool, RequestBody
 from agent.client.outbound import Outbound
 from agent.errors import CallFailed, IdentityRefused, ProtocolBroken, Unreachable
 from agent.identity.association import Association
@@ -124,8 +125,8 @@ class Prover:
                 last, association = initiator.confirm(reply)
                 await _said(pool, {**last, "name": self._credentials.name})
             except IdentityRefused as exc:
-                refusal = IdentityRefused(f"{pool.where} does not prove that it is a node of this mesh: {exc}")
-                refusal.may_be_away = exc.may_be_away
+                said = f"{pool.where} does not prove that it is a node of this mesh: {exc}"
+                refusal = IdentityRefused(said).as_away(may_be_away=exc.may_be_away)
                 continue
             return association
         raise refusal
@@ -164,9 +165,6 @@ async def _said(pool: HttpPool, message: Json) -> Json:
     why = said.get("refused") if isinstance(said, dict) else None
     if response.status == _FORBIDDEN and isinstance(why, str):
         raise IdentityRefused(f"it refuses us: {why[:200]}")
-    refusal = IdentityRefused(f"it answers no handshake (HTTP {response.status}); an older version, or no node")
-    refusal.may_be_away = said is None and response.status not in (_UNAUTHORIZED, _FORBIDDEN)  # A page of a proxy's.
-    try:
-        raise refusal
-    finally:
-        del refusal  # Its traceback has this frame: a circle, for the garbage collector to find.
+    is_page = said is None and response.status not in (_UNAUTHORIZED, _FORBIDDEN)  # Perhaps of a proxy's.
+    text = f"it answers no handshake (HTTP {response.status}); an older version, or no node"
+    raise IdentityRefused(text).as_away(may_be_away=is_page)

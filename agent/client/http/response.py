@@ -117,9 +117,7 @@ class HttpRefusal(Exception):
         if self.status in (408, 429) or self.status >= 500:  # noqa: PLR2004 - the server's or a proxy's trouble
             return CallOutcomeUnknown.about(*self.about, retry_after_s=self.retry_after_s)
         where, what, said = self.about
-        failure = ProtocolBroken.about(where, what, f"{said}: no MCP endpoint")
-        failure.may_be_away = self.may_be_away
-        return failure
+        return ProtocolBroken.about(where, what, f"{said}: no MCP endpoint").as_away(may_be_away=self.may_be_away)
 
     def _with_wait(self, error: RpcError) -> RpcError:
         """The server's own error, and what only the answer's head says; another object, for its cause is this one."""
@@ -173,12 +171,7 @@ async def _read_response(response: Response, request_id: int | str, pool: HttpPo
     kind = response.content_type
     if kind != _JSON:
         what = f"answered HTTP {response.status} with something else than MCP"
-        failure = ProtocolBroken.about(pool.where, what, f": {kind[:80]!r}")
-        failure.may_be_away = True  # A page of a proxy's.
-        try:
-            raise failure
-        finally:
-            del failure  # Its traceback has this frame: a circle, for the garbage collector to find.
+        raise ProtocolBroken.about(pool.where, what, f": {kind[:80]!r}").as_away()  # Perhaps a page of a proxy's.
     return await _read_message(response, request_id, pool, large)
 
 

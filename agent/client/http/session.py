@@ -29,6 +29,7 @@ from agent.client.http.response import (
     exchange,
 )
 from agent.client.http.resumption import Resumption
+from agent.client.http.silence import noted
 from agent.client.http.stateless import timed_out
 from agent.client.legacy_notifications import SessionLogs, SessionSubscriptions
 from agent.client.negotiation import (
@@ -394,8 +395,7 @@ class HttpSessionClient:
                 raise refused from exc
             except (CallFailed, LinkFailed, TimeoutError) as exc:
                 what, reason = "forgot our session; opening another failed", str(exc) or "it did not answer in time"
-                silent = isinstance(exc, TimeoutError) or exc.silent
-                raise CallNotSent.about(self._pool.where, what, f": {reason}").as_silence(silent=silent) from exc
+                raise noted(CallNotSent.about(self._pool.where, what, f": {reason}"), exc) from exc
             log.info("MCP session opened anew", extra={"where": self._pool.where})
 
     def _lose(self, reason: str) -> None:

@@ -6,7 +6,12 @@ itself, by not hearing or not being heard, is silence.
 
 import errno
 import socket
-from typing import Final
+from typing import Final, TypeVar
+
+from agent.descriptors import shortage
+from agent.errors import MeshError
+
+_F = TypeVar("_F", bound=MeshError)
 
 _SILENT: Final = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN})
 
@@ -14,18 +19,30 @@ _SILENT: Final = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN
 class MayBeSilence(OSError):
     """A failure of ours that knows whether it was silence."""
 
-    def __init__(self, text: str, *, silent: bool = False) -> None:
+    def __init__(self, text: str, *, silent: bool = False, short: bool = False) -> None:
         super().__init__(text)
-        self.silent = silent
+        self.silent = silent or short
+        self.short = short
 
 
 def is_silence(exc: BaseException | None) -> bool:
     """Whether it was a time-out, a way that is not there, or a resolver that does not answer."""
     match exc:
-        case MayBeSilence():
+        case MayBeSilence() | MeshError():
             return exc.silent
         case socket.gaierror():
             return exc.errno == socket.EAI_AGAIN
         case OSError():
-            return isinstance(exc, TimeoutError) or exc.errno in _SILENT
+            return isinstance(exc, TimeoutError) or exc.errno in _SILENT or is_short(exc)
     return False
+
+
+def is_short(exc: BaseException | None) -> bool:
+    """Whether this node had no descriptor, memory or port left for it."""
+    return exc.short if isinstance(exc, MayBeSilence | MeshError) else bool(shortage(exc))
+
+
+def noted(failure: _F, exc: BaseException | None) -> _F:
+    """A failure that was caused by `exc`, as silent as that."""
+    failure.silent, failure.short = is_silence(exc), is_short(exc)
+    return failure

@@ -8,10 +8,13 @@ The one rule: what a URL without either says is why streamable HTTP failed, whic
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from agent import clock
+from agent.client.http.awakening import Awakening
 from agent.client.http.connect import SESSION_LIMITS, NotStreamable, enter_http_client
-from agent.client.http.pool import HttpPool, open_pool
+from agent.client.http.open_pool import open_pool
+from agent.client.http.pool import HttpPool
 from agent.client.http.response import HttpRefusal
 from agent.client.http.sse_session import Siblings, SseSessionClient
 from agent.client.http.stateless import HttpStatelessClient
@@ -76,10 +79,22 @@ async def _open_sse_client(
             return _one_more(make, pool, start_timeout_s)
 
         async with _grouped() as group:
-            client = SseSessionClient(pool, client_name, group, siblings, version=version, renews=True)
             began_s = clock.now_s()
+            client: SseSessionClient | None = None
+
+            async def open_first() -> SseSessionClient:
+                one = SseSessionClient(pool, client_name, group, siblings, version=version, renews=True)
+                try:
+                    await _opened(one, pool, start_timeout_s, endpoint_timeout_s)
+                except BaseException:
+                    one.close()
+                    raise
+                return one
+
             try:
-                await _opened(client, pool, start_timeout_s, endpoint_timeout_s)
+                # A GET would be another session.
+                async with Awakening(partial(pool.knock, "OPTIONS")) as awakening:
+                    client = await awakening.answer(open_first, drop=_closed, says_nothing=_says_nothing)
                 async with SessionRouter(
                     client,
                     open_session,
@@ -91,7 +106,16 @@ async def _open_sse_client(
                 ) as session_router:
                     yield session_router
             finally:
-                client.close()
+                if client is not None:
+                    client.close()
+
+
+async def _closed(client: SseSessionClient) -> None:
+    client.close()
+
+
+def _says_nothing(failure: Exception) -> bool:
+    return not isinstance(failure, AuthRefused | ProtocolBroken)
 
 
 async def _opened(client: SseSessionClient, pool: HttpPool, start_timeout_s: float, endpoint_timeout_s: float) -> None:

@@ -19,6 +19,7 @@ from agent.client.event import Event
 from agent.client.http.pool import HttpPool, RequestBody, Response, Route
 from agent.client.http.response import ANSWER_BYTES_MAX, SSE_TYPE, HttpRefusal, MessageStream, check_status
 from agent.client.http.session import COURTESY_TIMEOUT_S
+from agent.client.http.silence import is_silence, noted
 from agent.client.http.stateless import timed_out
 from agent.client.legacy_notifications import SessionLogs, SessionSubscriptions
 from agent.client.negotiation import (
@@ -104,7 +105,8 @@ class SseSessionClient:
         self._siblings = siblings
         self._ids = siblings.ids
         self._renews = renews
-        self._turn = asyncio.Lock()  # Of opening it anew.
+        self._turn = asyncio.Lock()  # Of opening it anew; `_in_vain`: how often that has failed, and why the last time.
+        self._in_vain: tuple[int, str] = (0, "")
         self._endpoint_timeout_s = 0.0
         self._over = Event()  # The present stream has ended; `_end`: why, and whether by silence.
         self._end = ("", False)
@@ -250,9 +252,12 @@ class SseSessionClient:
 
     async def _renewed(self, request: Request) -> None:
         """Have a session again whose stream has ended. Raises `CallNotSent`: the server is silent, or it is lost."""
+        in_vain = self._in_vain
         try:
             async with asyncio.timeout_at(request.deadline_s), self._turn:
                 if self._over.is_set():
+                    if self._in_vain is not in_vain:  # While this one waited; the next request tries again.
+                        raise CallNotSent(self._in_vain[1]).as_silence()
                     await self._renew()
         except TimeoutError as exc:
             raise timed_out(self._pool, request.method, request.left_s(), sent=False) from exc
@@ -272,11 +277,11 @@ class SseSessionClient:
                     self._reader.cancel()
                 raise
         except (MeshError, HttpRefusal, TimeoutError) as exc:
-            silent = isinstance(exc, TimeoutError) or (isinstance(exc, MeshError) and exc.silent)
             reason = str(exc) or f"{self._pool.where} opened no session within {RENEW_TIMEOUT_S:g} s"
-            if not silent:
+            if not is_silence(exc):
                 self._lose(reason)
-            raise CallNotSent(reason).as_silence(silent=silent) from exc
+            self._in_vain = (self._in_vain[0] + 1, reason)
+            raise noted(CallNotSent(reason), exc) from exc
 
     def _refuse_another_than(self, known: ServerInfo | None) -> None:
         if self._server_info != known:

@@ -392,5 +392,4 @@ def _copied(failure: MeshError | None) -> MeshError:
         case _:
             why = failure or "the connection was closed"
             copied = CallNotSent.about("the server", "opened no session of its own for the call", f": {why}")
-            copied.silent = failure is not None and failure.silent
-            return copied
+            return copied if failure is None else copied.as_silent_as(failure)

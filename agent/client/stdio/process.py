@@ -31,7 +31,7 @@ from agent.client.stdio.environment import (
 from agent.client.stdio.guardian import guarded
 from agent.client.stdio.last_words import last_words
 from agent.client.stdio.lines import LINE_BYTES_MAX, LINE_BYTES_SKIPPED_MAX, LineCutter
-from agent.descriptors import give_usual_limit
+from agent.descriptors import give_usual_limit, said_shortage
 from agent.errors import MeshError, Unreachable
 from agent.model import StdioTarget
 
@@ -316,7 +316,8 @@ async def start_child(target: StdioTarget, child: Child) -> None:
     except (OSError, ValueError) as exc:
         reason, for_clients = _start_failure(target, exc)
         failure = Unreachable(reason)
-        failure.what = f"cannot be started: its {for_clients}"
+        failure.what = f"cannot be started: {for_clients}"
+        failure.short = failure.silent = _lack(exc) != ""
         raise failure from exc
     if gate:
         child.enter(needs_group=target.cgroup is True)
@@ -341,14 +342,20 @@ def _gate(target: StdioTarget, environment: Mapping[str, str]) -> tuple[str, ...
 def _start_failure(target: StdioTarget, exc: OSError | ValueError) -> tuple[str, str]:
     """Why, for operators and for clients, who learn no path."""
     command = target.command
+    if lack := _lack(exc):
+        return f"the command {command} cannot be started: {lack}", lack.partition(":")[0]
     if isinstance(exc, FileNotFoundError | NotADirectoryError):
         if target.cwd is not None and not os.path.isdir(target.cwd):  # noqa: PTH112 - one look, no path arithmetic
-            return missing_folder(target.cwd, command), "working directory does not exist"
-        return missing_command(command), "command was not found"
+            return missing_folder(target.cwd, command), "its working directory does not exist"
+        return missing_command(command), "its command was not found"
     if isinstance(exc, PermissionError):
-        return not_executable(command), "command may not be executed"
+        return not_executable(command), "its command may not be executed"
     reason = f"the command {command} cannot be started: {getattr(exc, 'strerror', None) or exc}"
-    return reason, "command cannot be run"
+    return reason, "its command cannot be run"
+
+
+def _lack(exc: OSError | ValueError) -> str:
+    return said_shortage(exc, fork=True) if isinstance(exc, OSError) else ""
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:

@@ -24,7 +24,7 @@ from agent import clock
 from agent.app.drain import runner_of
 from agent.app.plan import MCP_PATH
 from agent.client.connect import McpClient, open_client
-from agent.client.http.pool import open_pool
+from agent.client.http.open_pool import open_pool
 from agent.client.http.prover import Credentials
 from agent.client.http.session import HttpSessionClient
 from agent.config.values import StaticPeer

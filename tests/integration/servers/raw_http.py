@@ -5,7 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from agent.client.http.pool import HttpPool, RequestBody, open_pool
+from agent.client.http.open_pool import open_pool
+from agent.client.http.pool import HttpPool, RequestBody
 from agent.model import HttpTarget
 from tests.integration.servers.hosting import Seen, http
 

@@ -35,12 +35,19 @@ class OldServer:
 
     `endpoint`: what its streams name, `{session}` put in. `answers`: from a call's name to what
     it does before the POST is answered. `name`: what it says that it is. `refuses`: no stream is opened any more.
+    `hangs`: nor is one refused; how many are `hung`. `starts`: set, it waits with the answer to `initialize`. `knocks`:
+    how often it was knocked at.
     """
 
     endpoint: str = "/messages?session={session}"
     knows_one_stream: bool = False
     name: str = "old"
     refuses: bool = False
+    hangs: bool = False
+    hung: int = 0
+    starts: asyncio.Event | None = None
+    knocks: int = 0
+    goes_on: asyncio.Event = field(default_factory=asyncio.Event)
     answers: dict[str, Callable[["OldServer", str], Awaitable[Json]]] = field(default_factory=dict)
     streams: dict[str, web.StreamResponse] = field(default_factory=dict)
     ended: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -51,6 +58,9 @@ class OldServer:
     async def open_stream(self, request: web.Request) -> web.StreamResponse:
         if self.refuses:
             raise web.HTTPNotFound
+        if self.hangs:
+            self.hung += 1
+            await self.goes_on.wait()
         session = str(len(self.ended) + 1)
         stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await stream.prepare(request)
@@ -58,6 +68,10 @@ class OldServer:
         await stream.write(f"event: endpoint\ndata: {self.endpoint.format(session=session)}\n\n".encode())
         await self.ended[session].wait()
         return stream
+
+    async def knocked(self, _request: web.Request) -> web.Response:
+        self.knocks += 1
+        return web.Response(status=405)
 
     async def take(self, request: web.Request) -> web.Response:
         session, message = request.query.get("session", ""), await request.json()
@@ -68,6 +82,8 @@ class OldServer:
         self.posted.append(message)
         self.changed.set()
         if message.get("method") == "initialize":
+            if self.starts is not None:
+                await self.starts.wait()
             info: Json = {
                 "protocolVersion": "2024-11-05",
                 "capabilities": {"tools": {}},
@@ -106,6 +122,7 @@ async def old_server(server: OldServer, port: int = 0) -> AsyncIterator[OldServe
     app = web.Application()
     app.router.add_get("/sse", server.open_stream)
     app.router.add_post("/messages", server.take)
+    app.router.add_options("/sse", server.knocked)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
@@ -113,5 +130,6 @@ async def old_server(server: OldServer, port: int = 0) -> AsyncIterator[OldServe
     try:
         yield server
     finally:
+        server.goes_on.set()
         server.end_streams()
         await runner.cleanup()

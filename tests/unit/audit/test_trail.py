@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -80,6 +81,25 @@ async def test_a_full_or_old_file_gives_way_to_another_and_the_oldest_are_droppe
     reopened = AuditFile(path)
     reopened.close()
     assert reopened.head.seq == 6, "a crash between two files loses nothing"
+
+
+async def test_a_full_file_goes_on_where_there_is_no_descriptor_for_another_until_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, limits = tmp_path / "audit.jsonl", resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with running(path) as trail:
+        await trail.act("peer.add", "ops", peer="one")
+        monkeypatch.setattr(files, "FILE_BYTES_MAX", 0)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+            await trail.act("peer.add", "ops", peer="two")
+            await trail.act("peer.add", "ops", peer="three")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert ([record["seq"] for record in records(path)], older_files(path)) == ([2, 3, 4], [])
+        await trail.act("peer.add", "ops", peer="four")
+    assert [one.name for one in older_files(path)] == ["audit.jsonl.4"]
+    assert [record["seq"] for record in records(path)] == [2, 3, 4, 5]
 
 
 async def test_one_process_writes_a_file_and_another_is_refused(tmp_path: Path) -> None:

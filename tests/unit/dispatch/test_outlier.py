@@ -198,6 +198,11 @@ def test_the_ejected_are_barred_until_fewer_than_half_are_left() -> None:
     assert ejected_of("xyz", group.healths) == frozenset()
 
 
+# Ours: there was no descriptor for a connection.
+SHORT = CallNotSent("x")
+SHORT.short = True
+
+
 @pytest.mark.parametrize(
     ("failure", "word", "verdict"),
     [
@@ -206,6 +211,7 @@ def test_the_ejected_are_barred_until_fewer_than_half_are_left() -> None:
         (RefusedElsewhere("x"), "refused", REFUSED),
         (CallTimedOut("x"), "timeout", FAILED),
         (NoLongerOffered("x"), "gone", Verdict.ABSENT),
+        (SHORT, "short", Verdict.ABSENT),
         (CallOutcomeUnknown("x"), "unknown", FAILED),
         (AuthRefused("x"), "auth", FAILED),
         (ProtocolBroken("x"), "protocol", FAILED),

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.looptime
 SILENT_S = 13.0
 
 
-async def test_a_peer_that_flaps_is_held_down_whatever_calls_or_sights_it() -> None:
+async def test_a_peer_that_flaps_is_held_down_whatever_calls_or_sights_it(caplog: pytest.LogCaptureFixture) -> None:
     side = OtherSide()
     ups_s: list[float] = []
     async with running_link(side) as rig:
@@ -37,6 +37,9 @@ async def test_a_peer_that_flaps_is_held_down_whatever_calls_or_sights_it() -> N
     gaps_s = [later - earlier for earlier, later in itertools.pairwise(ups_s[FLAPS_MIN:])]
     assert min(gaps_s) >= HOLD_DOWN.first_s
     assert max(gaps_s) > HOLD_DOWN.last_s - 1.0, "it grows"
+    said = [record for record in caplog.records if record.message == "MCP link down"]
+    assert [record.levelname for record in said] == ["WARNING"] * len(ups_s), "each loss once"
+    assert len(said) < 600 / HOLD_DOWN.first_s
 
 
 async def test_a_reload_ends_a_hold_down_and_a_session_that_lasts_ends_the_row() -> None:

@@ -33,6 +33,33 @@ async def test_one_missed_probe_changes_nothing_the_second_is_suspect_the_third_
         assert side.closed == len(side.clients) == 1
 
 
+def short() -> Unreachable:
+    failure = Unreachable("this node is out of file descriptors", silent=True)
+    failure.short = True
+    return failure
+
+
+async def test_a_probe_for_which_this_node_has_no_descriptor_is_no_miss_and_is_tried_again_soon() -> None:
+    side = OtherSide(identity=NODE)
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.probe = short
+        await asyncio.sleep(200)
+        assert set(rig.told.states) == {"dialing", "ready"}
+        assert 100 < len(side.probes) < 200
+        side.probe = side.dial = unreachable
+        began_at_s = now_s()
+        assert await rig.down() - began_at_s < 12
+
+
+async def test_a_dial_for_which_this_node_has_no_descriptor_is_tried_again_each_second() -> None:
+    side = OtherSide(identity=NODE, dial=failing_times(60, short))
+    async with running_link(side) as rig:
+        await rig.ready()
+        assert 50 < now_s() < 70
+        assert rig.link.view.attempts == 0
+
+
 @pytest.mark.parametrize("failure", [CallTimedOut("no answer"), ProtocolBroken("HTML")])
 async def test_a_call_without_an_answer_is_reason_to_probe_at_once(failure: MeshError) -> None:
     side = OtherSide(identity=NODE)

@@ -244,6 +244,15 @@ def test_a_child_that_hangs_again_and_again_waits_longer_and_is_never_parked() -
     assert _after(crashed, (30, DialStarted()), (30, OpenFailed())).state is LinkState.PARKED, "five of its own"
 
 
+@pytest.mark.parametrize("standing", [CHILD, LinkStanding()], ids=["child", "peer"])
+def test_a_lack_of_this_nodes_own_counts_as_no_failure_and_parks_no_child(standing: LinkStanding) -> None:
+    for n in range(20):
+        standing = _after(standing, (n, DialStarted()), (n, OpenFailed(short=True)))
+        assert (standing.state, standing.attempts) == (LinkState.BACKOFF, 0)
+        standing = _after(standing, (n + 0.5, WaitOver()))
+    assert _after(standing, *_failed_dial(30.0)).attempts == 1
+
+
 def test_a_parked_child_that_is_sighted_gets_five_new_tries() -> None:
     parked = _after(CHILD, *[step for n in range(5) for step in _failed_dial(float(n))][:-1])
     assert parked.state is LinkState.PARKED

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,8 +22,8 @@ async def watching(path: Path, then: Callable[[], None] = lambda: None) -> Async
         seen.append(asyncio.get_running_loop().time())
         then()
 
-    async def look(paths: Sequence[Path]) -> Sequence[Stamp]:
-        return stamps(paths)  # A thread would not know of the loop's time.
+    async def look(paths: Sequence[Path], known: Sequence[Stamp]) -> Sequence[Stamp]:
+        return stamps(paths, known)  # A thread would not know of the loop's time.
 
     async with asyncio.TaskGroup() as group:
         task = group.create_task(watch_files([path.with_name("other"), path], changed, look), name="watch")
@@ -68,6 +69,22 @@ async def test_a_link_that_points_elsewhere_is_reported(tmp_path: Path) -> None:
         (tmp_path / "next").symlink_to("two")
         os.replace(tmp_path / "next", tmp_path / "current")  # noqa: PTH105 - the rename is the point
         await asyncio.sleep(2)
+    assert len(seen) == 1
+
+
+async def test_a_change_that_cannot_be_read_for_want_of_descriptors_is_reported_when_it_can(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("a")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with watching(path) as seen:
+        path.write_text("bb")
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+            await asyncio.sleep(30)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert seen == []
+        await asyncio.sleep(1)
     assert len(seen) == 1
 
 

@@ -1,0 +1,279 @@
+"""A server that takes a request and does not answer it: knocks tell when it answers again, and then it is asked anew.
+
+Used while a client is opened over HTTP (`agent.client.http.connect`, `agent.client.http.sse_connect`). What a balancer
+has given to a worker that died is never answered, also when new requests are. But a slow server may start a program for
+each request, so it is not asked the same again and again: it gets knocks, requests that mean nothing and cost nothing.
+The one rule: the first question is not given up for its slowness, and no session is asked for twice of a server that
+was not silent in between.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, Final, Generic, Self, TypeVar
+from weakref import WeakSet
+
+from agent import clock
+from agent.client.event import Event
+from agent.client.small_task_group import SmallTaskGroup
+from agent.errors import MeshError
+
+# A server that returns is found in 2 s while it is called: a knock, its answer, the pause below, and the first list.
+KNOCK_EVERY_S: Final = 1.2
+# All servers that hang together are knocked at so often: a knock costs a millisecond.
+KNOCKS_PER_S_MAX: Final = 15
+# So many knocks are open at one server; a knock has as many turns to be answered.
+KNOCKS_OPEN_MAX: Final = 3
+# A process that was stopped answers what it was sent first, and need not be asked anew.
+AWAKE_PAUSE_S: Final = 0.25
+# An unanswered knock is silence; after each awakening it takes twice as long, for a server that is only slow has many.
+SILENT_KNOCKS: Final = 1.5
+# Of one question: the first, which a slow server may be at work on, the last, and one between them.
+ASKED_OPEN_MAX: Final = 3
+# One that is answered too late may have opened a session, which is waited for so long, to be ended.
+LATE_S: Final = 10.0
+
+_TOO_MANY: Final = 429
+_SERVER_ERRORS: Final = 500
+_NOT_IMPLEMENTED: Final = 501
+
+_T = TypeVar("_T")
+_HANGING: Final = WeakSet["Awakening"]()
+
+
+class Awakening:
+    """For one dial, from `__aenter__` to `__aexit__`, which ends all that it began; no knocks after `rest`.
+
+    `knock` returns the status of an answer, and may raise `MeshError`. `was_silent`: whether the server was so, and
+    went on. Sole writer: the event loop.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_asked",
+        "_group",
+        "_heard_at_s",
+        "_is_new",
+        "_knock",
+        "_knocks",
+        "_pause",
+        "_silent_knocks",
+        "_timer",
+        "was_silent",
+    )
+
+    def __init__(self, knock: Callable[[], Awaitable[int]]) -> None:
+        self._knock = knock
+        self._group: asyncio.TaskGroup | None = SmallTaskGroup()  # While it runs.
+        self._asked: list[_Asked[Any]] = []
+        self._knocks: list[asyncio.Task[None]] = []
+        self.was_silent = False
+        self._heard_at_s = clock.now_s()
+        self._is_new = True  # Nothing has been heard yet.
+        self._silent_knocks = SILENT_KNOCKS
+        self._timer: asyncio.TimerHandle | None = None
+        self._pause: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Awakening {len(self._knocks)} knocks, {sum(one.open for one in self._asked)} questions>"
+
+    async def __aenter__(self) -> Self:
+        assert self._group is not None, "it is entered once"
+        await self._group.__aenter__()
+        self._timer = asyncio.get_running_loop().call_later(KNOCK_EVERY_S, self._knock_on)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """End everything that is under way."""
+        self.rest()
+        for one in self._asked:
+            one.end()
+        self._asked.clear()
+        # It knows the task that dials, whose end knows of this: a circle, for the garbage collector to find.
+        group, self._group = self._group, None
+        assert group is not None, "it is left once"
+        try:
+            await group.__aexit__(None, None, None)
+        finally:
+            del group
+
+    async def end_with(self, stack: AsyncExitStack) -> None:
+        """End, at once or, where an answer that came too late for the dial may still open a session, with `stack`."""
+        self.rest()
+        if any(one.open for one in self._asked):
+            stack.push_async_exit(self)
+        else:
+            await self.__aexit__()
+
+    def rest(self) -> None:
+        """Knock no more."""
+        _HANGING.discard(self)
+        for timer in (self._timer, self._pause):
+            if timer is not None:
+                timer.cancel()
+        for knock in self._knocks:
+            knock.cancel()
+        self._knocks.clear()
+
+    async def answer(
+        self,
+        ask: Callable[[], Awaitable[_T]],
+        *,
+        drop: Callable[[_T], Awaitable[None]] | None = None,
+        says_nothing: Callable[[Exception], bool],
+    ) -> _T:
+        """The first answer to what `ask` asks, anew where the server answers others again; the caller bounds the time.
+
+        `drop`: ends what was made too late, for which the others are waited for; without, they are given up.
+        `says_nothing`: whether a failure is none of the server's own words; it counts where no other one is open.
+        """
+        asked = _Asked(self._begin, ask, drop, says_nothing)
+        self._asked.append(asked)
+        try:
+            made = await asked.answer()
+            self._hear()
+            return made
+        finally:
+            if not asked.open:
+                self._asked.remove(asked)
+
+    # Knocks
+
+    @property
+    def _every_s(self) -> float:
+        return max(KNOCK_EVERY_S, len(_HANGING) / KNOCKS_PER_S_MAX)
+
+    def _knock_on(self) -> None:
+        _HANGING.add(self)
+        self._timer = asyncio.get_running_loop().call_later(self._every_s, self._knock_on)
+        self._knocks = [one for one in self._knocks if not one.done()]
+        if len(self._knocks) >= KNOCKS_OPEN_MAX:
+            self._knocks.pop(0).cancel()
+        self._knocks.append(self._begin(self._knocked(), "knock at a server that hangs"))
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        assert self._group is not None, "it runs"
+        return self._group.create_task(work, name=name)
+
+    async def _knocked(self) -> None:
+        try:
+            status = await self._knock()
+        except MeshError:
+            return
+        if status == _TOO_MANY:
+            self.rest()
+        elif status < _SERVER_ERRORS or status == _NOT_IMPLEMENTED:  # Else it is a proxy's word for one that is away.
+            self._heard()
+
+    def _hear(self) -> bool:
+        """An answer is there; returns whether the server had been silent."""
+        now_s = clock.now_s()
+        was_silent = now_s - self._heard_at_s >= self._silent_knocks * self._every_s
+        self.was_silent |= was_silent
+        self._is_new, self._heard_at_s = False, now_s
+        return was_silent
+
+    def _heard(self) -> None:
+        is_new = self._is_new
+        if was_silent := self._hear():
+            self._silent_knocks *= 2
+        elif not is_new:
+            return  # It has been answering, and is only slow with what it was asked.
+        # A question from just before it went on may be lost as well; it is repeated where that opens no session.
+        self._pause = asyncio.get_running_loop().call_later(AWAKE_PAUSE_S, self._ask_anew, was_silent)
+
+    def _ask_anew(self, was_silent: bool) -> None:
+        for one in self._asked:
+            if was_silent or one.is_harmless:
+                one.ask_anew()
+
+
+class _Asked(Generic[_T]):
+    """One question, until it is answered; one that went out more than once may be answered more than once."""
+
+    __slots__ = ("_ask", "_begin_task", "_drop", "_is_over", "_made", "_says_nothing", "_tasks", "_there")
+
+    def __init__(
+        self,
+        begin: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
+        ask: Callable[[], Awaitable[_T]],
+        drop: Callable[[_T], Awaitable[None]] | None,
+        says_nothing: Callable[[Exception], bool],
+    ) -> None:
+        self._begin_task, self._ask, self._drop, self._says_nothing = begin, ask, drop, says_nothing
+        self._tasks: list[asyncio.Task[None]] = []
+        self._made: list[_T | Exception] = []
+        self._there = Event()
+        self._is_over = False
+
+    def __repr__(self) -> str:
+        return f"<_Asked {self.open} open{', over' if self._is_over else ''}>"
+
+    @property
+    def open(self) -> int:
+        """How often it is open."""
+        return len(self._tasks)
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether an answer that comes too late leaves nothing behind."""
+        return self._drop is None
+
+    async def answer(self) -> _T:
+        """The first answer, or why there is none."""
+        self._begin()
+        try:
+            await self._there.wait()
+        finally:
+            self._is_over = True
+            if self._drop is None or not self._made:
+                self.end()
+            for task in self._tasks:
+                asyncio.get_running_loop().call_later(LATE_S, task.cancel)
+        made = self._made.pop()
+        if not isinstance(made, Exception):
+            return made
+        try:
+            raise made
+        finally:
+            del made  # Its traceback has this frame: a circle, for the garbage collector to find.
+
+    def ask_anew(self) -> None:
+        """Ask once more, beside what is open."""
+        if self._is_over:
+            return
+        if len(self._tasks) >= ASKED_OPEN_MAX:
+            self._tasks.pop(1).cancel()
+        self._begin()
+
+    def end(self) -> None:
+        """Give up what is open."""
+        for task in self._tasks:
+            task.cancel()
+        self._tasks.clear()
+
+    def _begin(self) -> None:
+        task = self._begin_task(self._asked(), "first request to a server")
+        self._tasks.append(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task in self._tasks:
+            self._tasks.remove(task)
+
+    async def _asked(self) -> None:
+        try:
+            made = await self._ask()
+        except Exception as exc:  # noqa: BLE001 - the top of a task; raised by `answer`
+            if not self._is_over and (len(self._tasks) == 1 or not self._says_nothing(exc)):
+                self._take(exc)
+        else:
+            if not self._made and not self._is_over:
+                self._take(made)
+            elif self._drop is not None:
+                await self._drop(made)
+
+    def _take(self, made: _T | Exception) -> None:
+        if not self._made:
+            self._made.append(made)
+            self._there.set()
