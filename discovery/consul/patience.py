@@ -15,6 +15,7 @@ from discovery.model import Registration
 # Added to the 5 s that an answer may usually take, after each time-out in a row: a minute in all, like Consul's own
 # slowest answer of one that works.
 MORE: Final = Backoff(first_s=5.0, last_s=55.0)
+_WAITING: Final = ", waiting"
 
 
 def leaves_time(answer_s: float, registration: Registration) -> bool:
@@ -35,8 +36,8 @@ class Patience:
         return f"<Patience {dict(self._late)}>"
 
     def more_s(self, kind: str) -> float:
-        """Seconds to add to the usual time limit."""
-        return MORE.step_s(self._late[kind])
+        """Seconds to add to the usual time limit. What takes long without a wait takes as long after one."""
+        return MORE.step_s(max(self._late[kind], self._late[kind.removesuffix(_WAITING)]))
 
     def note_late(self, kind: str) -> None:
         """No answer came in time."""
@@ -54,4 +55,4 @@ def kind_of(method: str, path: str, *, waits: bool = False) -> str:
     `waits`: for news. Such a query ends early when there are some, which says nothing about how slow the agent is, so
     that its answer is not noted then.
     """
-    return f"{method} {'/'.join(path.split('/')[2:4])}{', waiting' * waits}"
+    return f"{method} {'/'.join(path.split('/')[2:4])}{_WAITING * waits}"

@@ -176,6 +176,23 @@ async def test_an_agent_without_a_token_of_its_own_leaves_a_ghost_that_is_said_o
         assert said is bool(left), (left, registrar.status)
 
 
+async def test_the_token_that_an_agent_needs_of_its_own_is_enough_for_a_node_to_leave_without_a_ghost(
+    binary: Path, tmp_path: Path
+) -> None:
+    """Node write for its own name, service read, as consul/client.hcl has it."""
+    acl = {"enabled": True, "default_policy": "deny", "tokens": {"master": MASTER_TOKEN}}
+    rules = 'node "test-consul" { policy = "write" } service_prefix "" { policy = "read" }'
+    async with running_consul(binary, tmp_path, acl=True, extra={"acl": acl}) as consul:
+        await consul.call("PUT", "/v1/agent/token/agent", {"Token": await consul.token_for(rules)})
+        async with open_session(consul.settings(await consul.token_for(NODE_RULES))) as session:
+            registrar = session.registrar(Registration("own", "mcp-node", 8000))
+            async with running(registrar.keep()):
+                await until(lambda: registrar.status.registered, what="registered")
+            await registrar.leave()
+        assert await consul.call("GET", "/v1/health/service/mcp-node") == []
+        assert registrar.status.last_error == ""
+
+
 async def test_a_second_server_on_this_machine_starts_beside_the_first(
     real_consul: RunningConsul, binary: Path, tmp_path: Path
 ) -> None:

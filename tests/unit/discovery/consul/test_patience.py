@@ -21,6 +21,18 @@ def test_a_slow_answer_keeps_the_patience_that_it_needed_and_a_quick_one_ends_it
     assert patience.more_s("GET a") == 0.0
 
 
+def test_a_wait_has_the_patience_that_the_same_read_needed_and_not_the_other_way_round() -> None:
+    patience = Patience()
+    read, wait = (kind_of("GET", "/v1/health/service/mcp-node", waits=waits) for waits in (False, True))
+    patience.note_late(read)
+    assert (patience.more_s(read), patience.more_s(wait)) == (5.0, 5.0)
+    patience.note_answer(wait, in_usual_time=True)
+    assert patience.more_s(wait) == 5.0
+    patience.note_answer(read, in_usual_time=True)
+    patience.note_late(wait)
+    assert (patience.more_s(read), patience.more_s(wait)) == (0.0, 5.0)
+
+
 def test_the_kind_of_a_request_is_its_method_and_part_of_the_api() -> None:
     assert kind_of("GET", "/v1/health/service/mcp-node") == "GET health/service"
     assert kind_of("PUT", "/v1/agent/check/pass/service:a") == "PUT agent/check"
