@@ -212,9 +212,11 @@ async def _stay(nodes: dict[NodePlan, Process], embedded_port: int) -> None:
     with _set_by_lines(entered):
         while len(reported) < len(nodes):
             await asyncio.sleep(POLL_S)
-            for plan in set(ended_nodes(nodes)) - reported:
-                reported.add(plan)
-                print(f"\n{_exit_report(plan, nodes[plan])}\nEnter starts it again.", flush=True)
+            ended = set(ended_nodes(nodes)) - reported
+            reported |= ended
+            for plan in sorted(ended, key=lambda one: one.name):
+                hint = "\nEnter starts it again." if len(reported) < len(nodes) else ""
+                print(f"\n{_exit_report(plan, nodes[plan])}{hint}", flush=True)
             if entered.is_set():
                 entered.clear()
                 for plan in sorted(reported, key=lambda one: one.name):

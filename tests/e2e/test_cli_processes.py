@@ -131,6 +131,19 @@ async def test_demo_tells_of_a_node_that_dies_goes_on_and_stops_at_an_interrupt(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the nodes through /proc")
+async def test_demo_whose_last_node_dies_ends_with_an_error_and_offers_no_other_start() -> None:
+    async with started("demo", stdin=asyncio.subprocess.PIPE) as process:
+        await output_until(process, "Ctrl-C stops all three")
+        for pid in children_of(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        rest, _ = await process.communicate()
+        assert process.returncode == 1
+        assert rest.decode().count("has ended with exit code -9") == 3
+        assert "no node is left" in rest.decode()
+        assert "Enter starts" not in rest.decode().rpartition("has ended")[2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the nodes through /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, CLOSED_TERMINAL])
 async def test_demo_that_is_stopped_while_its_nodes_start_leaves_none_of_them(number: signal.Signals) -> None:
     async with started("demo") as process:
