@@ -38,6 +38,7 @@ class Lie(StrEnum):
     LEADERLESS = "leaderless"  # no leader: 500 to all that needs the servers
     FROZEN = "frozen"  # 1.21's cache: waits get the old list and a 200, reads without an index fail
     BLIND = "blind"  # its token lacks node:read: 200 and an empty list
+    SHORT_SIGHTED = "short-sighted"  # its token may read our own Consul node alone: 200, and no other row
     UNKNOWN_TOKEN = "unknown token"  # 1.21: waits get a 200 and an empty list, everything else a 403
     BEHIND = "behind"  # a follower that is behind: an older list under an older index
     DOUBLED = "doubled"  # each row twice, in any order
@@ -164,7 +165,8 @@ def row_of(agent: str, payload: Mapping[str, Any], created: int, *, passing: boo
 class Agent:
     """One Consul agent, and in one the client that a node has to it. `lie`: how it answers now.
 
-    `token`: what the node sends; `token_rotates`: it comes from a file. Long because it is a whole client.
+    `token`: what the node sends; `token_rotates`: it comes from a file; `hid_at_s`: when it last hid others' rows.
+    Long because it is a whole client.
     """
 
     consul: Consul
@@ -176,6 +178,7 @@ class Agent:
     queries: int = 0
     registrations: int = 0
     last: Answer | None = None
+    hid_at_s: float = 0.0
     _sync: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
@@ -325,6 +328,10 @@ class Agent:
         match self.lie:
             case Lie.BLIND:
                 return Answer(index, (), filtered=True, backend="blocking-query")
+            case Lie.SHORT_SIGHTED:
+                self.hid_at_s = asyncio.get_running_loop().time()
+                seen = tuple(entry.row for entry in self.consul.entries.values() if entry.agent == self.name)
+                return Answer(index, seen, filtered=True, backend="blocking-query")
             case Lie.BEHIND if self.consul.history and not consistent:
                 index, rows = self.consul.history[-1]
             case Lie.DOUBLED | Lie.REORDERED:

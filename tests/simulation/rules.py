@@ -98,6 +98,7 @@ class Rules:
         causes = [self.causes.get(node_id, 0.0), self.words.get((node.name, node_id), 0.0)]
         if not up:
             causes.append(now_s if node_id in self.doubted else self.doubts.get(node_id, 0.0))
+            causes.append(node.agent.hid_at_s)
         if now_s - self.lost.get(node_id, now_s) >= FORGOTTEN_S:
             causes.append(now_s)
         if now_s - max(causes) > CAUSE_LASTS_S:

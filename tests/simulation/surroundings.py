@@ -9,12 +9,13 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from agent.control.candidates import CatalogReader
 from agent.model import NodeIdentity, Override, Suppression
 from discovery.consul.client import Answer
 from discovery.consul.rows import RowReader
-from discovery.model import AccessRefused, AgentUnreachable, Catalog, CatalogUnavailable, RegistrarStatus
+from discovery.model import AccessRefused, AgentUnreachable, Catalog, CatalogUnavailable, Instance, RegistrarStatus
 from tests.simulation.lying_catalog import Lie, row_of
 
 if TYPE_CHECKING:
@@ -22,10 +23,15 @@ if TYPE_CHECKING:
 
 # What ends in one of these may not be acknowledged by the servers, and what is sent may not arrive there.
 _SILENT = (Lie.AWAY, Lie.LEADERLESS, Lie.FROZEN)
-# How far back the index goes when a snapshot is restored: more than all that a run changes.
-_RESTORED_BACK = 10_000
+# Access control leaves rows out.
+_HIDING = (Lie.BLIND, Lie.SHORT_SIGHTED)
+# How far back the index goes when a snapshot is restored: more than all that a run changes, or so little that it is
+# soon what it was; then only its own new entry tells a node.
+_RESTORED_BACK, _RESTORED_LITTLE = 10_000, 1
 # Consul's own anti-entropy: within this an agent has sent again what the servers have lost.
 _SYNC_S = 120.0
+# So many entries that nodes have read are shared; then again from the first.
+SHARED_MAX = 8192
 
 
 @dataclass(slots=True)
@@ -36,7 +42,8 @@ class NodeFacts:
     mesh's ACL tokens its agent holds its registration by; `has_token`: which one it knows itself. `lost_at_s`: when
     they lost its entry, as news to others; `unlisted_at_s`: since when they do not have it; `lapsed_at_s`: when its
     check was last critical. `server_hangs`: it answers probes and no calls. `ghost`: an entry of its life before, that
-    an agent of another name left behind.
+    an agent of another name left behind. `is_plain`: no node but an MCP server that people have registered, whose agent
+    alone brings back what the servers lost. `agent_away`: nothing registers it now.
     """
 
     number: int
@@ -55,6 +62,8 @@ class NodeFacts:
     has_token: int = 0
     server_hangs: bool = False
     ghost: bytes | None = None
+    is_plain: bool = False
+    agent_away: bool = False
     node_id: str = field(init=False)
     name: str = field(init=False)
     service_id: str = field(init=False)
@@ -62,6 +71,7 @@ class NodeFacts:
 
     def __post_init__(self) -> None:
         self.node_id, self.name, self.service_id, self.address = _words_of(self.number)
+        self.name = self.service_id if self.is_plain else self.name
 
     @property
     def url(self) -> str:
@@ -69,7 +79,7 @@ class NodeFacts:
 
     def row(self) -> bytes:
         """Its row of the catalog."""
-        return _row("agent", self.number, *self.shown, self.created, passing=self.passing)
+        return _row("agent", self.number, *self.shown, self.created, passing=self.passing, is_plain=self.is_plain)
 
     def ghost_row(self) -> bytes:
         """What an agent of another name has of it, as it is now, and never takes back."""
@@ -103,10 +113,30 @@ def _parsed(row: bytes) -> Any:
     return reader._known[row]
 
 
+class SharedEntries(CatalogReader):
+    """The same of the peers that instances are."""
+
+    _shared: ClassVar[dict[tuple[int, Any], tuple[Instance, Any]]] = {}
+
+    def read(self, catalog: Catalog, own_node_id: str) -> tuple[Any, ...]:
+        """As `CatalogReader`."""
+        keys = [one.key for one in catalog.instances if one.meta.get("node_id") == own_node_id]
+        self._own_places = places = frozenset([(key.datacenter, key.node) for key in keys])
+        shared = self._shared
+        if len(shared) > SHARED_MAX:
+            shared.clear()
+        self._known = {id(one): known for one in catalog.instances if (known := shared.get((id(one), places)))}
+        read = super().read(catalog, own_node_id)
+        shared |= {(number, places): known for number, known in self._known.items()}
+        return read
+
+
 @lru_cache(maxsize=4096)
-def _row(agent: str, number: int, epoch: int, port: int, created: int, *, passing: bool) -> bytes:
+def _row(
+    agent: str, number: int, epoch: int, port: int, created: int, *, passing: bool, is_plain: bool = False
+) -> bytes:
     node_id, name, service_id, address = _words_of(number)
-    meta = {"node_id": node_id, "name": name, "epoch": str(epoch)}
+    meta = {} if is_plain else {"node_id": node_id, "name": name, "epoch": str(epoch)}
     payload = {"ID": service_id, "Port": port, "Address": address, "Meta": meta}
     return row_of(agent, payload, created, passing=passing)
 
@@ -117,6 +147,7 @@ class Facts:
 
     `token`: the one ACL token of the mesh that the servers still know; `says_empty`: whether they answer a wait with
     another one by 200 and an empty list, as 1.21, or by 403, as 1.8. `lost`: whose entries they lost, and since when.
+    `restored_at_s`: when a snapshot was.
     """
 
     nodes: list[NodeFacts]
@@ -128,6 +159,7 @@ class Facts:
     token: int = 0
     says_empty: bool = True
     lost: dict[int, float] = field(default_factory=dict)
+    restored_at_s: float = 0.0
     _rows: tuple[bytes, ...] | None = None
     _at: dict[str, NodeFacts] = field(default_factory=dict)
 
@@ -163,17 +195,23 @@ class Facts:
     # What happens to the servers
 
     def lose(self, some: list[NodeFacts]) -> None:
-        """A script deregisters some behind their agents' backs."""
+        """A script deregisters some behind their agents' backs; that is how a plain server leaves."""
+        for one in some:
+            one.caused_at_s = self.now_s if one.is_plain else one.caused_at_s
+        self._lose(some)
+
+    def _lose(self, some: list[NodeFacts]) -> None:
         self.change()
         for one in some:
             self._unlist(one)
             self.lost.setdefault(one.number, self.now_s)
 
-    def restore(self, lacks: list[NodeFacts]) -> None:
+    def restore(self, lacks: list[NodeFacts], *, is_recent: bool = False) -> None:
         """Restore a snapshot from before these registered."""
-        self.lose(lacks)
+        self._lose(lacks)
         self.before.pop()
-        self.index = self.before[0][0] - _RESTORED_BACK
+        self.restored_at_s = self.now_s
+        self.index = self.index - _RESTORED_LITTLE if is_recent else self.before[0][0] - _RESTORED_BACK
 
     def sync(self) -> None:
         """Agents send what the servers have lost for long."""
@@ -188,6 +226,8 @@ class Facts:
 
     def register(self, one: NodeFacts) -> None:
         """A living node registers with the token that it knows; the servers take none that was deleted."""
+        if one.agent_away:
+            return
         one.token, entry = one.has_token, (one.epoch, one.port)
         if one.token == self.token and not (one.listed and one.passing and one.shown == entry):
             self.change()
@@ -237,12 +277,13 @@ class OwnEntry:
 
 @dataclass
 class Servers:
-    """Consul for one node, in no time: a wait is a jump of the clock."""
+    """Consul for one node, in no time: a wait is a jump of the clock. `hid_at_s`: when it last hid others' rows."""
 
     facts: Facts
     own: NodeFacts
     lie: Lie = Lie.NONE
     last: Answer = field(default_factory=lambda: Answer(1, ()))
+    hid_at_s: float = 0.0
     token_rotates: bool = True
 
     @property
@@ -266,8 +307,11 @@ class Servers:
             loop.jump(wait_s if index else 0.0)
             return Answer(*facts.before[-1])
         loop.jump(wait_s if index == facts.index else 0.0)
-        if lie is Lie.BLIND:
-            return Answer(facts.index, (), filtered=True)
+        if lie in _HIDING:
+            self.hid_at_s = loop.time() if lie is Lie.SHORT_SIGHTED else self.hid_at_s
+            return Answer(
+                facts.index, (self.own.row(),) * (self.own.listed and lie is Lie.SHORT_SIGHTED), filtered=True
+            )
         if lie in (Lie.DOUBLED, Lie.REORDERED):
             rows = [*facts.rows()] * (2 if lie is Lie.DOUBLED else 1)
             facts.rng.shuffle(rows)

@@ -98,6 +98,16 @@ NO_MAINTENANCE = (
     lambda _self, _route, exclude: exclude,
     "a replica gets a call that is drained",
 )
+COUNTS_CHILDREN = ("agent.links.crowd._is_up", lambda standing: standing.attempts == 0, "links are counted wrongly")
+REMEMBERS = ("agent.links.state.MISSES_DOWN", 2, "a link ended after fewer misses in a row")
+COUNTS_ON = ("agent.links.state._row", lambda standing, _now_s: standing, "a failure after a steady session is not the")
+NEVER_CALM = ("agent.links.state.FLAP_S", math.inf, "a link is held down that has not flapped")
+NEVER_REPAIRS = ("discovery.consul.watch._DISTRUSTS_OF_LOSS", 10**9, "our own entry is lost, and not registered again")
+NEVER_SIGHTED = ("agent.links.actions._sighted", lambda *_: False, "what has registered anew is not dialled at once")
+KEEPS_FOR_EVER = ("discovery.consul.forgotten.FORGOTTEN_S", math.inf, "what the catalog has long forgotten is kept")
+RELABELS = ("agent.links.actions._same_link", lambda *_: True, "a link is at another place than its peer")
+SEES_ALL = ("discovery.consul.watch.proves_absence", lambda *_, **__: True, "removed without a cause")
+NEVER_RESTORED = ("discovery.consul.watch.RESTORED_S", 0.0, "removed without a cause")
 FORGETFUL = ("agent.control.absence.AWAY_FOR_S", 0.0, "the names of a peer are forgotten")
 
 FEW = range(30, 41)
@@ -112,17 +122,27 @@ MISTAKES = {
     "a lost link waits for ever": Mistake("decisions", *DECIDED_NEVER),
     "nothing waits to dial": Mistake("decisions", *DECIDED_AT_ONCE),
     "doubts end by the time of day": Mistake(
-        "decisions", "discovery.clock.now_s", time_of_day, "removed without a cause", from_seed(129, 4_000)
+        "decisions", "discovery.clock.now_s", time_of_day, "removed without a cause", from_seed(34, 4_000)
     ),
     "a node never doubts itself": Mistake("decisions", *NEVER_DOUBTS),
-    "a node doubts itself for ever": Mistake("decisions", *DOUBTS_FOR_EVER, range(0, 4_000, 40)),
+    "a node doubts itself for ever": Mistake("decisions", *DOUBTS_FOR_EVER, (1_080, *range(0, 4_000, 40))),
     "what flaps is not held down": Mistake("decisions", *NEVER_HELD),
     "what fails again and again is never ejected": Mistake("decisions", *NEVER_EJECTED),
-    "all of a group are ejected": Mistake("decisions", *ALL_EJECTED, range(4_000)),
+    "all of a group are ejected": Mistake("decisions", *ALL_EJECTED, from_seed(334, 4_000)),
     "nothing is readmitted": Mistake("decisions", *NEVER_BACK),
-    "the budget of retries is as large as may be": Mistake("decisions", *NO_BUDGET),
+    "the budget of retries is as large as may be": Mistake("decisions", *NO_BUDGET, from_seed(639, 4_000)),
     "maintenance is ignored": Mistake("decisions", *NO_MAINTENANCE),
     "away names are forgotten at once": Mistake("decisions", *FORGETFUL),
+    "links that are down count as up": Mistake("decisions", *COUNTS_CHILDREN),
+    "a link ends with its second miss": Mistake("decisions", *REMEMBERS),
+    "a steady session ends no row of failures": Mistake("decisions", *COUNTS_ON, range(4_000)),
+    "every session is a flap": Mistake("decisions", *NEVER_CALM),
+    "an entry of ours that is lost is not registered again": Mistake("decisions", *NEVER_REPAIRS),
+    "what has registered anew waits like others": Mistake("decisions", *NEVER_SIGHTED),
+    "what the catalog has forgotten is kept for ever": Mistake("decisions", *KEEPS_FOR_EVER, from_seed(953, 4_000)),
+    "a link keeps its session when its peer moves": Mistake("decisions", *RELABELS),
+    "rows that access control hides are taken for gone": Mistake("decisions", *SEES_ALL, range(4_000)),
+    "a restored state is believed": Mistake("decisions", *NEVER_RESTORED, range(4_000)),
     "removals are forgotten in a mesh": Mistake("mesh", *REMOVALS, from_seed(3)),
     "added peers are left out in a mesh": Mistake("mesh", *ADDITIONS, from_seed(3)),
     "what the catalog forgets is gone in a mesh": Mistake("mesh", *OBLIVION, from_seed(0)),

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import pytest
 
+from tests.simulation.decisions import Observer
 from tests.simulation.lying_catalog import Lie
 from tests.simulation.runs import silent
 from tests.simulation.towns import Town
@@ -13,15 +15,20 @@ from tests.simulation.towns import Town
 DIALS_PER_S_MAX, JITTER = 3, 1.6
 TURNS_S = (0.2, 15.0, 30.0)
 
+Told: TypeAlias = Callable[[int], tuple[Town, Observer]]
+
 
 @pytest.fixture(name="told")
-def close_at_the_end() -> Iterator[Callable[[Town], Town]]:
-    """Close what a town holds."""
+def close_at_the_end() -> Iterator[Told]:
+    """A town of so many nodes after its first turn, and its one observer; what it holds is closed at the end."""
     of_the_machine, towns = time.time, list[Town]()
 
-    def told(town: Town) -> Town:
-        towns.append(town)
-        return town
+    def told(size: int) -> tuple[Town, Observer]:
+        towns.append(town := Town(0, size=size, deciders=1))
+        observer = town.citizens[0].observer
+        assert observer is not None
+        town.turn(0.0)
+        return town, observer
 
     with silent():
         yield told
@@ -31,13 +38,11 @@ def close_at_the_end() -> Iterator[Callable[[Town], Town]]:
 
 
 def test_server_that_is_behind_after_a_restore_takes_away_no_node_that_is_cut_off_meanwhile(
-    told: Callable[[Town], Town],
+    told: Told,
 ) -> None:
     """`decisions 72453` of November 2026: an older answer was taken for the restored state itself."""
-    town = told(Town(0, size=4, deciders=1))
-    observer, (own, dead, restored, _) = town.citizens[0].observer, town.facts.nodes
-    assert observer is not None
-    town.turn(0.0)
+    town, observer = told(4)
+    own, dead, restored, _ = town.facts.nodes
     observer.servers.lie = Lie.BEHIND
     town.turn(2.0)
     town.stop(dead, "SIGKILL")
@@ -51,12 +56,9 @@ def test_server_that_is_behind_after_a_restore_takes_away_no_node_that_is_cut_of
     assert restored.url in {spec.target.url for spec in observer.selector.selection.peers}
 
 
-def test_hundred_dead_peers_are_dialled_three_times_a_second_together(told: Callable[[Town], Town]) -> None:
-    town = told(Town(0, size=110, deciders=1))
-    observer, dead = town.citizens[0].observer, town.facts.nodes[10:]
-    assert observer is not None
-    town.turn(0.0)
-    for one in dead:
+def test_hundred_dead_peers_are_dialled_three_times_a_second_together(told: Told) -> None:
+    town, observer = told(110)
+    for one in town.facts.nodes[10:]:
         one.alive = False  # Without a word, and the catalog keeps them: only dials tell.
     for _ in range(3):
         town.turn(30.0)
@@ -67,11 +69,9 @@ def test_hundred_dead_peers_are_dialled_three_times_a_second_together(told: Call
     assert 0 < dialled <= JITTER * DIALS_PER_S_MAX * 60.0
 
 
-def test_node_with_two_entries_gets_one_link_at_the_place_where_it_is(told: Callable[[Town], Town]) -> None:
-    town = told(Town(0, size=4, deciders=1))
-    observer, one = town.citizens[0].observer, town.facts.nodes[1]
-    assert observer is not None
-    town.turn(0.0)
+def test_node_with_two_entries_gets_one_link_at_the_place_where_it_is(told: Told) -> None:
+    town, observer = told(4)
+    one = town.facts.nodes[1]
     one.ghost = one.ghost_row()
     town.facts.change()
     town.stop(one, "moves")

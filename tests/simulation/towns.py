@@ -22,10 +22,14 @@ FAULTS = 6
 # How likely a draw of these is to become one: they take many turns or calls.
 CRASH_LOOPS, BURSTS = 0.1, 0.25
 CRASHES, CRASH_EVERY_S = 14, 0.7
+# How often a snapshot is nearly of now, where this node is not in it, either.
+RECENT = 0.5
 # How often the agent of a node that moves has another name as well, and its old entry stays.
 GHOSTS = 0.4
 # A held-down link waits for a minute, and after a restore the catalog is doubted for three: turns of half a wait each.
 CONVERGED_WITHIN_S = 260.0
+# So often the last of the others is a plain server.
+PLAIN_ONE_IN = 2
 # Among so many a node can tell its own silence from others'.
 LARGE, LARGE_ONE_IN = 9, 40
 _WAITS_S = (0.2, 2.0, 15.0, 30.0)
@@ -39,6 +43,7 @@ _LIES = (
     Lie.LEADERLESS,
     Lie.FROZEN,
     Lie.BLIND,
+    Lie.SHORT_SIGHTED,
     Lie.UNKNOWN_TOKEN,
     Lie.BEHIND,
     Lie.DOUBLED,
@@ -56,14 +61,15 @@ class Citizen:
 
 
 class Town:
-    """See the module. `deciders`: the first so many nodes have an observer each.
+    """See the module. `deciders`: the first so many nodes have an observer each; `plain`: the last are plain servers.
 
     Long because it is the list of faults.
     """
 
-    def __init__(self, seed: int, *, size: int, deciders: int, log: list[str] | None = None) -> None:
+    def __init__(self, seed: int, *, size: int, deciders: int, plain: int = 0, log: list[str] | None = None) -> None:
         self.rng = rng = random.Random(seed)
-        self.facts = Facts([NodeFacts(number) for number in range(size)], rng, BEGINS_AT_S)
+        nodes = [NodeFacts(number, is_plain=number >= size - plain) for number in range(size)]
+        self.facts = Facts(nodes, rng, BEGINS_AT_S)
         self.facts.says_empty = rng.random() < 0.5
         self.citizens = {number: Citizen() for number in range(deciders)}
         self.log = [] if log is None else log
@@ -75,6 +81,11 @@ class Town:
         citizen, one = self.citizens[number], self.facts.nodes[number]
         # A seed for each costs more than all that one of a few thousand nodes draws.
         citizen.observer = Observer(one, self.facts, self.rng, citizen.store, citizen.loop)
+
+    def _ended(self, number: int) -> None:
+        if number in self.citizens and (observer := self.citizens[number].observer) is not None:
+            observer.close()
+            self.citizens[number].observer = None
 
     # Faults
 
@@ -99,11 +110,10 @@ class Town:
         if kind in ("SIGKILL", "SIGTERM"):
             one.alive = False
             (self.facts.lapse if kind == "SIGKILL" else self.facts.deregister)(one)
-            if one.number in self.citizens:
-                self.citizens[one.number].observer = None
+            self._ended(one.number)
             return
         was_alive, one.alive = one.alive, True
-        if kind == "moves" and self.rng.random() < GHOSTS:
+        if kind == "moves" and not one.is_plain and self.rng.random() < GHOSTS:
             self.facts.change()
             one.ghost = one.ghost_row()
         one.port += kind == "moves"
@@ -193,15 +203,22 @@ class Town:
         self.facts.lose(some)
         return f"a script deregisters {len(some)}"
 
+    def _agent_stopped(self) -> str:
+        """The catalog loses a node whose Consul agent is away: nothing brings it back until all heals."""
+        one = self._other()
+        one.agent_away = True
+        self.facts.lose([one])
+        return f"the agent of {one.name} is away, and its entry lost"
+
     def _restored(self) -> str:
         """A snapshot from before anybody had registered; each registers again, when it notices."""
         if not self.facts.before:
             return "no snapshot"
-        some = self._some()
-        if len(self.citizens) == 1 and self.rng.random() < 0.7:
-            some.append(self.facts.nodes[0])
-        self.facts.restore(some)
-        return f"a snapshot without {len(some)} is restored"
+        some, own = self._some(), self.facts.nodes[0]
+        is_ours = len(self.citizens) == 1 and self.rng.random() < 0.7
+        is_recent = is_ours and self.rng.random() < RECENT
+        self.facts.restore([*some, own] if is_ours else some, is_recent=is_recent)
+        return f"a {'recent ' * is_recent}snapshot without {len(some)}{' and us' * is_ours} is restored"
 
     def _rotated(self) -> str:
         """The token is replaced and deleted; each node reads the new one at its own time."""
@@ -231,7 +248,7 @@ class Town:
     def _ordered(self) -> str:
         one, word = self._other(), self.rng.choice(("remove", "add", "add under another name", "reset"))
         number, citizen = self._citizen()
-        if number == one.number:
+        if number == one.number or one.is_plain:
             return "no order"
         if citizen.observer is not None:
             citizen.observer.words[one.node_id] = self.facts.now_s
@@ -261,6 +278,7 @@ class Town:
         for observer in self._living():
             observer.words = {node_id: at_s + seconds for node_id, at_s in observer.words.items()}
             observer.turned_at_s += seconds  # Who slept has not dialled.
+        self.facts.restored_at_s += seconds
         self.facts.now_s += seconds
         return f"the clocks jump {seconds} s ahead"
 
@@ -269,6 +287,8 @@ class Town:
         self.facts.cut.clear()
         for citizen in self.citizens.values():
             self._set_lie(citizen, Lie.NONE)
+        for one in self.facts.nodes:
+            one.agent_away = False
         return "everything heals"
 
     def fault(self) -> str:
@@ -301,8 +321,9 @@ class Town:
             self.close()
 
     def close(self) -> None:
-        """End the loops."""
-        for citizen in self.citizens.values():
+        """End the loops and what runs on them."""
+        for number, citizen in self.citizens.items():
+            self._ended(number)
             citizen.loop.close()
 
     def _live(self) -> float:
@@ -352,6 +373,7 @@ _FAULTS = (
     Town._lied,
     Town._lied,
     Town._forgotten,
+    Town._agent_stopped,
     Town._restored,
     Town._rotated,
     Town._rotated,
@@ -368,4 +390,5 @@ def decide(seed: int, *, size: int = 0, all_decide: bool = False, log: list[str]
     """Run one seed. Raises `RuleBroken`. `log` gets what happens; `size`: how many, 3 to 5 or `LARGE` where 0."""
     random.seed(seed)  # Discovery's jitter comes from the module's own generator.
     size = size or (LARGE if seed % LARGE_ONE_IN == 0 else 3 + seed % 3)
-    return Town(seed, size=size, deciders=size if all_decide else 1, log=log).live()
+    plain = not all_decide and seed % PLAIN_ONE_IN == 0
+    return Town(seed, size=size, deciders=size if all_decide else 1, plain=plain, log=log).live()

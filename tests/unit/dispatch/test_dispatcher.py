@@ -450,6 +450,19 @@ async def test_a_backend_that_went_while_it_was_asked_leaves_nothing_behind() ->
     assert now.series()["mesh_calls_in_flight"] == 0
 
 
+async def test_a_backend_that_went_while_it_was_ejected_begins_anew_when_it_is_back() -> None:
+    now = fleet(sticky=True, **alike("abcd", OK))
+    await now.call(session_id="s1")
+    (home,) = [link for link in now.links.values() if link.asked]
+    home.answers[:] = [CallNotSent("refused"), OK]
+    await now.call(session_id="s1")
+    assert now.dispatch.balance().ejected == {home.spec.key}
+    now.dispatch.forget(home.spec.key)
+    before = now.counts()[home.spec.name]
+    await now.call(session_id="s1")
+    assert now.counts()[home.spec.name] == before + 1
+
+
 async def test_no_replica_to_ask_is_reported_as_not_executed() -> None:
     now = fleet(a=[OK])
     now.links.clear()
