@@ -206,6 +206,7 @@ class LinkRecord:
         """A dial failed, or the client was lost."""
         was_up = self.view.ready_at_s is not None
         reason = str(failure) or type(failure).__name__
+        is_same = reason == self.view.last_error
         self.advance(
             Lost(short=failure.short) if was_up else OpenFailed(short=failure.short),
             last_error=reason,
@@ -219,7 +220,8 @@ class LinkRecord:
             self._hooks.reconnected(self.view.key)
         else:
             self._hooks.dialled(type(failure).__name__)
-        is_news = self.standing.attempts <= 1 and not failure.short  # A lack is said once for all links.
+        # A lack of our own counts as no attempt: other words are news.
+        is_news = self.standing.attempts <= 1 and not (failure.short and (is_same or self.standing.attempts))
         level = logging.WARNING if is_news or was_up else logging.DEBUG
         log.log(level, "MCP link down", extra={"backend": self.view.key, "reason": reason})
 

@@ -52,12 +52,15 @@ async def test_a_probe_for_which_this_node_has_no_descriptor_is_no_miss_and_is_t
         assert await rig.down() - began_at_s < 12
 
 
-async def test_a_dial_for_which_this_node_has_no_descriptor_is_tried_again_each_second() -> None:
+async def test_a_dial_for_which_this_node_has_no_descriptor_is_tried_again_each_second_and_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     side = OtherSide(identity=NODE, dial=failing_times(60, short))
     async with running_link(side) as rig:
         await rig.ready()
         assert 50 < now_s() < 70
         assert rig.link.view.attempts == 0
+    assert [one.message for one in caplog.records if one.levelname == "WARNING"] == ["MCP link down"]
 
 
 @pytest.mark.parametrize("failure", [CallTimedOut("no answer"), ProtocolBroken("HTML")])
