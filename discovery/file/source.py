@@ -149,8 +149,8 @@ def _read(name: str, stamp: _Stamp, before: tuple[Instance, ...]) -> _File:
     try:
         with open_to_read(name, FILE_BYTES_MAX) as file:
             return _File(stamp, instances_of(name, _parsed(name, file.read(FILE_BYTES_MAX))))
-    except OSError as exc:
-        return _File(stamp, before, exc.strerror or type(exc).__name__)
+    except OSError as exc:  # This node may lack a descriptor for the moment.
+        return _File(_NO_STAMP, before, exc.strerror or type(exc).__name__)
     except ValueError as exc:
         return _File(stamp, before, " ".join(str(exc).split())[:200])
     except Exception as exc:  # noqa: BLE001 - YAML's reader raises nearly anything, KeyError and RecursionError for two

@@ -4,6 +4,7 @@ import asyncio
 import codecs
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,22 @@ async def test_a_broken_or_half_written_file_keeps_what_it_said_and_the_status_s
         await follower.until(lambda seen: places(seen) == {"10.0.0.2:8000"})
         assert follower.source.status.last_error == ""
     assert len(follower.catalogs) == 2
+
+
+async def test_a_change_that_cannot_be_read_for_want_of_descriptors_is_read_when_it_can(tmp_path: Path) -> None:
+    file = tmp_path / "peers.json"
+    file.write_text(listing("10.0.0.1:8000"))
+    follower = Follower(FileSource([str(file)]))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with running(follower.run()):
+        await follower.until(lambda seen: places(seen) == {"10.0.0.1:8000"})
+        file.write_text(listing("10.0.0.2:8000"))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+            await until(lambda: "Too many open files" in follower.source.status.last_error, what="fault")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        await follower.until(lambda seen: places(seen) == {"10.0.0.2:8000"})
 
 
 async def test_a_byte_order_mark_and_labels_of_others_are_no_fault(tmp_path: Path) -> None:
