@@ -219,7 +219,8 @@ class LinkRecord:
             self._hooks.reconnected(self.view.key)
         else:
             self._hooks.dialled(type(failure).__name__)
-        level = logging.WARNING if self.standing.attempts <= 1 else logging.DEBUG
+        # The end of each session is said, as its beginning is; of dials in vain, the first.
+        level = logging.WARNING if was_up or self.standing.attempts <= 1 else logging.DEBUG
         log.log(level, "MCP link down", extra={"backend": self.view.key, "reason": reason})
 
     def begin_anew(self) -> None:
