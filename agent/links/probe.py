@@ -262,8 +262,8 @@ class Probe:
         self._drop = None
         if self._late is not None:
             if not self._late.done():
-                # Why is not known: a connection that ends for want of acknowledgements is silence. A refusal is said to
-                # what is asked beside it, in the ordinary way.
+                # Why is not known: a connection that ends for want of acknowledgements is silence, and the probe that
+                # goes out beside this one hears a refusal by itself.
                 self._late.set_result(None if is_well else Unreachable("no usual answer", silent=True))
             self._answered.set()
         elif is_well and self._begun:
