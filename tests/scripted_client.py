@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.client.event import Event
-from agent.client.protocol import Request
+from agent.client.protocol import Quiet, Request
 from agent.client.server_info import ListenNotSupported, ServerInfo
 from agent.errors import MeshError, Unreachable
 from agent.links.crowd import Crowd
@@ -74,6 +74,7 @@ class OtherSide:
     closing: Callable[[], BaseException | None] = no_failure
     calling: Callable[[], BaseException | None] | None = None
     listen: Listen = listens
+    quiet: Quiet | None = None
     capabilities: Json = field(default_factory=lambda: {"tools": {}})
     lists: dict[str, BaseException | Json | None] = field(default_factory=dict)
     lists_asked: list[tuple[str, float]] = field(default_factory=list)
@@ -131,7 +132,10 @@ class ScriptedClient:
         self.lost_reason = self.lost_what = ""
 
     lists_by_session = False
-    quiet = None
+
+    @property
+    def quiet(self) -> Quiet | None:
+        return self._side.quiet
 
     def hear_sessions(self, on_news: Callable[[str, str], None]) -> None:
         """There are none."""

@@ -262,7 +262,9 @@ class Probe:
         self._drop = None
         if self._late is not None:
             if not self._late.done():
-                self._late.set_result(None if is_well else Unreachable("no usual answer"))
+                # Why is not known: a connection that ends for want of acknowledgements is silence, and the probe that
+                # goes out beside this one hears a refusal by itself.
+                self._late.set_result(None if is_well else Unreachable("no usual answer", silent=True))
             self._answered.set()
         elif is_well and self._begun:
             self._is_alive(self._asked_at_s)
@@ -360,7 +362,8 @@ class Probe:
             for one in done:
                 if one.result() is None:
                     return None, asked
-                failure = one.result()
+                if failure is None or failure.silent:
+                    failure = one.result()
         return failure or _unanswered(timeout_s), asked
 
     async def _asked(self, probe: Callable[[], Coroutine[None, None, LinkFailed | None]]) -> LinkFailed | None:

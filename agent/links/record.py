@@ -220,7 +220,8 @@ class LinkRecord:
             self._hooks.reconnected(self.view.key)
         else:
             self._hooks.dialled(type(failure).__name__)
-        # A lack of our own counts as no attempt: other words are news.
+        # The end of each session is said, as its beginning is; of dials in vain, the first. A lack of our own counts as
+        # no attempt: other words are news.
         is_news = self.standing.attempts <= 1 and not (failure.short and (is_same or self.standing.attempts))
         level = logging.WARNING if is_news or was_up else logging.DEBUG
         log.log(level, "MCP link down", extra={"backend": self.view.key, "reason": reason})

@@ -42,6 +42,21 @@ async def test_a_peer_that_flaps_is_held_down_whatever_calls_or_sights_it(caplog
     assert len(said) < 600 / HOLD_DOWN.first_s
 
 
+async def test_the_log_has_the_end_of_each_session_and_of_dials_in_vain_the_first(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    side = OtherSide()
+    async with running_link(side) as rig:
+        for reason in ("first", "second", "third"):
+            await rig.ready()
+            side.clients[-1].lose(reason)
+            await rig.down()
+        side.dial = unreachable
+        await asyncio.sleep(60.0)
+    said = [record.__dict__["reason"] for record in caplog.records if record.message == "MCP link down"]
+    assert said == ["first", "second", "third"]
+
+
 async def test_a_reload_ends_a_hold_down_and_a_session_that_lasts_ends_the_row() -> None:
     side = OtherSide()
     async with running_link(side) as rig:

@@ -15,7 +15,7 @@ from agent.client.protocol import Request
 from agent.errors import CallNotSent, CallTimedOut, MeshError, Unreachable
 from agent.links.crowd import SELF_DOUBT_MAX_S, Crowd
 from agent.links.probe import PROBE_EVERY_S, PROBE_TIMEOUT_S
-from agent.model import NodeIdentity
+from agent.model import Json, NodeIdentity
 from tests.scripted_client import OtherSide, Rig, now_s, running_link
 
 pytestmark = pytest.mark.looptime
@@ -25,6 +25,8 @@ FOUND_WITHIN_S = 12.0
 # The kernel ends an idle connection whose other end has vanished.
 STREAM_ENDS_AFTER_S = 7.0
 SILENT_S = 30.0
+# The kernel ends a connection whose data are not acknowledged (docs/reliability.md, TCP_USER_TIMEOUT_MS).
+USER_TIMEOUT_S = 5.0
 
 
 class Peer:
@@ -36,6 +38,7 @@ class Peer:
         self._ended = asyncio.Event()
         self._ending: asyncio.TimerHandle | None = None
         self._is_well = True
+        self.stream_ends: Callable[[], object] = self._ended.set
         self._failure: Callable[[], Unreachable] = Unreachable  # The last one.
         self._on_change: Callable[[str], None] = lambda _kind: None
 
@@ -50,7 +53,7 @@ class Peer:
 
     def is_lost(self, *, fails_at_once: bool) -> None:
         """No packet arrives any more; its stream ends `STREAM_ENDS_AFTER_S` later."""
-        self._ending = asyncio.get_running_loop().call_later(STREAM_ENDS_AFTER_S, self._ended.set)
+        self._ending = asyncio.get_running_loop().call_later(STREAM_ENDS_AFTER_S, self.stream_ends)
         self._fail(partial(Unreachable, "no answer", silent=True))
         if not fails_at_once:
             self.side.probe_time_s = 3600.0
@@ -69,6 +72,11 @@ class Peer:
         self.side.probe_time_s = PROBE_TIMEOUT_S
         self._ended.set()
 
+    def ask(self, heard: Callable[[bool], None]) -> Callable[[], None]:
+        """Probe it without a task; what is not acknowledged ends the connection that it was asked over."""
+        after_s = 0.001 if self._is_well else USER_TIMEOUT_S
+        return asyncio.get_running_loop().call_later(after_s, heard, self._is_well).cancel
+
     def is_refused(self) -> None:
         """Its process is gone."""
         self._fail(partial(Unreachable, "refused"))
@@ -86,13 +94,38 @@ class Peer:
         self.side.probe = self.side.dial = self.side.listing = lambda: None
 
 
+class QuietQuestions:
+    """A peer at rest is asked without a task, as nodes are."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    def prober(self) -> Callable[[Callable[[bool], None]], Callable[[], None] | None]:
+        return self._peer.ask
+
+    def list_quietly(
+        self, method: str, is_known: Callable[[Json], bool], heard: Callable[[bool], None]
+    ) -> Callable[[], None] | None:
+        """Never here."""
+
+    async def listen_quietly(
+        self, on_change: Callable[[str], None], ended: Callable[[MeshError], None]
+    ) -> Callable[[], None]:
+        """The stream ends as that of a peer that is asked by a task."""
+        on_change("listening")
+        stop = asyncio.Event()
+        self._peer.stream_ends = lambda: stop.is_set() or ended(Unreachable("no answer", silent=True))
+        return stop.set
+
+
 @asynccontextmanager
-async def linked(count: int) -> AsyncIterator[list[tuple[Peer, Rig]]]:
-    """Links to so many peers, whose probes are spread over the time."""
+async def linked(count: int, *, quiet: bool = False) -> AsyncIterator[list[tuple[Peer, Rig]]]:
+    """Links to so many peers, whose probes are spread over the time. `quiet`: they are asked without a task."""
     crowd, pairs = Crowd(), list[tuple[Peer, Rig]]()
     async with AsyncExitStack() as stack:
         for number in range(count):
             peer = Peer(number)
+            peer.side.quiet = QuietQuestions(peer) if quiet else None
             link = running_link(peer.side, crowd=crowd, rng=random.Random(number))
             pairs.append((peer, await stack.enter_async_context(link)))
             await asyncio.sleep(PROBE_EVERY_S / count)
@@ -125,6 +158,15 @@ async def test_when_the_packets_of_most_peers_are_lost_no_link_ends_and_all_go_o
         assert {state for _, rig in pairs for state in rig.told.states} <= {"dialing", "ready", "suspect"}
         assert {rig.told.states[-1] for _, rig in pairs} == {"ready"}
         assert sum(rig.told.reconnected for _, rig in pairs) == 0
+
+
+@pytest.mark.parametrize("lost", [13, 16, MANY])
+async def test_a_connection_that_ends_for_want_of_acknowledgements_is_silence_too(lost: int) -> None:
+    async with linked(MANY, quiet=True) as pairs:
+        for peer, _ in pairs[:lost]:
+            peer.is_lost(fails_at_once=False)
+        await asyncio.sleep(SILENT_S)
+        assert up(pairs) == [True] * MANY
 
 
 @pytest.mark.parametrize("called", [True, False])
