@@ -46,7 +46,7 @@ class RawClient:
 
     async def request(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
         """Send one request and return its result."""
-        result: dict[str, Any] = orjson.loads(await self.raw(method, params))["result"]
+        result: dict[str, Any] = orjson.loads(_message(await self.raw(method, params)))["result"]
         return result
 
     async def raw(self, method: str, params: dict[str, Any] | None = None) -> bytes:
@@ -94,3 +94,10 @@ class RawClient:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         data = orjson.dumps(body)
         return self._session.post(self._url, data=data, headers=headers, timeout=timeout, ssl=self._trust)
+
+
+def _message(answer: bytes) -> bytes:
+    """The response in an answer, which is a stream of events where it took long."""
+    if answer.startswith(b"{"):
+        return answer
+    return [line for line in answer.split(b"\n") if line.startswith(b"data: {")][-1].removeprefix(b"data: ")

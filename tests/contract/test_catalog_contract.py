@@ -31,6 +31,7 @@ async def test_a_registration_is_seen_by_a_waiting_watcher(session: ConsulConnec
         await follower.until_ids()
         async with running(registrar.keep()):
             catalog = await follower.until_ids(ours.service_id, within_s=5)
+            await until(lambda: registrar.status.registered, what="answer")
         (instance,) = catalog.instances
         assert (instance.address, instance.port, instance.health.value) == ("127.0.0.1", 8001, "passing")
         assert (dict(instance.meta), instance.tags) == ({"node_id": "n1", "epoch": "1"}, ("v1",))

@@ -152,7 +152,7 @@ def folder(tmp_path: Path) -> Path:
     ("tls", "fault"),
     [
         ({"ca": "none.pem"}, "tls.ca: FOLDER/none.pem cannot be read: No such file or directory"),
-        ({"ca": "a"}, "tls.ca: FOLDER/a cannot be read: Is a directory"),
+        ({"ca": "a"}, "tls.ca: FOLDER/a cannot be read: it is a folder; name a file in it"),
         ({"ca": "empty"}, "tls.ca: FOLDER/empty has no certificate in it; it must be PEM"),
         ({"ca": "a/x.key"}, "tls.ca: FOLDER/a/x.key has no certificate in it; it must be PEM"),
         (
