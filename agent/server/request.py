@@ -59,24 +59,22 @@ async def read_body(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> by
     if isinstance(request, FastRequest):  # There are no large ones.
         return request.whole_body
     body = await _whole_body(request, bytes_max)
-    if not isinstance(body, bytes):
-        return body
-    values_max = VALUES_MAX + (0 if bytes_max <= BODY_BYTES_MAX else _ADDED_VALUES_MAX)
-    if len(body) > READ_WHOLE_BYTES_MAX and (call := await _large_call(body, values_max)) is not None:
+    if isinstance(body, bytes) and len(body) > READ_WHOLE_BYTES_MAX and (call := await _large_call(body)) is not None:
         return call
-    if holds_more_values(body, values_max):
+    added = 0 if bytes_max <= BODY_BYTES_MAX else _ADDED_VALUES_MAX
+    if isinstance(body, bytes) and holds_more_values(body, VALUES_MAX + added):
         return refuse(413, f"The body holds more than {VALUES_MAX} values")
     return body
 
 
-async def _large_call(body: bytes, values_max: int) -> Json | None:
+async def _large_call(body: bytes) -> Json | None:
     """The message of a large call; None where the body has to be read whole."""
     steps, until_s = writable(body), time.perf_counter() + _SLICE_S
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            call: Json | None = (await _ENVELOPE.get()).read_call(body, values_max) if end.value else None
+            call: Json | None = (await _ENVELOPE.get()).read_call(body) if end.value else None
             return call
         if time.perf_counter() >= until_s:
             await asyncio.sleep(0)

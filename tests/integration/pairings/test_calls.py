@@ -60,12 +60,13 @@ async def test_arguments_and_unknown_members_reach_the_server_under_its_own_name
 
 async def test_large_arguments_of_several_lines_reach_the_server_as_they_are_beside_all_else(cell: Cell) -> None:
     rows = [{"z": 1.0, "a": [None, {"n": 1e5}], "\u00e9": "\u00e9\n"}] * 8_000
-    params = {"name": cell.name("echo"), "arguments": {"rows": rows}, "_meta": FOREIGN}
+    params = {"name": cell.name("echo"), "arguments": {"rows": rows}, "x-future": {"z": 1.0}, "_meta": FOREIGN}
     assert len(json.dumps(params)) > READ_WHOLE_BYTES_MAX
     async with wire(cell, written=partial(json.dumps, indent=1)) as mcp:
         seen = (await mcp.ask("tools/call", params))["structuredContent"]["seen"]
     assert seen["name"] == "echo"
     assert same(seen["arguments"], params["arguments"])
+    assert seen["x-future"] == {"z": 1.0}
     assert seen["_meta"]["example.org/foreign"] == FOREIGN["example.org/foreign"]
 
 

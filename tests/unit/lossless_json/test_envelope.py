@@ -1,7 +1,6 @@
 """A large call is read but for its arguments where reading it whole finds the same, and in no other case."""
 
 import json
-import tracemalloc
 from typing import Any
 
 import orjson
@@ -56,7 +55,7 @@ def agrees(body: bytes) -> bool:
     assert isinstance(arguments, Unread)
     read = {**message, "params": {**message["params"], "arguments": arguments.read()}}
     assert as_written(read) == as_written({name: whole[name] for name in ("jsonrpc", "id", "method", "params")})
-    assert message["params"].keys() == whole["params"].keys()
+    assert list(message["params"]) == list(whole["params"])
     assert b"\n" not in arguments.raw
     assert b"\r" not in arguments.raw
     assert as_written(read_json(arguments.raw)) == as_written(whole["params"]["arguments"])
@@ -97,8 +96,8 @@ def test_what_is_unusual_is_left_to_the_reader_of_all(arguments: bytes) -> None:
             b'{"b":2}',
         ),
         (
-            b' {"z":[1],"jsonrpc":"2.0","id":1,"method":"tools\\/call","params":{"arguments" : { } ,"_m\\u0065ta":1}} ',
-            b"{ }",
+            b' {"zz":[1],"jsonrpc":"2.0","id":1,"method":"tools\\/call","params":{"a":0,"arguments" : {  } ,"b":1}} ',
+            b"{  }",
         ),
     ],
 )
@@ -122,7 +121,6 @@ def test_of_members_with_one_name_the_last_counts(body: bytes, arguments: bytes)
         *(
             MESSAGE.replace(b'"params":{', b'"params":[],"params":{') % b"{}",
             (MESSAGE % b"{}")[:-2] + b',"\\ud83d":1}}',
-            (MESSAGE % b"{}")[:-2] + b',"unknown":1}}',
         ),
         b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"}}',
         MESSAGE.replace(b"1.50", b"[" + b"1," * VALUES_MAX + b"1]") % b"{}",
@@ -130,22 +128,6 @@ def test_of_members_with_one_name_the_last_counts(body: bytes, arguments: bytes)
 )
 def test_any_other_message_is_read_whole(body: bytes) -> None:
     assert called(body) is None
-
-
-def test_hostile_members_of_params_cost_nothing_before_they_are_counted() -> None:
-    body = (MESSAGE % b"{}")[:-2] + b"".join(b',"%x":{}' % number for number in range(300_000)) + b"}}"
-    tracemalloc.start()
-    try:
-        assert called(body) is None
-        assert tracemalloc.get_traced_memory()[1] < 2**20
-    finally:
-        tracemalloc.stop()
-
-
-def test_of_all_but_the_arguments_another_node_may_have_added_values() -> None:
-    body = MESSAGE.replace(b"1.50", b"[" + b"1," * VALUES_MAX + b"1]") % b"{}"
-    assert read_call(body) is None
-    assert read_call(body, VALUES_MAX + 100) is not None
 
 
 JSON = st.recursive(
