@@ -4,6 +4,7 @@ Imported by `agent.server.request` at the first large body, since the library ta
 where anything is unusual, None is returned, and the body is read whole, within the limits and with the errors of that.
 """
 
+from collections.abc import Generator
 from typing import Final
 
 import msgspec
@@ -11,11 +12,24 @@ import orjson
 
 from agent.lossless_json.exact import read_json
 from agent.lossless_json.unread import ARGUMENTS, Unread
-from agent.lossless_json.values import VALUES_MAX, holds_more_values
 from agent.model import Json
 
 _METHODS: Final = frozenset({"tools/call", "prompts/get"})
+# With more beside its arguments a body is read whole: msgspec makes an object of each member of the params.
+REST_BYTES_MAX: Final = 64 << 10
 _ABSENT: Final = msgspec.Raw()
+
+
+class _Arguments(msgspec.Struct):
+    """Of all params only these; the others are checked, and dropped."""
+
+    arguments: msgspec.Raw
+
+
+class _Outline(msgspec.Struct):
+    """Of a request only its arguments."""
+
+    params: _Arguments
 
 
 class _Request(msgspec.Struct):
@@ -27,20 +41,21 @@ class _Request(msgspec.Struct):
     method: msgspec.Raw = _ABSENT
 
 
+_OUTLINE: Final = msgspec.json.Decoder(_Outline)
 _DECODER: Final = msgspec.json.Decoder(_Request)
 
 
-def read_call(body: bytes) -> Json | None:
-    """The message of a call, its arguments as `Unread`; None where it has to be read whole.
+def read_call(body: bytes) -> Generator[None, None, Json | None]:
+    """The steps to the message of a call, its arguments as `Unread`; None where it has to be read whole.
 
     `body` has passed `agent.lossless_json.writable`: msgspec looks at no UTF-8 of what it skips, and is recursive.
     """
     try:
-        found = _DECODER.decode(body)
-        arguments = found.params.get(ARGUMENTS)
-        if arguments is None or not (raw := bytes(arguments)).startswith(b"{"):
+        raw = bytes(_OUTLINE.decode(body).params.arguments)
+        if not raw.startswith(b"{") or len(body) - len(raw) > REST_BYTES_MAX:
             return None
-        message = _read_rest(found)
+        yield
+        message = _read_rest(_DECODER.decode(body))
     except (msgspec.MsgspecError, orjson.JSONDecodeError, RecursionError):
         return None
     if message is None or message["method"] not in _METHODS:
@@ -50,7 +65,7 @@ def read_call(body: bytes) -> Json | None:
 
 
 def _read_rest(found: _Request) -> Json | None:
-    """All but the arguments, which are null there; None where a member is missing, or where that is too much, too."""
+    """All but the arguments, which are null there; None where a member is missing."""
     envelope = {"jsonrpc": found.jsonrpc, "id": found.id, "method": found.method}
     if any(member is _ABSENT for member in envelope.values()):
         return None
@@ -58,8 +73,5 @@ def _read_rest(found: _Request) -> Json | None:
     members["params"] = {
         name: None if name == ARGUMENTS else orjson.Fragment(bytes(member)) for name, member in found.params.items()
     }
-    rest = orjson.dumps(members)
-    if holds_more_values(rest, VALUES_MAX):
-        return None
-    message: Json = read_json(rest)
+    message: Json = read_json(orjson.dumps(members))
     return message if isinstance(message["method"], str) else None

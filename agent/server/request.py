@@ -6,10 +6,10 @@ size and time, and of values but for arguments that stay unread, or is refused w
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from functools import lru_cache
 from types import ModuleType
-from typing import Final
+from typing import Final, TypeVar
 
 import orjson
 from aiohttp import web
@@ -23,6 +23,7 @@ from agent.model import Json
 from agent.rpc_codes import INVALID_REQUEST
 from agent.server.fast_path.connection import FastRequest
 
+T = TypeVar("T")
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024  # The MCP SDK's own limit for a streamable HTTP request.
 # For requests of nodes: to a client's body they add an envelope, a deadline and a session's capabilities (8 KiB).
 FROM_NODE_BYTES_MAX: Final = BODY_BYTES_MAX + 64 * 1024
@@ -69,13 +70,21 @@ async def read_body(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> by
 
 async def _large_call(body: bytes) -> Json | None:
     """The message of a large call; None where the body has to be read whole."""
-    steps, until_s = writable(body), time.perf_counter() + _SLICE_S
+    if not await _with_turns(writable(body)):
+        return None
+    call: Json | None = await _with_turns((await _ENVELOPE.get()).read_call(body))
+    return call
+
+
+async def _with_turns(steps: Generator[None, None, T]) -> T:
+    """What steps lead to, with turns for others between them."""
+    until_s = time.perf_counter() + _SLICE_S
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            call: Json | None = (await _ENVELOPE.get()).read_call(body) if end.value else None
-            return call
+            found: T = end.value
+            return found
         if time.perf_counter() >= until_s:
             await asyncio.sleep(0)
             until_s = time.perf_counter() + _SLICE_S

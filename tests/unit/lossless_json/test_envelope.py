@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.lossless_json.envelope import read_call
+from agent.lossless_json.envelope import REST_BYTES_MAX, read_call
 from agent.lossless_json.exact import read_json
 from agent.lossless_json.unread import Unread
-from agent.lossless_json.values import VALUES_MAX
 from agent.lossless_json.writable import LEVELS_MAX, writable
 from tests.unit.lossless_json.test_writable import found, nested
 
@@ -37,7 +36,7 @@ WHOLE = [b"null", b"[]", b'"{}"', b"1", b"true", b'{"a":"\\ud83d"}', b'{"a":%s}'
 
 
 def called(body: bytes) -> dict[str, Any] | None:
-    return read_call(body) if found(writable(body)) else None
+    return found(read_call(body)) if found(writable(body)) else None
 
 
 def as_written(message: Any) -> bytes:
@@ -123,7 +122,8 @@ def test_of_members_with_one_name_the_last_counts(body: bytes, arguments: bytes)
             (MESSAGE % b"{}")[:-2] + b',"\\ud83d":1}}',
         ),
         b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"}}',
-        MESSAGE.replace(b"1.50", b"[" + b"1," * VALUES_MAX + b"1]") % b"{}",
+        *(MESSAGE.replace(b"1.50", b'"%s"' % (b"x" * REST_BYTES_MAX)) % b"{}", b" " * REST_BYTES_MAX + MESSAGE % b"{}"),
+        MESSAGE.replace(b'"params":', b'"params":{%s},"params":' % b",".join([b'"a":1'] * 11_000)) % b"{}",
     ],
 )
 def test_any_other_message_is_read_whole(body: bytes) -> None:

@@ -1,6 +1,7 @@
 """Whether a text is UTF-8, and no deeper than orjson writes, told piece by piece without reading it."""
 
 from collections.abc import Generator
+from typing import TypeVar
 
 import orjson
 import pytest
@@ -11,6 +12,7 @@ from agent.lossless_json import writable as module
 from agent.lossless_json.exact import is_deeper_than
 from agent.lossless_json.writable import LEVELS_MAX, writable
 
+T = TypeVar("T")
 TEXTS = st.text(alphabet='[]{}"\\x\né', max_size=9)
 VALUES = st.recursive(
     st.none() | st.integers(0, 9) | TEXTS,
@@ -19,12 +21,14 @@ VALUES = st.recursive(
 )
 
 
-def found(steps: Generator[None, None, bool]) -> bool:
+def found(steps: Generator[None, None, T]) -> T:
+    """What the steps lead to."""
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            return bool(end.value)
+            value: T = end.value
+            return value
 
 
 def nested(levels: int) -> bytes:
@@ -46,6 +50,15 @@ def test_depth_is_that_of_the_value_wherever_pieces_end(value: object, levels: i
         patch.setattr(module, "_PIECE_BYTES", piece)
         patch.setattr(module, "_COUNTED_LEN", counted)
         assert found(writable(orjson.dumps(value))) == (not is_deeper_than(value, levels))
+
+
+@pytest.mark.parametrize("piece", range(1, 25))
+def test_an_escape_may_lie_in_two_pieces(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PIECE_BYTES", piece)
+    for value in (['"[[['], ["\\", "[[["], ['\\"[[['], ['\\\\"', "[[["]):
+        for levels, fits in ((0, False), (1, True), (2, True)):
+            monkeypatch.setattr(module, "LEVELS_MAX", levels)
+            assert found(writable(orjson.dumps(value))) == fits, value
 
 
 @pytest.mark.parametrize("inner", [b"[]," * 9_000 + b"[]", b'"][",' * 9_000 + b"[]", b'"\\\\",' * 9_000 + b"[]"])

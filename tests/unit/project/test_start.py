@@ -14,7 +14,18 @@ from aiohttp import web
 
 from agent.mcp_terms import LATEST_MODERN_VERSION
 
-COSTLY = ("fastmcp", "mcp", "mcp_types", "pydantic", "pydantic_core", "rich", "cryptography", "consul", "requests")
+COSTLY = (
+    "fastmcp",
+    "mcp",
+    "mcp_types",
+    "pydantic",
+    "pydantic_core",
+    "rich",
+    "cryptography",
+    "consul",
+    "requests",
+    "msgspec",
+)
 
 
 @pytest.mark.parametrize("module", ["agent.app.node", "agent.cli.run", "agent.cli.status"])
