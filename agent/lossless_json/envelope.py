@@ -17,6 +17,8 @@ from agent.model import Json
 _METHODS: Final = frozenset({"tools/call", "prompts/get"})
 # With more beside its arguments a body is read whole: msgspec makes an object of each member of the params.
 REST_BYTES_MAX: Final = 64 << 10
+# What had less at another node has no more here, which may have added 64 KiB, and written `9e15` as 9000000000000000.0.
+REST_FROM_NODE_BYTES_MAX: Final = 5 * REST_BYTES_MAX
 _ABSENT: Final = msgspec.Raw()
 
 
@@ -45,14 +47,16 @@ _OUTLINE: Final = msgspec.json.Decoder(_Outline)
 _DECODER: Final = msgspec.json.Decoder(_Request)
 
 
-def read_call(body: bytes) -> Generator[None, None, Json | None]:
+def read_call(body: bytes, *, from_node: bool = False) -> Generator[None, None, Json | None]:
     """The steps to the message of a call, its arguments as `Unread`; None where it has to be read whole.
 
     `body` has passed `agent.lossless_json.writable`: msgspec looks at no UTF-8 of what it skips, and is recursive.
+    `from_node`: another node sent it, and left the arguments unread, too.
     """
+    rest_bytes_max = REST_FROM_NODE_BYTES_MAX if from_node else REST_BYTES_MAX
     try:
         raw = bytes(_OUTLINE.decode(body).params.arguments)
-        if not raw.startswith(b"{") or len(body) - len(raw) > REST_BYTES_MAX:
+        if not raw.startswith(b"{") or len(body) - len(raw) > rest_bytes_max:
             return None
         yield
         message = _read_rest(_DECODER.decode(body))

@@ -6,56 +6,37 @@ millisecond for hostile ones, and nothing is kept between them but a few numbers
 """
 
 import codecs
-import re
 from collections.abc import Generator
 from itertools import accumulate
 from typing import Final
 
+from agent.lossless_json.outside_texts import PIECE_BYTES, OutsideTexts
+
 # What orjson writes; a body is written again with as many levels around its arguments.
 LEVELS_MAX: Final = 254
-_PIECE_BYTES: Final = 16 << 10
+_PIECE_BYTES: Final = PIECE_BYTES
 # Brackets that are counted together; only where they might pass the limit, each is looked at.
 _COUNTED_LEN: Final = 128
 _OPEN, _CLOSE = b"\x01", b"\xff"  # As signed bytes, the steps of the depth.
 _AS_STEPS: Final = bytes.maketrans(b"{[}]", _OPEN * 2 + _CLOSE * 2)
-_ALL_BUT_MARKS: Final = bytes(set(range(256)) - set(b'"{}[]'))
-_TEXT: Final = re.compile(rb'"[^"]*"?')
 _Utf8: Final = codecs.getincrementaldecoder("utf-8")
 
 
 def writable(text: bytes) -> Generator[None, None, bool]:
     """The steps of the check; the generator returns its result."""
-    utf8, depth, in_text, late = _Utf8(), 0, False, b""
+    utf8, depth, outside = _Utf8(), 0, OutsideTexts(b"{}[]")
     for at in range(0, len(text), _PIECE_BYTES):
         piece = text[at : at + _PIECE_BYTES]
         try:
             utf8.decode(piece, final=at + _PIECE_BYTES >= len(text))
         except UnicodeDecodeError:
             return False
-        piece, late = _without_escapes(late + piece)
-        marks = piece.translate(_AS_STEPS, _ALL_BUT_MARKS)
-        if in_text:
-            marks = b'"' + marks
-        in_text = marks.count(b'"') % 2 == 1
-        # Taking out two quotes side by side changes for no bracket whether an odd number stands before it.
-        marks = marks.replace(b'""', b"")
-        if b'"' in marks:
-            marks = _TEXT.sub(b"", marks)
+        marks = outside.of(piece).translate(_AS_STEPS)
         if _is_deeper(marks, depth):
             return False
         depth += 2 * marks.count(_OPEN) - len(marks)
         yield
     return True
-
-
-def _without_escapes(piece: bytes) -> tuple[bytes, bytes]:
-    """The piece without escaped quotes and backslashes; and the backslash at its end whose other half is to come."""
-    if b"\\" not in piece:
-        return piece, b""
-    late = b""
-    if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
-        piece, late = piece[:-1], b"\\"
-    return piece.replace(b"\\\\", b"").replace(b'\\"', b""), late
 
 
 def _is_deeper(brackets: bytes, depth: int) -> bool:

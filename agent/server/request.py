@@ -59,20 +59,21 @@ async def read_body(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> by
     """Return the body, or the refusal to send in its place; of a large call its message, with `Unread` arguments."""
     if isinstance(request, FastRequest):  # There are no large ones.
         return request.whole_body
-    body = await _whole_body(request, bytes_max)
-    if isinstance(body, bytes) and len(body) > READ_WHOLE_BYTES_MAX and (call := await _large_call(body)) is not None:
+    body, from_node = await _whole_body(request, bytes_max), bytes_max > BODY_BYTES_MAX
+    if not isinstance(body, bytes):
+        return body
+    if len(body) > READ_WHOLE_BYTES_MAX and (call := await _large_call(body, from_node=from_node)) is not None:
         return call
-    added = 0 if bytes_max <= BODY_BYTES_MAX else _ADDED_VALUES_MAX
-    if isinstance(body, bytes) and holds_more_values(body, VALUES_MAX + added):
+    if holds_more_values(body, VALUES_MAX + (_ADDED_VALUES_MAX if from_node else 0)):
         return refuse(413, f"The body holds more than {VALUES_MAX} values")
     return body
 
 
-async def _large_call(body: bytes) -> Json | None:
+async def _large_call(body: bytes, *, from_node: bool) -> Json | None:
     """The message of a large call; None where the body has to be read whole."""
     if not await _with_turns(writable(body)):
         return None
-    call: Json | None = await _with_turns((await _ENVELOPE.get()).read_call(body))
+    call: Json | None = await _with_turns((await _ENVELOPE.get()).read_call(body, from_node=from_node))
     return call
 
 

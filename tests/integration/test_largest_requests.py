@@ -11,6 +11,7 @@ import aiohttp
 import orjson
 import pytest
 
+from agent.lossless_json.envelope import REST_BYTES_MAX
 from agent.lossless_json.values import VALUES_MAX
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from agent.server.request import BODY_BYTES_MAX
@@ -188,6 +189,20 @@ async def test_too_many_values_beside_the_arguments_are_refused(era: Era, tmp_pa
         status, answered = await answer_to(http, url, message_of(message, KINDS["records"]), told)
         assert status == 413
         assert f"more than {VALUES_MAX} values" in answered["error"]["message"]
+
+
+@pytest.mark.parametrize("era", Era)
+@pytest.mark.parametrize("more", [b'"x"', b"9e15"])
+async def test_what_the_first_node_left_unread_the_second_one_leaves_too(era: Era, more: bytes, tmp_path: Path) -> None:
+    async with calling(era, 2, tmp_path, digested) as (http, url, message, told):
+        arguments = KINDS["whole numbers"]
+        # As much beside them as a client may send, which the first node writes anew, and adds to.
+        room = REST_BYTES_MAX - (len(message_of(message, arguments)) - len(arguments)) - 100
+        beside = orjson.Fragment(b"[%s]" % b",".join([more] * (room // (len(more) + 1))))
+        message["params"]["_meta"] = {**message["params"].get("_meta", {}), "example.org/more": beside}
+        status, answered = await answer_to(http, url, message_of(message, arguments), told)
+        assert status == 200, answered
+        assert answered["result"]["structuredContent"] == {"digest": digest(arguments)}
 
 
 @pytest.mark.parametrize("era", Era)

@@ -1,11 +1,14 @@
 """How many values a text holds, told by its commas and brackets, but for those within its texts."""
 
+import tracemalloc
+
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.lossless_json.values import holds_more_values
+from agent.lossless_json import values as module
+from agent.lossless_json.values import VALUES_MAX, holds_more_values
 
 TEXTS = st.text(alphabet=',[{"\\\\x', max_size=12)
 VALUES = st.recursive(
@@ -23,9 +26,11 @@ def marks(value: object) -> int:
     return 1 + max(0, len(inner) - 1) + sum(marks(one) for one in inner)
 
 
-@given(value=VALUES, values_max=st.integers(0, 60))
-def test_values_are_counted_outside_of_texts(value: object, values_max: int) -> None:
-    assert holds_more_values(orjson.dumps(value), values_max) == (marks(value) > values_max)
+@given(value=VALUES, values_max=st.integers(0, 60), piece=st.integers(1, 40))
+def test_values_are_counted_outside_of_texts_wherever_pieces_end(value: object, values_max: int, piece: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PIECE_BYTES", piece)
+        assert holds_more_values(orjson.dumps(value), values_max) == (marks(value) > values_max)
 
 
 @pytest.mark.parametrize("texts", [["a,b[{" * 200_000], ["a"] * 100, ['"' * 100_000], ["\\\\" * 100_000]])
@@ -33,5 +38,23 @@ def test_long_texts_are_one_value(texts: list[str]) -> None:
     assert not holds_more_values(orjson.dumps(texts), 100)
 
 
-def test_many_texts_are_too_many_without_a_look_at_each() -> None:
+def test_many_texts_are_too_many() -> None:
     assert holds_more_values(orjson.dumps(["a"] * 1_000), 100)
+
+
+MANY = {
+    "brackets in texts": (orjson.dumps(["["] * 390_000), False),
+    "objects": (orjson.dumps([{"a": 1}] * 500_000), True),
+    "texts that are no JSON": (b'[",' * 1_300_000, True),
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_counting_takes_no_memory(kind: str) -> None:
+    text, more = MANY[kind]
+    tracemalloc.start()
+    try:
+        assert holds_more_values(text, VALUES_MAX) is more
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
