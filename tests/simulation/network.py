@@ -89,7 +89,7 @@ class Network:
             yield client
         finally:
             host.clients.pop(client, None)
-            client.lose("closed by us")
+            client.lose("this node ended its link")
 
     def _note_begun(self, name: str) -> Callable[[], None]:
         """Count a dial until it is over or has lost its place, whichever is first."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Self
 
 from agent.client import jsonrpc
-from agent.client.http.answer import BadAnswer, Body, ConnectionBroken, NotHttp
+from agent.client.http.answer import ANSWER_GIVEN_UP, BadAnswer, Body, ConnectionBroken, NotHttp
 from agent.client.http.connection import Connection
 from agent.client.http.pool import HttpPool
 from agent.client.http.response import MessageStream
@@ -137,5 +137,5 @@ class HeldStream(asyncio.Protocol):
         # From within, as in `of`.
         if (transport := connection._transport) is not None:  # noqa: SLF001 - as above
             transport.set_protocol(connection)
-            connection.abort(ConnectionBroken("had its answer closed by us"))
+            connection.abort(ConnectionBroken(ANSWER_GIVEN_UP))
         return True

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
 from agent import clock
-from agent.client.http.answer import BadAnswer, ConnectionBroken, parsed_head
+from agent.client.http.answer import ANSWER_GIVEN_UP, BadAnswer, ConnectionBroken, parsed_head
 from agent.client.http.connection import Connection
 from agent.client.http.pool import LAST_KEEPALIVE_S, HttpPool
 from agent.client.http.proofs import proving
@@ -87,7 +87,7 @@ class Repeated(asyncio.Protocol):
         """Wait no longer."""
         if self._heard is not None:
             self._heard = self._judge = None
-            self._give_up("had its answer closed by us")
+            self._give_up(ANSWER_GIVEN_UP)
 
     # Callbacks of the event loop
 
