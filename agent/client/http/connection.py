@@ -314,6 +314,31 @@ class Connection(asyncio.Protocol):
             what = "broke off in the middle of its answer"
         self.abort(ConnectionBroken(what, silent=is_silence(exc)))
 
+    # While another reads in its place
+
+    @property
+    def body(self) -> Body | None:
+        """Of the answer that is under way, what is still to come."""
+        return self._body
+
+    def lend(self, reader: asyncio.Protocol) -> asyncio.Transport | None:
+        """Let `reader` get all that comes, until `reads_again`. Returns the transport, None where that is over."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return None
+        self._response = self._body = self._poll = None
+        transport.set_protocol(reader)
+        self.resume_reading()
+        return transport
+
+    def reads_again(self) -> bool:
+        """Get what comes itself; whether another request may be sent. It may have been lent for long."""
+        transport = self._transport
+        if transport is None:
+            return False
+        transport.set_protocol(self)
+        return not (transport.is_closing() or transport.get_write_buffer_size())
+
     # For the reader of a body
 
     def _pause_reading(self) -> None:

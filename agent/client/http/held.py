@@ -52,19 +52,13 @@ class HeldStream(asyncio.Protocol):
         A compressed one cannot, nor one that has ended already. Its complete messages have been taken.
         """
         response = stream.response
-        # It knows a response and its connection from within: what calls need of both is not to change for this.
-        connection, unread = response._connection, response._parts  # noqa: SLF001 - as above
-        if not isinstance(connection, Connection) or response._unpacker is not None:  # noqa: SLF001 - as above
-            return None
-        body, transport = connection._body, connection._transport  # noqa: SLF001 - as above
-        if body is None or transport is None:
+        connection = response.source
+        if not isinstance(connection, Connection) or (body := connection.body) is None:
             return None
         held = cls(connection, body, stream.parser, listening, pool=pool, ended=ended)
-        response._connection = connection._response = connection._body = None  # noqa: SLF001 - as above
-        connection._poll = None  # noqa: SLF001 - as above
-        transport.set_protocol(held)
-        connection.resume_reading()
-        held._feed(unread)
+        if connection.lend(held) is None:
+            return None
+        held._feed(response.hand_over())
         return held
 
     def drop(self) -> None:
@@ -134,8 +128,6 @@ class HeldStream(asyncio.Protocol):
         connection, self._connection = self._connection, None
         if connection is None:
             return False
-        # From within, as in `of`.
-        if (transport := connection._transport) is not None:  # noqa: SLF001 - as above
-            transport.set_protocol(connection)
-            connection.abort(ConnectionBroken(ANSWER_GIVEN_UP))
+        connection.reads_again()
+        connection.abort(ConnectionBroken(ANSWER_GIVEN_UP))
         return True

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final, Self, TypeVar
+from typing import Final, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from agent import clock
@@ -53,6 +53,8 @@ LAST_KEEPALIVE_S: Final = 10.0
 NAMED_AGE_MAX_S: Final = 30.0
 # Beginnings of requests that are kept ready: of one for each tool that is called.
 _HEADS_REMEMBERED_MAX: Final = 64
+# What a reader in a connection's place needs for a request: those two, the head, and what is proven by.
+Lent: TypeAlias = tuple[Connection, asyncio.Transport, bytes, Association | None]
 
 
 class HttpPool:
@@ -406,6 +408,30 @@ class HttpPool:
         if self._expiry is None:
             is_last = len(self._idle) == 1
             self._expiry = loop.call_at(now_s + (LAST_KEEPALIVE_S if is_last else KEEPALIVE_S), self._expire)
+
+    def lend(self, reader: asyncio.Protocol, headers: Mapping[str, str], length: int) -> Lent | None:
+        """Let `reader` send a request of so many bytes over a kept connection, and read its answer, until `rests`.
+
+        None without one, and where the request needs a token or a cookie. The kernel is not asked whether it ended.
+        """
+        if not self._idle or (self._authorizer is not None and self._authorizer.has_token) or len(self._route.cookies):
+            return None
+        connection, since_s = self._idle.popitem()
+        if since_s + LAST_KEEPALIVE_S > clock.now_s() and (transport := connection.lend(reader)) is not None:
+            head = self._head("POST", headers, length, self._route)
+            return connection, transport, head, None if self._prover is None else self._prover.association
+        connection.abort(ConnectionBroken("closed the connection"))
+        return None
+
+    def rests(self, connection: Connection) -> None:
+        """Keep a lent one without a timer for its end: before that it is lent again, or the pool is closed."""
+        if not connection.reads_again() or self._dialler.by_name:
+            connection.finish()
+            return
+        if not self._idle and self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        self._idle[connection] = clock.now_s()
 
     def forget(self, connection: Connection) -> None:
         """As `ConnectionOwner.forget`."""

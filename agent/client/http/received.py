@@ -83,6 +83,16 @@ class Response:
         declared = self.headers.get("Content-Length") if self._unpacker is None else None
         return int(declared) if declared is not None else None
 
+    @property
+    def source(self) -> Source | None:
+        """The connection that the rest of the body comes over, as it is; None where that is compressed or over."""
+        return self._connection if self._unpacker is None else None
+
+    def hand_over(self) -> list[bytes]:
+        """Leave the rest, and the connection, to another reader; returns what has come of it."""
+        unread, self._parts, self._connection = self._parts, [], None
+        return unread
+
     def unpack(self, coding: str) -> None:
         """Undo one of `CODINGS`; before anything is read."""
         self._unpacker = Unpacker(coding)

@@ -8,14 +8,15 @@ asked the ordinary way; a server that never answers in the usual way is always a
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from agent import clock
 from agent.client.http.answer import ANSWER_GIVEN_UP, BadAnswer, ConnectionBroken, parsed_head
-from agent.client.http.connection import Connection
-from agent.client.http.pool import LAST_KEEPALIVE_S, HttpPool
+from agent.client.http.pool import HttpPool
 from agent.client.http.proofs import proving
 from agent.identity.association import PROOF_HEADER, Association
+
+if TYPE_CHECKING:
+    from agent.client.http.connection import Connection
 
 # A longer answer is read the ordinary way, piece by piece.
 ANSWER_BYTES_MAX: Final = 256 * 1024
@@ -73,13 +74,12 @@ class Repeated(asyncio.Protocol):
         """Send it, and have `heard` called once when there is an answer; False where that cannot be done now."""
         if self._heard is not None or self._strikes >= STRIKES_MAX:
             return False
-        ready = _ready(self._pool, self._headers, len(self._body))
-        if ready is None:
+        lent = self._pool.lend(self, self._headers, len(self._body))
+        if lent is None:
             return False
-        self._connection, transport, head, self._association = ready
+        self._connection, transport, head, self._association = lent
         whole_head, self._number = proving(head, self._association)
         self._judge, self._heard = judge, heard
-        transport.set_protocol(self)
         transport.write(whole_head + self._body)
         return True
 
@@ -158,57 +158,13 @@ class Repeated(asyncio.Protocol):
     def _give_back(self) -> None:
         connection, self._connection, self._data = self._connection, None, b""
         assert connection is not None, "it was asked over one"
-        _rests(self._pool, connection)
+        self._pool.rests(connection)
 
     def _give_up(self, why: str) -> None:
         connection, self._connection, self._data = self._connection, None, b""
         if connection is not None:
-            _returned(connection)
+            connection.reads_again()
             connection.abort(ConnectionBroken(why))
-
-
-# The next three know a pool and its connections from within: what calls need of both is not to change for this.
-
-
-def _ready(
-    pool: HttpPool, headers: Mapping[str, str], length: int
-) -> tuple[Connection, asyncio.Transport, bytes, Association | None] | None:
-    """A kept connection of a pool, the head of a request over it, and what is proven by; None where there is none.
-
-    Nor where a request would have to carry a token or a cookie. Whether the kernel knows of an end that the event loop
-    has not read yet is not asked: then there will be no answer, and the ordinary way is taken.
-    """
-    authorizer, route, prover = pool._authorizer, pool._route, pool._prover  # noqa: SLF001 - as above
-    if not pool._idle or (authorizer is not None and authorizer.has_token) or len(route.cookies):  # noqa: SLF001 - as above
-        return None
-    connection, since_s = pool._idle.popitem()  # noqa: SLF001 - as above
-    transport = connection._transport  # noqa: SLF001 - as above
-    if since_s + LAST_KEEPALIVE_S <= clock.now_s() or transport is None or transport.is_closing():
-        connection.abort(ConnectionBroken("closed the connection"))
-        return None
-    head = pool._head("POST", headers, length, route)  # noqa: SLF001 - as above
-    return connection, transport, head, None if prover is None else prover.association
-
-
-def _rests(pool: HttpPool, connection: Connection) -> None:
-    """Keep a connection for the next time, without a timer for its end: that comes before it, or the pool is closed."""
-    transport = connection._transport  # noqa: SLF001 - as above
-    is_named = pool._dialler.by_name  # noqa: SLF001 - as above
-    _returned(connection)
-    if is_named or transport is None or transport.is_closing() or transport.get_write_buffer_size():
-        connection.finish()
-        return
-    if not pool._idle and pool._expiry is not None:  # noqa: SLF001 - as above
-        pool._expiry.cancel()  # noqa: SLF001 - as above
-        pool._expiry = None  # noqa: SLF001 - as above
-    pool._idle[connection] = clock.now_s()  # noqa: SLF001 - as above
-
-
-def _returned(connection: Connection) -> None:
-    """Let a connection read what comes next. It may rest for long, and looks anew whether it is dead after that."""
-    connection._poll = None  # noqa: SLF001 - as above
-    if (transport := connection._transport) is not None:  # noqa: SLF001 - as above
-        transport.set_protocol(connection)
 
 
 def _without(head: bytes, name: bytes) -> tuple[bytes, bytes]:
