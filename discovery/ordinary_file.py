@@ -35,6 +35,32 @@ def open_to_read(path: str | os.PathLike[str], bytes_max: int | None = None) -> 
         raise
 
 
+def open_saved(path: str | os.PathLike[str]) -> BinaryIO:
+    """As `open_to_read`, of a file that this node keeps for itself: a link that leads nowhere is no missing file.
+
+    Something was there once, which a start without it would forget.
+    """
+    try:
+        return open_to_read(path)
+    except FileNotFoundError:
+        if not Path(path).is_symlink():
+            raise
+        what = "it is a link to a file that is not there; put that file back"
+        raise OSError(errno.EINVAL, what, os.fspath(path)) from None
+
+
+def open_unlinked(path: str | os.PathLike[str], flags: int, mode: int) -> int:
+    """A descriptor of a file that this node writes; a link in its place might lead to another's. Raises OSError."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, mode)
+    except OSError as exc:
+        if exc.errno != errno.ELOOP:
+            raise
+        # The system's own words are about too many links.
+        what = f"{Path(path).name} is a link, and none is followed here; put an ordinary file in its place"
+        raise OSError(errno.ELOOP, what, os.fspath(path)) from exc
+
+
 def _refuse(path: str | os.PathLike[str], found: os.stat_result, bytes_max: int | None) -> None:
     kind = stat.S_IFMT(found.st_mode)
     if kind == stat.S_IFCHR and found.st_rdev == Path(os.devnull).stat().st_rdev:

@@ -15,6 +15,7 @@ from typing import Final
 
 from agent.audit.chain import Head, read_line
 from agent.errors import ConfigRefused
+from discovery.ordinary_file import open_unlinked
 
 # In the node's own folder, where nothing else is set.
 FILE_NAME: Final = "audit.jsonl"
@@ -148,7 +149,7 @@ def _head_of(line: bytes) -> Head:
 
 def _opened(path: Path) -> int:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
+        descriptor = open_unlinked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, _MODE)
     except OSError as exc:
         raise _unusable(path, exc) from exc
     try:
@@ -169,4 +170,6 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _unusable(path: Path, exc: OSError) -> ConfigRefused:
-    return ConfigRefused(f"{path}: the audit cannot be written: {exc.strerror or exc}; set MESH_AUDIT_FILE")
+    return ConfigRefused(
+        f"{path}: the audit cannot be written: {exc.strerror or exc}; MESH_AUDIT_FILE may name another file"
+    )

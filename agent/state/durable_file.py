@@ -14,6 +14,7 @@ from typing import Final
 
 from agent.descriptors import said_shortage
 from agent.errors import ConfigRefused
+from discovery.ordinary_file import open_unlinked
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def write_durably(path: Path, content: bytes, *, like: os.stat_result | None = N
     the name never leads to half a file, and the folder after it, so that the rename itself survives a power cut.
     """
     draft = path.with_name(f"{path.name}.tmp")  # One writer: what a crash leaves here is overwritten by the next one.
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
+    descriptor = open_unlinked(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
     try:
         _write(descriptor, content, like)
         os.replace(draft, path)  # noqa: PTH105 - beside os.fsync, the four steps read as what they are

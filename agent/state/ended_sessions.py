@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.state.durable_file import FILE_MODE, write_durably
-from discovery.ordinary_file import open_to_read
+from discovery.ordinary_file import open_saved, open_unlinked
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class EndedSessions:
 
     def _read(self, path: Path, now_s: float) -> None:
         try:
-            with open_to_read(path) as file:
+            with open_saved(path) as file:
                 lines = file.read(2 * LINES_MAX * _LINE_BYTES).decode("ascii", "replace").splitlines()
         except FileNotFoundError:
             return
@@ -119,7 +119,7 @@ def _line(digest: str, until_s: int) -> bytes:
 
 
 def _append(path: Path, line: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, FILE_MODE)
+    descriptor = open_unlinked(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE_MODE)
     try:
         os.write(descriptor, line)
     finally:

@@ -22,7 +22,7 @@ from agent.identity.node_key import NodeKey
 from agent.routing.names import valid_name
 from agent.state.durable_file import FILE_MODE, make_private_folder, write_durably
 from agent.state.saved_shape import object_of, one_of, text, whole_number
-from discovery.ordinary_file import open_to_read
+from discovery.ordinary_file import open_saved, open_to_read, open_unlinked
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,8 @@ def _take_over(folder: Path, of_port: Path, locks: ExitStack) -> None:
 
 
 def _has_state(folder: Path) -> bool:
-    return (folder / FILE_NAME).exists()
+    path = folder / FILE_NAME
+    return path.exists() or path.is_symlink()
 
 
 def _warn_of_others(folder: Path) -> None:
@@ -159,7 +160,7 @@ def _locked(path: Path, remedy: str) -> Iterator[None]:
 def _lock(path: Path, remedy: str) -> int:
     """Lock the file and return its descriptor; the holder has written its process ID there."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE)
+        descriptor = open_unlinked(path, os.O_RDWR | os.O_CREAT, FILE_MODE)
     except OSError as exc:
         raise ConfigRefused(f"{path}: the state folder cannot be locked: {exc.strerror}") from exc
     try:
@@ -191,7 +192,7 @@ def _count_start(folder: Path) -> NodeState:
 
 def _read(path: Path) -> tuple[str, int, NodeKey]:
     try:
-        with open_to_read(path) as file:
+        with open_saved(path) as file:
             saved = orjson.loads(file.read())
         if isinstance(saved, dict) and saved.get("schema") == 1:
             _SAVED_WITHOUT_KEY(saved, "")

@@ -15,7 +15,7 @@ import orjson
 from agent.model import Json
 from agent.state.durable_file import write_durably
 from agent.state.saved_shape import Misshapen, one_of, text
-from discovery.ordinary_file import open_to_read
+from discovery.ordinary_file import open_saved
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class LoginStore:
 
 def _read(path: Path) -> dict[str, Login]:
     try:
-        with open_to_read(path) as file:
+        with open_saved(path) as file:
             saved = orjson.loads(file.read(FILE_BYTES_MAX))
         _check(saved)
         return {name: Login(**one) for name, one in saved["logins"].items()}

@@ -11,7 +11,7 @@ from typing import Final
 
 from agent.errors import ConfigRefused
 from agent.state.durable_file import FILE_MODE, make_private_folder
-from discovery.ordinary_file import open_to_read
+from discovery.ordinary_file import open_saved
 
 FILE_NAME: Final = "mesh.secret"
 _BYTES: Final = 32
@@ -28,7 +28,7 @@ def own_secret(folder: Path) -> bytes:
             if not folder.exists():
                 make_private_folder(folder)
             _make(path)
-        with open_to_read(path) as file:
+        with open_saved(path) as file:
             secret = bytes.fromhex(file.read().decode("ascii").strip())
     except OSError as exc:
         why = exc.strerror or str(exc)

@@ -19,7 +19,7 @@ from agent.model import HttpTarget, Json, Override, PeerScope, Suppression
 from agent.peer_kind import PeerKind
 from agent.state.durable_file import FILE_MODE, make_private_folder, write_durably
 from agent.state.saved_shape import Misshapen, list_of, object_of, one_of, optional_text, pair_of_texts, text
-from discovery.ordinary_file import open_to_read
+from discovery.ordinary_file import open_saved
 
 FILE_NAME = "overrides.json"
 SCHEMA = 1
@@ -164,7 +164,7 @@ def _dump(kept: _Kept) -> bytes:
 
 def _read(path: Path) -> _Kept:
     try:
-        with open_to_read(path) as file:
+        with open_saved(path) as file:
             content = file.read(FILE_BYTES_MAX + 1)
         if path.stat().st_mode & 0o077:
             path.chmod(FILE_MODE)

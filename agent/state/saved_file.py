@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from agent.state.saved_shape import Misshapen, Shape
-from discovery.ordinary_file import open_to_read
+from discovery.ordinary_file import open_saved
 
 
 class Unusable(Exception):
@@ -24,7 +24,7 @@ def read_saved(path: Path, shape: Shape, bytes_max: int) -> Any:
         Unusable: the system refuses, or the content is none of ours.
     """
     try:
-        with open_to_read(path) as file:
+        with open_saved(path) as file:
             saved = orjson.loads(file.read(bytes_max))
         shape(saved, "")
     except FileNotFoundError:

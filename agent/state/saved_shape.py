@@ -11,10 +11,10 @@ Shape = Callable[[Any, str], None]
 
 
 class Misshapen(ValueError):
-    """The value has another shape; the text begins with the place of the fault."""
+    """The value has another shape; the text begins with the place of the fault, where that is not the whole."""
 
     def __init__(self, place: str, problem: str) -> None:
-        super().__init__(f"{place}: {problem}")
+        super().__init__(f"{place}: {problem}" if place else problem)
 
 
 def text(value: Any, place: str) -> None:

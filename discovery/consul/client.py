@@ -79,6 +79,7 @@ class ConsulClient:
 
     def __init__(self, settings: ConsulSettings, session: aiohttp.ClientSession, tls: TlsSource | None = None) -> None:
         self._token = TokenSource(settings)
+        self.is_embedded = settings.is_embedded
         self._transport = _Transport(settings, session, tls or TlsSource(settings))
         self._consul = _Library(self._transport)
 
@@ -197,7 +198,13 @@ class ConsulClient:
     async def held_checks(self) -> Mapping[str, Any] | None:
         """All checks that the agent holds and that we may read, by ID; None where no checks are shown (embedded)."""
         try:
-            checks = await self._call(lambda token: self._consul.agent.checks(token=token), right='service "read"')
+            # The library's own call takes a 404 for an answer.
+            checks = await self._call(
+                lambda token: self._transport.get(
+                    CB.json(allow_404=False), "/v1/agent/checks", headers=_headers(token)
+                ),
+                right='service "read"',
+            )
         except RegistrationLost:
             return None  # 404.
         if not isinstance(checks, dict):
@@ -251,7 +258,8 @@ class ConsulClient:
             return await request(token)
         except (ACLPermissionDenied, ACLDisabled) as exc:
             if self._token.current() != token:  # Rotated while we waited: try the new token.
-                raise CatalogUnavailable("the ACL token was replaced") from exc
+                why = "the embedded catalog has started anew" if self.is_embedded else "the ACL token was replaced"
+                raise CatalogUnavailable(why) from exc
             raise AccessRefused(_refusal(_text(exc), right)) from exc
         except NotFound as exc:
             raise RegistrationLost(_text(exc)) from exc

@@ -62,6 +62,11 @@ class ConsulSettings:
     wait_s: float = WAIT_S
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether an embedded catalog is there in place of Consul: it has no ACL, and its list is the catalog."""
+        return False
+
+    @property
     def socket_path(self) -> str | None:
         """The path of the unix socket, None for TCP."""
         return self.url.removeprefix("unix://") if self.url.startswith("unix://") else None

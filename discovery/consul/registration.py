@@ -176,7 +176,7 @@ class ConsulRegistrar:
         repair, self._repair = self._repair, False
         if self._sent is not None and self._held_token != self._client.token:
             await self._refuse_while_leaving()
-            log.info("the ACL token was replaced, registering with the new one")
+            self._say_why_anew()
             await self._register(changed_notes=True)
         elif self._sent != self._wanted:
             await self._refuse_while_leaving()
@@ -304,13 +304,21 @@ class ConsulRegistrar:
 
     async def _repair_catalog(self) -> None:
         """Make the agent send us to the catalog once more; its own list says that we are there."""
-        if await self._client.is_member(check_id(self._wanted)):
+        if self._client.is_embedded:
+            await self._compare()  # Its list is the catalog.
+        elif await self._client.is_member(check_id(self._wanted)):
             log.warning("the catalog has lost us, registering again", extra={"service_id": self.service_id})
             await self._register(changed_notes=True)
         else:
             # A registration now would outlive the agent, passing and without an agent that could take it back.
             log.info("the catalog lacks us: Consul's agent is leaving, or our ACL token may not see its node")
             await self._compare()
+
+    def _say_why_anew(self) -> None:
+        if not self._client.is_embedded:
+            log.info("the ACL token was replaced, registering with the new one")
+        elif self._client.token is not None:  # Each run of an embedded catalog has its own; none: it is awaited.
+            log.info("the embedded catalog has started anew, registering again")
 
     async def _register_again(self, reason: str) -> None:
         log.warning("registration lost, registering again", extra={"reason": reason})

@@ -56,6 +56,8 @@ _LONG_ANSWER = 500
 _FILTERED = "rows were left out that our ACL token may not see, it lacks node:read or service:read"
 _CACHE_ALONE = "the servers' last answer lacked our own registration; only the cache of Consul's agent has it since"
 _REPEAT_LEVELS = {1: logging.DEBUG, 2: logging.WARNING}
+# With its node each embedded catalog ends, and the next one begins empty: that is the ordinary course.
+_REPEAT_LEVELS_EMBEDDED = {1: logging.DEBUG, 2: logging.INFO}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class ConsulWatch:
         self._own = own
         self._wait_s = wait_s
         self._settle_s = settle_s
-        self._shown = known
+        self._shown = None if known is None else _others(known, own)
         self._elsewhere = {"dc": dc} if dc else {}
         self._answers = answers
         self._reader = RowReader(far=bool(dc))
@@ -366,6 +368,8 @@ class ConsulWatch:
         self._last_error = "the answer lacks instances that still answer, so they stay: " + (
             _FILTERED
             if self._filtered
+            else "were they deregistered while they run?"
+            if self._client.is_embedded
             else "does the ACL token lack node:read or service:read, or were they deregistered while they run?"
         )
         level = logging.DEBUG if self._hidden_until_s else logging.WARNING
@@ -383,10 +387,13 @@ class ConsulWatch:
         self._last_error = "the answer lacks our own registration and is not trusted: " + (
             "rows were left out that our ACL token may not see, it lacks node:read or service:read"
             if self._filtered
+            else "the embedded catalog has started anew, or has lost it"
+            if self._client.is_embedded
             else "is it lost, or does the ACL token lack node:read or service:read?"
         )
         # Once is ordinary: the agent's own list reaches the servers some milliseconds later.
-        log.log(_REPEAT_LEVELS.get(self._distrusts, logging.DEBUG), self._last_error)
+        levels = _REPEAT_LEVELS_EMBEDDED if self._client.is_embedded else _REPEAT_LEVELS
+        log.log(levels.get(self._distrusts, logging.DEBUG), self._last_error)
         if self._distrusts < _DISTRUSTS_OF_LOSS:
             self._own.verify()
         elif now_s >= self._repair_at_s:
@@ -431,3 +438,10 @@ class ConsulWatch:
         while delay_s > 0 and self._client.token == refused:
             await asyncio.sleep(min(delay_s, POLL_S))
             delay_s -= POLL_S
+
+
+def _others(known: Catalog, own: Registrar | None) -> Catalog:
+    """Without our entry of an earlier run, which we took back ourselves, or make anew: it says nothing of others."""
+    if own is None:
+        return known
+    return Catalog(tuple(one for one in known.instances if one.key.service_id != own.service_id))

@@ -107,6 +107,11 @@ class EmbeddedSettings(ConsulSettings):
     role: _Role = field(default_factory=_Role, repr=False, compare=False)
 
     @property
+    def is_embedded(self) -> bool:
+        """As `ConsulSettings.is_embedded`."""
+        return True
+
+    @property
     def serving(self) -> bool:
         """Whether this very process serves the catalog now."""
         return self.role.serving

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import logging
 import sys
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable
@@ -19,7 +20,7 @@ from discovery.consul.client import open_client
 from discovery.consul.environment import ConsulSettings
 from discovery.consul.session import open_session
 from discovery.embedded.proof import new_number, token
-from discovery.embedded.server import CatalogGuard, embedded_catalog, try_listen
+from discovery.embedded.server import OPEN_TO_ALL, CatalogGuard, embedded_catalog, try_listen
 from discovery.embedded.strangers import STRANGERS_MAX
 from discovery.model import AccessRefused, Registration, SettingsRefused
 from tests.contract.embedded_node import SERVICE_NAME
@@ -411,10 +412,36 @@ async def _child(port: int, service_id: str) -> AsyncGenerator[Child, None]:
 
 
 async def _member(
-    stack: AsyncExitStack, port: int, service_id: str
+    stack: AsyncExitStack, port: int, service_id: str, guard: CatalogGuard = OPEN_TO_ALL
 ) -> tuple[Follower, tuple[Coroutine[Any, Any, None], ...]]:
-    settings = await stack.enter_async_context(embedded_catalog(port))
+    settings = await stack.enter_async_context(embedded_catalog(port, guard=guard))
     session = await stack.enter_async_context(open_session(settings))
     registrar = session.registrar(Registration(service_id, SERVICE_NAME, port=8000))
     follower = Follower(session.source(SERVICE_NAME, registrar))
     return follower, (registrar.keep(), follower.run())
+
+
+async def test_a_catalog_that_starts_anew_is_said_in_words_of_its_own_and_none_of_a_consul(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "discovery")
+    port = free_ports(1)[0]
+    async with AsyncExitStack() as stack:
+        served = embedded_catalog(port, guard=OURS)
+        await served.__aenter__()
+        try:
+            members = [await _member(stack, port, f"node-{number}", OURS) for number in range(2)]
+            for _, coroutines in members:
+                await stack.enter_async_context(running(*coroutines))
+            for follower, _ in members:
+                await follower.until_ids("node-0", "node-1")
+        finally:
+            await served.__aexit__(None, None, None)
+        again = "the embedded catalog has started anew, registering again"
+        await until(lambda: caplog.messages.count(again) >= 2, within_s=5 + MACHINE_S, what="both registering again")
+        settings = await stack.enter_async_context(embedded_catalog(port, guard=OURS))
+        client = await stack.enter_async_context(open_client(settings))
+        await until_catalog_holds(client, SERVICE_NAME, {"node-0", "node-1"})
+        assert await client.held_checks() is None
+    said = [f"{record.message} {record.__dict__.get('reason', '')}" for record in caplog.records]
+    assert [one for one in said if "ACL" in one or "not an object" in one] == []

@@ -174,6 +174,7 @@ class Agent:
     lie: Lie = Lie.NONE
     token: str | None = "t0"
     token_rotates: bool = True
+    is_embedded: bool = False
     held: dict[str, Held] = field(default_factory=dict)
     queries: int = 0
     registrations: int = 0

@@ -9,12 +9,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
 from agent.client.event import Event, first_of
+from agent.client.http.dial import TCP_USER_TIMEOUT_MS
 from agent.client.protocol import Request
 from agent.client.server_info import ServerInfo
-from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, Unreachable
+from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, MeshError, Unreachable
 from agent.links.link import TURN_S
 from agent.model import Era, Json, NodeIdentity
 
@@ -89,7 +90,7 @@ class Network:
             yield client
         finally:
             host.clients.pop(client, None)
-            client.lose("closed by us")
+            client.lose("this node ended its link")
 
     def _note_begun(self, name: str) -> Callable[[], None]:
         """Count a dial until it is over or has lost its place, whichever is first."""
@@ -127,12 +128,13 @@ class SimulatedClient:
     """A `McpClient` over the simulated network."""
 
     lists_by_session = False
-    quiet = None
 
     def __init__(self, network: Network, source: Host, host: Host) -> None:
         self._network, self._source, self._host = network, source, host
         self._under_way: dict[asyncio.Timeout, None] = {}  # In order, as all that a run depends on.
         self._on_change: Callable[[str], None] | None = None
+        self._stream_over: Callable[[MeshError], None] | None = None
+        self._asked: _QuietProbe | None = None
         self.server_info = INFO
         self.lost = Event()
         self.streams_end = Event()
@@ -153,6 +155,17 @@ class SimulatedClient:
         now_s = asyncio.get_running_loop().time()
         for timer in self._under_way:
             timer.reschedule(now_s)
+        self.end_streams()
+        if self._asked is not None:
+            self._asked.over(is_well=False)
+
+    def end_streams(self) -> None:
+        """The stream of changes ends."""
+        self.streams_end.set()
+        over, self._stream_over = self._stream_over, None
+        if over is not None:
+            self._on_change = None
+            over(Unreachable(self.lost_reason or "the stream ended"))
 
     def hear_reset(self) -> None:
         """The other side has died; hears of it where packets arrive."""
@@ -179,6 +192,38 @@ class SimulatedClient:
         finally:
             self._on_change = None
         raise Unreachable(self.lost_reason or "the stream ended")
+
+    @property
+    def quiet(self) -> Self:
+        """As `McpClient.quiet`."""
+        return self
+
+    def prober(self) -> Callable[[Callable[[bool], None]], Callable[[], None] | None]:
+        """As `Quiet.prober`."""
+        return self._ask_quietly
+
+    def _ask_quietly(self, heard: Callable[[bool], None]) -> Callable[[], None] | None:
+        if self.lost.is_set():
+            return None
+        self._asked = asked = _QuietProbe(self._network, self._source, self._host, heard)
+        asked.send()
+        return asked.drop
+
+    def list_quietly(self, *_: object) -> None:
+        """As `Quiet.list_quietly`: of what tells of its changes, as all here do, no list is asked so."""
+
+    async def listen_quietly(
+        self, on_change: Callable[[str], None], ended: Callable[[MeshError], None]
+    ) -> Callable[[], None]:
+        """As `Quiet.listen_quietly`."""
+        if self.lost.is_set() or self.streams_end.is_set():
+            raise Unreachable(self.lost_reason or "the stream ended")
+        self._on_change, self._stream_over = on_change, ended
+        on_change("listening")
+        return self._drop_stream
+
+    def _drop_stream(self) -> None:
+        self._on_change = self._stream_over = None
 
     async def follow(self, _updates: object) -> None:
         """Nothing is subscribed in the simulation."""
@@ -215,6 +260,52 @@ class SimulatedClient:
             raise CallTimedOut("no answer in time") from exc
         finally:
             self._under_way.pop(timer, None)
+
+
+class _QuietProbe:
+    """A probe that no task waits for. Where packets are lost, the kernel gives its connection up, as one in silence."""
+
+    def __init__(self, network: Network, source: Host, host: Host, heard: Callable[[bool], None]) -> None:
+        self._network, self._source, self._host = network, source, host
+        self._heard: Callable[[bool], None] | None = heard
+        self._timer: asyncio.TimerHandle | None = None
+
+    def send(self) -> None:
+        """Ask."""
+        self._later(self._network.latency_s(self._source.name, self._host.name), self._arrive)
+
+    def over(self, *, is_well: bool) -> None:
+        """The answer is there, or the connection has ended."""
+        heard = self._heard
+        self.drop()
+        if heard is not None:
+            heard(is_well)
+
+    def drop(self) -> None:
+        """Wait no longer."""
+        self._heard = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _arrive(self) -> None:
+        network, source, host = self._network, self._source, self._host
+        if not network.carries(source.name, host.name) or not host.alive:
+            self._later(TCP_USER_TIMEOUT_MS / 1000, self._give_up)
+        elif not host.hangs:  # Else its kernel says that the bytes are there.
+            host.reached_by(source.name)
+            self._later(network.latency_s(source.name, host.name), self._answer)
+
+    def _answer(self) -> None:
+        if not self._network.carries(self._host.name, self._source.name):
+            self._later(TCP_USER_TIMEOUT_MS / 1000, self._give_up)
+        elif not self._host.hangs:
+            self.over(is_well=True)
+
+    def _give_up(self) -> None:
+        self.over(is_well=False)
+
+    def _later(self, seconds: float, what: Callable[[], None]) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, what)
 
 
 async def _nothing() -> Json:

@@ -208,7 +208,7 @@ class SimulatedNode:
         """SIGTERM: streams end, the registration is taken back, calls are finished (`agent.app.drain`)."""
         self.leaving = True
         for open_client in list(self.clients):
-            open_client.streams_end.set()
+            open_client.end_streams()
         for task in self.members:
             task.cancel()
         was_well, began_s = self.agent.is_well, self.world.now_s

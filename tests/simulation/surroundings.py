@@ -285,6 +285,7 @@ class Servers:
     last: Answer = field(default_factory=lambda: Answer(1, ()))
     hid_at_s: float = 0.0
     token_rotates: bool = True
+    is_embedded: bool = False
 
     @property
     def token(self) -> str:

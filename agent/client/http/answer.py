@@ -63,6 +63,12 @@ class ConnectionBroken(MayBeSilence, ConnectionError):
     """The connection ended before the answer was complete. The text reads on after the server's name."""
 
 
+# What this node has done itself. What precedes the server's name says whether the call was executed, and so what to do.
+LINK_ENDED: Final = "had not answered when this node ended its link to it"
+ANSWER_GIVEN_UP: Final = "had not answered in full when this node gave up its answer"
+NEEDED_NO_LONGER: Final = "had a connection closed that this node needed no longer"
+
+
 class NotHttp(ConnectionBroken):
     """The bytes are not valid HTTP/1.1, so the end of an answer cannot be known."""
 

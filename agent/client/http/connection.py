@@ -11,6 +11,7 @@ import select
 from typing import Final, Protocol, cast
 
 from agent.client.http.answer import (
+    ANSWER_GIVEN_UP,
     BadAnswer,
     Body,
     ConnectionBroken,
@@ -172,7 +173,7 @@ class Connection(asyncio.Protocol):
         try:
             response = await waiting
         except asyncio.CancelledError:
-            self.abort(ConnectionBroken("had its answer closed by us"))
+            self.abort(ConnectionBroken(ANSWER_GIVEN_UP))
             raise
         finally:
             self._waiting = None

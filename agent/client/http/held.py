@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Self
 
 from agent.client import jsonrpc
-from agent.client.http.answer import BadAnswer, Body, ConnectionBroken, NotHttp
+from agent.client.http.answer import ANSWER_GIVEN_UP, BadAnswer, Body, ConnectionBroken, NotHttp
 from agent.client.http.connection import Connection
 from agent.client.http.pool import HttpPool
 from agent.client.http.response import MessageStream
@@ -129,5 +129,5 @@ class HeldStream(asyncio.Protocol):
         if connection is None:
             return False
         connection.reads_again()
-        connection.abort(ConnectionBroken("had its answer closed by us"))
+        connection.abort(ConnectionBroken(ANSWER_GIVEN_UP))
         return True

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from agent import clock
 from agent.client.deadlines import shared_deadlines
-from agent.client.http.answer import ConnectionBroken, NotHttp
+from agent.client.http.answer import LINK_ENDED, NEEDED_NO_LONGER, ConnectionBroken, NotHttp
 from agent.client.http.authorized import REFUSED, authorized, refused
 from agent.client.http.coding import CODINGS, coding_of
 from agent.client.http.connection import Connection
@@ -192,7 +192,7 @@ class HttpPool:
                 head = self._new_head(method, {"Accept": "application/json"}, None, self._route)
                 return (await connection.exchange(head + b"\r\n", b"")).status
             finally:
-                connection.abort(ConnectionBroken("had its connection closed by us"))
+                connection.abort(ConnectionBroken(NEEDED_NO_LONGER))
         except NotHttp as exc:
             raise self.failure(ProtocolBroken, exc) from exc
         except (OSError, ValueError) as exc:
@@ -217,7 +217,7 @@ class HttpPool:
         """Close every connection; exchanges under way fail."""
         self._over = True
         for connection in tuple(self._connections):
-            connection.abort(ConnectionBroken("had its connection closed by us"))
+            connection.abort(ConnectionBroken(LINK_ENDED))
         if self._expiry is not None:
             self._expiry.cancel()
 
@@ -399,7 +399,7 @@ class HttpPool:
         """As `ConnectionOwner.take_back`."""
         loop = asyncio.get_running_loop()
         if self._dialler.by_name and loop.time() >= self._connections[connection] + NAMED_AGE_MAX_S:
-            connection.abort(ConnectionBroken("had its connection closed by us"))
+            connection.abort(ConnectionBroken(NEEDED_NO_LONGER))
             return
         self._idle[connection] = now_s = loop.time()
         if self._expiry is not None and len(self._idle) > 1 and self._expiry.when() > now_s + KEEPALIVE_S:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Protocol
 
-from agent.client.http.answer import ConnectionBroken
+from agent.client.http.answer import ANSWER_GIVEN_UP, ConnectionBroken
 from agent.client.http.coding import BadCoding, Unpacker
 
 if TYPE_CHECKING:
@@ -184,4 +184,4 @@ class Response:
         """Give up the rest; a reader still waiting gets `ConnectionBroken`. Harmless at any time."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.abort(ConnectionBroken("had its answer closed by us"))
+            connection.abort(ConnectionBroken(ANSWER_GIVEN_UP))

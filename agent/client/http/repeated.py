@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from agent.client.http.answer import BadAnswer, ConnectionBroken, parsed_head
+from agent.client.http.answer import ANSWER_GIVEN_UP, BadAnswer, ConnectionBroken, parsed_head
 from agent.client.http.pool import HttpPool
 from agent.client.http.proofs import proving
 from agent.identity.association import PROOF_HEADER, Association
@@ -87,7 +87,7 @@ class Repeated(asyncio.Protocol):
         """Wait no longer."""
         if self._heard is not None:
             self._heard = self._judge = None
-            self._give_up("had its answer closed by us")
+            self._give_up(ANSWER_GIVEN_UP)
 
     # Callbacks of the event loop
 

@@ -305,7 +305,7 @@ class SseSessionClient:
 
     async def _read(self, response: Response, stream: MessageStream, over: Event) -> None:
         """Take what comes until the stream ends; whatever ends it is the reason of the loss. `over`: set then."""
-        reason, silent = f"{self._pool.where} had its session closed by us", False
+        reason, silent = f"{self._pool.where} had not answered when this node ended its session with it", False
         try:
             while (message := await stream.next()) is not None:
                 self._take(message)

@@ -84,7 +84,7 @@ def _ignored(_kind: str) -> None:
 
 def _refused(work: Coroutine[Any, Any, None], _name: str) -> asyncio.Task[None]:
     work.close()
-    raise CallNotSent("the client was closed by us")
+    raise CallNotSent("this node has ended its link to the server")
 
 
 class SessionPool:

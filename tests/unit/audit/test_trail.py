@@ -110,7 +110,7 @@ async def test_one_process_writes_a_file_and_another_is_refused(tmp_path: Path) 
     with pytest.raises(ConfigRefused, match="cannot be written"):
         Trail(tmp_path / "none" / "audit.jsonl")
     (tmp_path / "link").symlink_to(path)
-    with pytest.raises(ConfigRefused, match="cannot be written"):
+    with pytest.raises(ConfigRefused, match="cannot be written: link is a link, and none is followed here"):
         Trail(tmp_path / "link")
 
 

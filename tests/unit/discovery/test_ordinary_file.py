@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from discovery.ordinary_file import open_to_read
+from discovery.ordinary_file import open_saved, open_to_read, open_unlinked
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,24 @@ def test_no_file_that_an_operator_names_is_read_without_looking_what_it_is() -> 
     texts = {path: path.read_text("utf-8") for room in _READERS for path in (root / room).rglob("*.py")}
     bare = ('.open("rb")', ".read_bytes()", ".read_text(")
     assert [str(path) for path, text in texts.items() if any(word in text for word in bare)] == []
+
+
+def test_a_link_that_leads_nowhere_is_no_missing_file_where_a_node_keeps_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "node.json"
+    with pytest.raises(FileNotFoundError):
+        open_saved(path)
+    path.symlink_to("elsewhere.json")
+    with pytest.raises(OSError, match="it is a link to a file that is not there; put that file back") as refused:
+        open_saved(path)
+    assert not isinstance(refused.value, FileNotFoundError)
+    (tmp_path / "elsewhere.json").write_text("x")
+    with open_saved(path) as file:
+        assert file.read() == b"x"
+
+
+def test_a_link_in_the_place_of_a_file_to_write_is_named_as_one_with_the_fix(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.symlink_to("elsewhere")
+    with pytest.raises(OSError, match="lock is a link, and none is followed here; put an ordinary file in its place"):
+        open_unlinked(path, os.O_RDWR | os.O_CREAT, 0o600)
+    assert not (tmp_path / "elsewhere").exists()

@@ -87,6 +87,31 @@ def test_a_damaged_identity_is_refused_left_alone_and_unlocked_again(tmp_path: P
     assert path.read_text() == content
 
 
+@pytest.mark.parametrize("is_own", [False, True])
+def test_an_identity_that_is_a_link_which_leads_nowhere_makes_no_new_node(tmp_path: Path, is_own: bool) -> None:
+    with open_state(tmp_path / "state", 8000, is_own=is_own) as state:
+        path = state.folder / FILE_NAME
+    path.rename(tmp_path / "moved.json")
+    path.symlink_to(tmp_path / "elsewhere.json")
+    with (
+        pytest.raises(ConfigRefused, match="it is a link to a file that is not there; put that file back"),
+        open_state(tmp_path / "state", 8000, is_own=is_own),
+    ):
+        pass
+    (tmp_path / "moved.json").rename(tmp_path / "elsewhere.json")
+    with open_state(tmp_path / "state", 8000, is_own=is_own) as again:
+        assert (again.node_id, again.epoch) == (state.node_id, 2)
+
+
+def test_a_lock_that_is_a_link_is_refused_in_plain_words(tmp_path: Path) -> None:
+    with open_state(tmp_path, 8000) as state:
+        lock = state.folder / LOCK_NAME
+    lock.unlink()
+    lock.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigRefused, match="cannot be locked: lock is a link"), open_state(tmp_path, 8000):
+        pass
+
+
 def test_a_folder_that_cannot_be_used_is_refused_with_the_fix(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigRefused, match="MESH_STATE_DIR"), open_state(tmp_path / "file", 8000):

@@ -144,7 +144,7 @@ GOOD = {"name": "a", "url": "http://a/mcp", "scope": "local", "token": "secret-c
     [
         ("", "damaged at line 1"),
         ("{", "damaged at line 1"),
-        ("[]", "damaged"),
+        ("[]", "damaged: Input should be an object"),
         ('{"schema": 2, "overrides": 5}', "newer version .schema 2, this one knows 1"),
         ('{"schema": 0, "overrides": [], "suppressions": []}', "damaged: schema"),
         ('{"overrides": [], "suppressions": []}', "damaged: schema: Field required"),
@@ -162,6 +162,12 @@ async def test_an_unreadable_file_is_refused_and_left_as_it_is(tmp_path: Path, c
     assert str(tmp_path / FILE_NAME) in str(refused.value)
     assert "move it away" in str(refused.value)
     assert "canary" not in str(refused.value)
+
+
+def test_a_link_that_leads_nowhere_is_refused_and_does_not_lose_the_operators_words(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(ConfigRefused, match="cannot be read: it is a link to a file that is not there"):
+        OverrideStore.open(tmp_path)
 
 
 async def test_every_byte_that_is_cut_off_is_noticed(tmp_path: Path) -> None:

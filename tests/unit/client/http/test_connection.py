@@ -274,7 +274,7 @@ async def test_a_response_that_is_closed_early_ends_its_connection_and_wakes_its
         await turn()
         response.close()
         response.close()
-    assert "closed by us" in reader.result()
+    assert "when this node gave up its answer" in reader.result()
     assert line.transport.aborted
     assert line.lost == 1
 

@@ -141,7 +141,7 @@ async def test_a_connection_that_ends_has_it_waited_for_once_with_the_reason(how
         case "end":
             out.channel.connection.connection_lost(None)
         case "abort":
-            out.channel.connection.abort(ConnectionBroken("had its connection closed by us"))
+            out.channel.connection.abort(ConnectionBroken("had its connection closed"))
             out.channel.connection.connection_lost(None)
         case _:
             out.comes(b"hello")

@@ -46,7 +46,7 @@ class ScriptedClient:
         self.held: dict[str, Any] = {}
         self.payloads: list[Mapping[str, Any]] = []
         self.token: str | None = None
-        self.token_rotates = False
+        self.token_rotates = self.is_embedded = False
         self.member = True
 
     async def health(self, _name: str, **query: Any) -> Answer:
