@@ -22,7 +22,7 @@ _SHORT: Final = {
     errno.ENFILE: "this machine is out of file descriptors",
     errno.ENOMEM: "this machine is out of memory",
     errno.ENOBUFS: "this machine is out of buffers",
-    errno.EADDRNOTAVAIL: "this machine has no local port left, or no address of that family",
+    errno.EADDRNOTAVAIL: "this machine has no local port left",
 }
 _FIXES: Final = {
     errno.EMFILE: "raise `ulimit -n`, or LimitNOFILE of its service",

@@ -6,18 +6,26 @@ threads, nor the end of the process, and what was read last counts.
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final, TypeVar
 
 LOOK_TIMEOUT_S: Final = 0.1  # A look takes microseconds.
+# A system that lets this process start no more threads is asked again this soon; so often the files are looked at, too.
+THREAD_AGAIN_S: Final = 0.5
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
 async def look_apart(look: Callable[[], T]) -> T:
-    """What `look` returns or raises. In a thread of its own, as a pool would be full of such, and joined at the end."""
+    """What `look` returns or raises. In a thread of its own, as a pool would be full of such, and joined at the end.
+
+    Where this process may start no more threads, it waits until it may: no change of a file is lost for that.
+    """
     outcome = Future[T]()
     outcome.set_running_or_notify_cancel()  # From here on it is not cancelled; only its caller may be.
 
@@ -27,8 +35,23 @@ async def look_apart(look: Callable[[], T]) -> T:
         except BaseException as exc:  # noqa: BLE001 - raised again in the caller
             outcome.set_exception(exc)
 
-    threading.Thread(target=work, name="look", daemon=True).start()
+    is_said = False
+    while _begun(work) is None:
+        if not is_said:
+            log.error("this node may start no more threads, files are looked at later")
+            is_said = True
+        await asyncio.sleep(THREAD_AGAIN_S)
     return await asyncio.wrap_future(outcome)
+
+
+def _begun(work: Callable[[], None]) -> threading.Thread | None:
+    """A thread that does it; None where this process may start no more."""
+    thread = threading.Thread(target=work, name="look", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # What Python makes of EAGAIN, and of nothing else here.
+        return None
+    return thread
 
 
 class PatientLook:
@@ -45,10 +68,11 @@ class PatientLook:
         return f"<PatientLook under_way={self._thread is not None and self._thread.is_alive()}>"
 
     def take(self) -> bool:
-        """Look now; whether that has ended in time. False at once while an earlier look hangs."""
+        """Look now; whether that has ended in time. False at once while an earlier look hangs, or without a thread."""
         if self._thread is not None and self._thread.is_alive():
             return False
-        self._thread = threading.Thread(target=self._look, name="look", daemon=True)
-        self._thread.start()
+        self._thread = _begun(self._look)
+        if self._thread is None:
+            return False
         self._thread.join(LOOK_TIMEOUT_S)
         return not self._thread.is_alive()

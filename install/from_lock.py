@@ -15,7 +15,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +26,7 @@ RULE = ("--no-deps", "--require-hashes", "--only-binary", ":all:", "--progress-b
 # A pip more takes half a second to start, and a registry has better things to do than to answer us.
 FETCHING_MAX = 4
 PACKAGES_EACH_MIN = 10
+ENDS_S = 2.0  # What an interrupted pip has to put back takes less.
 ENTRY = re.compile(r"^[A-Za-z0-9].*(?:\n(?![A-Za-z0-9]).*)*", re.MULTILINE)
 PIN = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;\\]+)")
 # One of these lines for each entry of the lock, whether it is installed, there already or for another platform.
@@ -130,12 +131,25 @@ def _run(commands: Sequence[Sequence[str]], pins: int | None, settings: Mapping[
             for command in commands
         ]
         os.close(writing)
-        hint = show(lines, pins, sys.stdout)
-        codes = [pip.wait() for pip in pips]
+        try:
+            hint = show(lines, pins, sys.stdout)
+            codes = [pip.wait() for pip in pips]
+        except BaseException:
+            _end(pips)
+            raise
     code = next((code for code in codes if code != 0), 0)
     if code != 0 and hint:
         sys.stdout.write(f"{hint}\n")
     return code
+
+
+def _end(pips: Iterable["subprocess.Popen[bytes]"]) -> None:
+    """Ctrl-C reaches them, too; one that is slow to end would write on into a folder that is being removed."""
+    for pip in pips:
+        with suppress(subprocess.TimeoutExpired):
+            pip.wait(ENDS_S)
+        pip.terminate()
+        pip.wait()
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ class ConfiguredFiles:
         self.views = read_views(settings.views_file, settings.servers_file)
         log_faults(self.views)
         self._rotations = 0
+        self._asked = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()  # What was read last is what counts.
         self._readers: Readers | None = None
 
@@ -96,13 +97,20 @@ class ConfiguredFiles:
         if pairs:
             await watch_files([path for path, _ in pairs], changed, look)
 
-    async def reread(self) -> None:
-        """Read all of them again, as a signal asked; raises nothing."""
+    def ask(self) -> None:
+        """Have all of them read again soon, as a signal asks."""
         log.info("reload asked for by a signal")
-        try:
-            await self._take(then for _, then in self._watched())
-        except Exception:  # The top of a task of the node's group, which it must not end.
-            log.exception("what a signal asked for could not be done")
+        self._asked.set()
+
+    async def reread_when_asked(self) -> None:
+        """Until cancelled: a task for each signal would outlive the node where a file system hangs."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            try:
+                await self._take(then for _, then in self._watched())
+            except Exception:  # The top of an eternal loop, which must not end the node.
+                log.exception("what a signal asked for could not be done")
 
     async def _take(self, thens: Iterable[Callable[[], Awaitable[None]]]) -> None:
         async with self._one_at_a_time:

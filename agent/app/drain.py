@@ -52,7 +52,7 @@ class StopSignals:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.asked.set)
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
-        self.reload: Callable[[], object] = _nothing
+        self.reload: Callable[[], None] = _nothing
         is_of_terminal = sys.stderr.isatty() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
         loop.add_signal_handler(signal.SIGHUP, self.asked.set if is_of_terminal else self._hung_up)
         for harmless in (signal.SIGUSR1, signal.SIGUSR2):

@@ -195,7 +195,7 @@ class Node:
             runner = await self._start_serving()
             standing = self._standing(tasks, runner)
             member, self.state = tasks.create_task(self._membership.run(), name="membership"), "ready"
-            signals.reload = lambda: tasks.create_task(self._files.reread(), name="reload")
+            signals.reload = self._files.ask
             settle_memory()
             own = self._identity
             self._audit.note("node.started", "node", version=__version__, name=own.name)
@@ -229,6 +229,7 @@ class Node:
             *(tasks.create_task(e.notices.run(), name=f"notices {e.path}") for e in self._endpoints),
             *(tasks.create_task(self._sources.follow(*one), name=one[0]) for one in self._listed),
             tasks.create_task(self._files.watch(), name="configured files"),
+            tasks.create_task(self._files.reread_when_asked(), name="reload"),
         ]
 
     async def _start_serving(self) -> web.AppRunner:

@@ -83,7 +83,7 @@ class ConsulRegistrar:
         self._presence_expected = False
         self._last_error = ""
         self._registrations_total = 0
-        self._holder, self._rival = "", Rival(compare_s)
+        self._holder, self._holder_is_due, self._rival = "", False, Rival(compare_s)
 
     def __repr__(self) -> str:
         return f"<ConsulRegistrar {self.service_id} registered={self._registered} error={self._last_error!r}>"
@@ -194,6 +194,8 @@ class ConsulRegistrar:
             await self._compare()
         else:
             await self._heartbeat()
+        if self._holder_is_due and leaves_time(self._beat_took_s, self._wanted):
+            await self._find_holder()
         if self._maintenance.is_to_be_asked:
             await self._maintenance.ask()
 
@@ -262,9 +264,12 @@ class ConsulRegistrar:
             # The agent ignores `Status` for a check that it holds already: one that had run out stays critical.
             with suppress(RegistrationLost):  # The next heartbeat finds the same, and registers again.
                 await self._pass_check()
-        if changed_notes or not self._holder:
-            with suppress(CatalogUnavailable):  # Then any entry with our ID counts as ours.
-                self._holder = str((await self._client.held_check(check_id(wanted)) or {}).get("Node") or "")
+        self._holder_is_due |= changed_notes or not self._holder
+
+    async def _find_holder(self) -> None:
+        self._holder_is_due = False
+        with suppress(CatalogUnavailable):  # Then any entry with our ID counts as ours.
+            self._holder = str((await self._client.held_check(check_id(self._wanted)) or {}).get("Node") or "")
 
     async def _heartbeat(self) -> None:
         try:

@@ -5,6 +5,7 @@ The one rule: whatever looks at such a file waits in the kernel; the node answer
 
 import ctypes
 import os
+import signal
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -87,6 +88,8 @@ async def test_a_node_whose_files_hang_answers_follows_its_catalog_and_ends(
     await eventually(partial(other.sees, "one"))
     took_s = [await answered_s(node) for _ in range(20)]
     assert max(took_s) < ANSWERED_WITHIN_S
+    node.process.send_signal(signal.SIGHUP)
+    await eventually(partial(has_said, node, "reload asked for by a signal"))
     began_s = time.monotonic()
     assert await stop_node(node) == 0
     measured(f"answered within {max(took_s):.3f} s, stopped in order in {time.monotonic() - began_s:.1f} s")
@@ -96,6 +99,10 @@ async def test_a_node_whose_files_hang_answers_follows_its_catalog_and_ends(
 async def says_that_it_hangs(node: RunningNode) -> bool:
     said = node.events("CONSUL_HTTP_TOKEN_FILE cannot be read")
     return any(one["reason"] == "its file system does not answer" for one in said)
+
+
+async def has_said(node: RunningNode, event: str) -> bool:
+    return bool(node.events(event))
 
 
 async def answered_s(node: RunningNode) -> float:

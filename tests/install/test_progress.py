@@ -1,8 +1,13 @@
 """What a reader sees while a lock is installed: pip's progress in few lines, everything else as pip said it."""
 
 import io
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 from install.from_lock import show
+from tests.install.world import ROOT
 
 INSTALLED = """\
 Looking in links: /somewhere
@@ -71,3 +76,18 @@ def test_failure_without_a_registry_differs_from_a_missing_wheel() -> None:
     assert "No package registry answered" in unreachable
     assert "no wheel of this release" in missing
     assert show(MISMATCH.splitlines(), 1, io.StringIO()) is None
+
+
+def test_a_step_that_is_interrupted_leaves_no_pip_behind() -> None:
+    deaf = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); print('begun', os.getpid(), flush=True); "
+    command = [sys.executable, "-c", f"{deaf} signal.pause()"]
+    step = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from install import from_lock; "
+    step += f"from_lock.ENDS_S = 0.1; from_lock._run([{command!r}] * 2, 2)"
+    with subprocess.Popen(
+        [sys.executable, "-c", step], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
+    ) as running:
+        assert running.stdout is not None
+        pids = [int(running.stdout.readline().split()[1]) for _ in command[1:]]
+        running.send_signal(signal.SIGINT)
+        assert running.wait(30) != 0
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]

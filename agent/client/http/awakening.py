@@ -28,6 +28,9 @@ KNOCKS_OPEN_MAX: Final = 3
 AWAKE_PAUSE_S: Final = 0.25
 # An unanswered knock is silence; after each awakening it takes twice as long, for a server that is only slow has many.
 SILENT_KNOCKS: Final = 1.5
+# One that has answered a question slowly is knocked at this many times as rarely as that took: where it does one thing
+# at a time, each knock is in the way of what it was asked.
+SLOW_ANSWERS: Final = 2.0
 # Of one question: the first, which a slow server may be at work on, the last, and one between them.
 ASKED_OPEN_MAX: Final = 3
 # One that is answered too late may have opened a session, which is waited for so long, to be ended.
@@ -58,6 +61,7 @@ class Awakening:
         "_knocks",
         "_pause",
         "_silent_knocks",
+        "_slow_s",
         "_timer",
         "was_silent",
     )
@@ -71,6 +75,7 @@ class Awakening:
         self._heard_at_s = clock.now_s()
         self._is_new = True  # Nothing has been heard yet.
         self._silent_knocks = SILENT_KNOCKS
+        self._slow_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._pause: asyncio.TimerHandle | None = None
 
@@ -111,6 +116,7 @@ class Awakening:
         for timer in (self._timer, self._pause):
             if timer is not None:
                 timer.cancel()
+        self._timer = None
         for knock in self._knocks:
             knock.cancel()
         self._knocks.clear()
@@ -129,9 +135,15 @@ class Awakening:
         """
         asked = _Asked(self._begin, ask, drop, says_nothing)
         self._asked.append(asked)
+        began_s = clock.now_s()
         try:
             made = await asked.answer()
-            self._hear()
+        except Exception as exc:
+            if not says_nothing(exc):
+                self._answered(asked, began_s)
+            raise
+        else:
+            self._answered(asked, began_s)
             return made
         finally:
             if not asked.open:
@@ -141,7 +153,7 @@ class Awakening:
 
     @property
     def _every_s(self) -> float:
-        return max(KNOCK_EVERY_S, len(_HANGING) / KNOCKS_PER_S_MAX)
+        return max(KNOCK_EVERY_S, self._slow_s, len(_HANGING) / KNOCKS_PER_S_MAX)
 
     def _knock_on(self) -> None:
         _HANGING.add(self)
@@ -151,11 +163,23 @@ class Awakening:
             self._knocks.pop(0).cancel()
         self._knocks.append(self._begin(self._knocked(), "knock at a server that hangs"))
 
+    def _answered(self, asked: "_Asked[Any]", began_s: float) -> None:
+        """Begin the knocks anew, more rarely where the server is slow."""
+        self._hear(clock.now_s())
+        took_s = clock.now_s() - began_s
+        # Of several it is not known which one was answered, and the server may have hung meanwhile.
+        if asked.times > 1 or self._timer is None or took_s < KNOCK_EVERY_S:
+            return
+        self.rest()
+        self._slow_s = SLOW_ANSWERS * took_s
+        self._timer = asyncio.get_running_loop().call_later(self._every_s, self._knock_on)
+
     def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         assert self._group is not None, "it runs"
         return self._group.create_task(work, name=name)
 
     async def _knocked(self) -> None:
+        sent_s = clock.now_s()
         try:
             status = await self._knock()
         except MeshError:
@@ -163,19 +187,19 @@ class Awakening:
         if status == _TOO_MANY:
             self.rest()
         elif status < _SERVER_ERRORS or status == _NOT_IMPLEMENTED:  # Else it is a proxy's word for one that is away.
-            self._heard()
+            self._heard(sent_s)
 
-    def _hear(self) -> bool:
-        """An answer is there; returns whether the server had been silent."""
-        now_s = clock.now_s()
-        was_silent = now_s - self._heard_at_s >= self._silent_knocks * self._every_s
+    def _hear(self, sent_s: float) -> bool:
+        """An answer to what was sent then is there; returns whether the server had been silent before."""
+        was_silent = sent_s - self._heard_at_s >= self._silent_knocks * self._every_s
         self.was_silent |= was_silent
-        self._is_new, self._heard_at_s = False, now_s
+        self._is_new, self._heard_at_s = False, clock.now_s()
         return was_silent
 
-    def _heard(self) -> None:
+    def _heard(self, sent_s: float) -> None:
+        """A knock was answered. It may have been slow itself, which is no silence."""
         is_new = self._is_new
-        if was_silent := self._hear():
+        if was_silent := self._hear(sent_s):
             self._silent_knocks *= 2
         elif not is_new:
             return  # It has been answering, and is only slow with what it was asked.
@@ -191,7 +215,7 @@ class Awakening:
 class _Asked(Generic[_T]):
     """One question, until it is answered; one that went out more than once may be answered more than once."""
 
-    __slots__ = ("_ask", "_begin_task", "_drop", "_is_over", "_made", "_says_nothing", "_tasks", "_there")
+    __slots__ = ("_ask", "_begin_task", "_drop", "_is_over", "_made", "_says_nothing", "_tasks", "_there", "times")
 
     def __init__(
         self,
@@ -205,6 +229,7 @@ class _Asked(Generic[_T]):
         self._made: list[_T | Exception] = []
         self._there = Event()
         self._is_over = False
+        self.times = 0  # That it was asked.
 
     def __repr__(self) -> str:
         return f"<_Asked {self.open} open{', over' if self._is_over else ''}>"
@@ -255,6 +280,7 @@ class _Asked(Generic[_T]):
     def _begin(self) -> None:
         task = self._begin_task(self._asked(), "first request to a server")
         self._tasks.append(task)
+        self.times += 1
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:

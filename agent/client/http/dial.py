@@ -212,8 +212,24 @@ async def _connect(addresses: list[AddrInfoType]) -> socket.socket:
     try:
         return await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, socket_factory=_socket)
     except OSError as exc:
+        if exc.errno == errno.EADDRNOTAVAIL and not any(map(_has_way, addresses)):
+            raise OSError(errno.ENETUNREACH, "this machine has no address of that family") from None
         # The frames below keep it in a list: a circle at each dial in vain, for the garbage collector to find.
         raise exc.with_traceback(None)  # noqa: B904 - it is the same one
+
+
+def _has_way(address: AddrInfoType) -> bool:
+    """Whether this machine has an address to dial it from, so that what is lacking is a port.
+
+    Without one (IPv6 is off in many containers) the kernel says the same, but no waiting helps. Nothing is sent.
+    """
+    family, _, _, _, there = address
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(there)
+    except OSError as exc:
+        return exc.errno != errno.EADDRNOTAVAIL
+    return True
 
 
 class _Names:

@@ -3,6 +3,8 @@
 import asyncio
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -68,3 +70,27 @@ async def test_a_caller_that_gives_up_leaves_a_look_that_hangs_behind_and_others
     finally:
         goes_on.set()
     assert await look_apart(partial(ended.wait, 10))
+
+
+@contextmanager
+def no_more_threads() -> Iterator[None]:
+    """By a size of their stacks that no system has; a limit on their number would not hold for root."""
+    before = threading.stack_size(2**46)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
+
+
+@pytest.mark.looptime
+async def test_a_node_that_may_start_no_more_threads_looks_as_soon_as_it_may(caplog: pytest.LogCaptureFixture) -> None:
+    looks = list[int]()
+    patient = PatientLook(lambda: looks.append(1))
+    with no_more_threads():
+        under_way = asyncio.create_task(look_apart(lambda: 5), name="look")
+        await asyncio.sleep(60)
+        assert not under_way.done()
+        assert (patient.take(), looks) == (False, [])
+    assert await under_way == 5
+    assert (patient.take(), looks) == (True, [1])
+    assert caplog.text.count("this node may start no more threads") == 1

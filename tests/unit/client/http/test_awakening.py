@@ -121,6 +121,60 @@ async def test_an_answer_of_before_says_that_it_was_not_silent() -> None:
     assert len(server.asked_at_s) == first + 1
 
 
+async def test_one_that_does_one_thing_at_a_time_has_few_knocks_in_the_way_of_what_it_is_asked() -> None:
+    turn, works = asyncio.Lock(), list[asyncio.Task[int]]()
+
+    async def work() -> int:
+        async with turn:
+            await asyncio.sleep(3.0)
+        return 405
+
+    async def in_turn() -> int:
+        works.append(asyncio.create_task(work()))  # Done all the same where it is given up.
+        return await asyncio.shield(works[-1])
+
+    async def refused() -> int:
+        await in_turn()
+        raise AuthRefused("no")
+
+    async def drop(_made: int) -> None:
+        raise AssertionError("it was asked for two sessions")
+
+    questions = 4
+    async with Awakening(in_turn) as awakening:
+        with pytest.raises(AuthRefused):
+            await awakening.answer(refused, says_nothing=says_nothing)
+        for _ in range(questions - 1):
+            await awakening.answer(in_turn, drop=drop, says_nothing=says_nothing)
+    await asyncio.gather(*works)
+    assert len(works) <= 2 * questions
+
+
+async def test_one_that_answers_knocks_as_slowly_as_questions_is_asked_for_one_session_alone() -> None:
+    sessions = list[int]()
+
+    async def knock() -> int:
+        await asyncio.sleep(6.0)
+        return 405
+
+    async def discover() -> int:
+        await asyncio.sleep(3.0)
+        return 0
+
+    async def open_session() -> int:
+        sessions.append(len(sessions))
+        await asyncio.sleep(40.0)
+        return sessions[-1]
+
+    async def drop(_made: int) -> None:
+        """None is made too late."""
+
+    async with Awakening(knock) as awakening:
+        await awakening.answer(discover, says_nothing=says_nothing)
+        await awakening.answer(open_session, drop=drop, says_nothing=says_nothing)
+    assert sessions == [0]
+
+
 async def test_a_session_that_is_opened_too_late_is_ended() -> None:
     server = Server(GOES_ON_S + 3.0, QUICK_S, hangs_s=(0, GOES_ON_S))
     async with AsyncExitStack() as stack:

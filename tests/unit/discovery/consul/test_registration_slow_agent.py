@@ -49,6 +49,7 @@ class SlowClient(ScriptedClient):
 
     async def held_check(self, check_id: str) -> Mapping[str, Any] | None:
         held = await super().held_check(check_id)
+        await asyncio.sleep(self.answers_take_s)
         return {**held, "Status": self.check_status} if held else {}
 
     def _answer(self, call: str) -> None:
