@@ -79,8 +79,8 @@ def test_failure_without_a_registry_differs_from_a_missing_wheel() -> None:
 
 
 def test_a_step_that_is_interrupted_leaves_no_pip_behind() -> None:
-    deaf = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); print('begun', os.getpid(), flush=True); "
-    command = [sys.executable, "-c", f"{deaf} signal.pause()"]
+    deaf = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    command = [sys.executable, "-c", f"{deaf}os.write(1, b'begun %d\\n' % os.getpid()); signal.pause()"]
     step = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from install import from_lock; "
     step += f"from_lock.ENDS_S = 0.1; from_lock._run([{command!r}] * 2, 2)"
     with subprocess.Popen(

@@ -147,7 +147,7 @@ async def test_a_node_starts_from_its_cache_while_consul_is_away_and_goes_on_whe
         await both_kept(cache, f"http://127.0.0.1:{port}")
         one.task.cancel()
     async with member(plan("consul", port), cache=CatalogCache(tmp_path)) as again:
-        assert names_in(await again.until(lambda _: True)) == {"one", "two"}
+        assert names_in(await again.until(lambda _: True)) == {"two"}  # Its own former entry is no peer.
         assert not again.membership.view.source.up
         async with embedded_catalog(port), member(plan("consul", port), registration("three")):
             await again.until(lambda catalog: "three" in names_in(catalog))
@@ -211,7 +211,7 @@ async def test_moving_over_to_a_consul_that_appears_loses_no_node_that_has_not_m
         await one.until_names("one", "slow")
         async with embedded_catalog(consul_port), member(plan("consul", consul_port), registration("fast")):
             seen = await one.until(lambda catalog: "fast" in names_in(catalog))
-            assert names_in(seen) == {"one", "slow", "fast"}
+            assert names_in(seen) - {"one"} == {"slow", "fast"}
             assert one.membership.view.mode == "consul"
             await one.until_names("one", "fast")  # A node that never moves is gone in the end.
 
@@ -238,7 +238,7 @@ async def test_a_node_that_was_in_a_consul_waits_for_it_with_what_it_knows_and_c
         was_in_consul(port, tmp_path) as how,
         member(how, cache=CatalogCache(tmp_path)) as again,
     ):
-        assert names_in(await again.until(lambda _: True)) == {"one", "two"}
+        assert names_in(await again.until(lambda _: True)) == {"two"}  # Its own former entry is no peer.
         view = again.membership.view
         assert (view.mode, view.source.up) == ("consul", False)
         assert "before" in view.reason
