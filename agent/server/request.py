@@ -16,7 +16,7 @@ from aiohttp import web
 
 from agent.dispatch.param_headers import received_headers
 from agent.errors import NOT_EXECUTED
-from agent.late import Late
+from agent.late import Late, give_back_memory
 from agent.lossless_json.values import VALUES_MAX, holds_more_values
 from agent.lossless_json.writable import writable
 from agent.model import Json
@@ -99,18 +99,25 @@ async def _whole_body(request: web.Request, bytes_max: int) -> bytes | web.Respo
     if request.content.is_eof():  # Most bodies come with their head: then there is nothing to wait for.
         whole = request.content.read_nowait()
         return whole if len(whole) <= bytes_max else _too_large(bytes_max)
-    body = bytearray()
+    # Of its whole length at once where that is known: one that grows does so among small blocks, which keep its place.
+    body, received = bytearray(request.content_length or 0), 0
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > bytes_max:
+                body[received : received + len(chunk)] = chunk
+                received += len(chunk)
+                if received > bytes_max:
                     return _too_large(bytes_max)
     except TimeoutError:
         return _unread(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s")
     except web.RequestPayloadError:
         return _unread(400, "The body cannot be decoded")
-    return bytes(body)
+    del body[received:]
+    whole = bytes(body)
+    if received > READ_WHOLE_BYTES_MAX:
+        del body
+        give_back_memory()  # Its pieces lay among small blocks.
+    return whole
 
 
 def headers_by_name(request: web.Request) -> dict[str, str]:

@@ -29,7 +29,8 @@ from agent.turns import turn_of
 
 # What may wait for a slow reader is twice this, 256 KiB; then we stop taking bytes from the socket.
 _LOW_WATER_BYTES: Final = 128 * 1024
-# Below this, copying a body behind its head is cheaper than a second system call.
+# Below this, copying a body behind its head is cheaper than a second system call. A larger one goes out in such parts,
+# as the socket takes them: of what it does not take, asyncio would make a copy.
 _ONE_WRITE_BYTES: Final = 256 * 1024
 _HUNG_UP: Final = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 _SWITCHING_PROTOCOLS: Final = 101
@@ -67,6 +68,7 @@ class Connection(asyncio.Protocol):
         "_body",
         "_closing",
         "_held",
+        "_is_full",
         "_loop",
         "_owner",
         "_paused",
@@ -75,6 +77,7 @@ class Connection(asyncio.Protocol):
         "_taker",
         "_transport",
         "_turn",
+        "_unsent",
         "_waiting",
         "failure",
     )
@@ -92,6 +95,8 @@ class Connection(asyncio.Protocol):
         self._body: Body | None = None
         self._closing = False
         self._paused = False
+        self._is_full = False  # The socket takes no more for now.
+        self._unsent: memoryview | None = None  # Of a large body.
         self._batch = 0  # Of the request that was started, in the turn of the event loop.
         self._poll: select.poll | None = None  # Of one that was used before.
 
@@ -157,7 +162,15 @@ class Connection(asyncio.Protocol):
             self._transport.write(head + body)
         else:
             self._transport.write(head)
-            self._transport.write(memoryview(body))  # Of what the socket does not take, asyncio makes one copy less.
+            self._unsent = memoryview(body)
+            self._write_on()
+
+    def _write_on(self) -> None:
+        """Write of a large body what the socket takes."""
+        while self._unsent is not None and self._transport is not None and not self._is_full:
+            part, rest = self._unsent[:_ONE_WRITE_BYTES], self._unsent[_ONE_WRITE_BYTES:]
+            self._unsent = rest if len(rest) else None
+            self._transport.write(part)
 
     def wait(self) -> None:
         """The answer to the request that was started is waited for from now on, by `answer`, which has to be called."""
@@ -189,7 +202,7 @@ class Connection(asyncio.Protocol):
         self._response = self._body = None
         if self.failure is None and transport is not None:
             # An answer that came before the whole request went out leaves the rest of it in the way of the next.
-            if self._closing or transport.is_closing() or transport.get_write_buffer_size():
+            if self._closing or transport.is_closing() or not self._is_written(transport):
                 self.abort(ConnectionBroken("closed the connection"))
             else:
                 if self._paused:  # Its last bytes were too many for a slow reader; the next answer is another one.
@@ -206,6 +219,7 @@ class Connection(asyncio.Protocol):
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(failure)
         response, self._response, self._body, self._held = self._response, None, None, b""
+        self._unsent = None
         if response is not None and not response.is_complete:
             response.fail(failure)
         if self._transport is not None:
@@ -242,6 +256,18 @@ class Connection(asyncio.Protocol):
                     self._take_body(self._response, self._body, data)
         except BadAnswer as exc:
             self.abort(NotHttp(f"does not speak HTTP: {exc}"))
+
+    def pause_writing(self) -> None:
+        """As `asyncio.Protocol`."""
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        """As `asyncio.Protocol`."""
+        self._is_full = False
+        self._write_on()
+
+    def _is_written(self, transport: asyncio.Transport) -> bool:
+        return self._unsent is None and not transport.get_write_buffer_size()
 
     def _give(self, taker: Taker, data: bytes) -> None:
         """What has come of an answer that is not waited for."""
@@ -337,7 +363,7 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return False
         transport.set_protocol(self)
-        return not (transport.is_closing() or transport.get_write_buffer_size())
+        return self._is_written(transport) and not transport.is_closing()
 
     # For the reader of a body
 
