@@ -92,15 +92,18 @@ async def _with_turns(steps: Generator[None, None, T]) -> T:
 
 
 async def _whole_body(request: web.Request, bytes_max: int) -> bytes | web.Response:
-    if (request.content_length or 0) > bytes_max:
+    length = request.content_length or 0
+    if length > bytes_max:
         return _too_large(bytes_max)
     if request.content.at_eof():
         return await request.read()
     if request.content.is_eof():  # Most bodies come with their head: then there is nothing to wait for.
         whole = request.content.read_nowait()
         return whole if len(whole) <= bytes_max else _too_large(bytes_max)
+    if length > READ_WHOLE_BYTES_MAX:
+        give_back_memory()  # What an earlier one left among small blocks.
     # Of its whole length at once where that is known: one that grows does so among small blocks, which keep its place.
-    body, received = bytearray(request.content_length or 0), 0
+    body, received = bytearray(length), 0
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.content.iter_any():
