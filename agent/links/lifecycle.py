@@ -168,10 +168,12 @@ class LinkLifecycle:
         """
         listener = self._listener(request)
         begun_at_s = asyncio.get_running_loop().time()
-        if request.started is None:
-            self._begun()
-        else:
+        if request.started is not None:
             listener.began = request.started.changes
+        else:
+            self._in_flight += 1
+            if self._stall is not None:
+                self._stall.begun()
         try:
             result = await self._client.request(request.heard_by(listener))
         except (CallFailed, ProtocolBroken, LoginNeeded) as exc:
@@ -183,7 +185,8 @@ class LinkLifecycle:
             self._given_up(begun_at_s, request)
             raise
         else:
-            self._answered()
+            if self._stall is not None:
+                self._stall.answered()
             if self._offer.has_changed(listener):
                 await self._offer.show_changes(listener, request.sink)
             return result
@@ -201,25 +204,22 @@ class LinkLifecycle:
             return False
         assert request.started is not None, "it went out"
         request.started.changes, request.started.go_on = changes, self.request
-        self._begun()
+        # As in `request`, without a function: a usual call comes here, and all that it costs are its functions.
+        self._in_flight += 1
+        if self._stall is not None:
+            self._stall.begun()
         return True
 
     def taken(self, result: Json, changes: int, taker: ResultTaker) -> bool:
         """Give a started request's result to its taker, if the server has announced no list change since `changes`."""
         if self._offer.changes != changes or not taker.take(result):
             return False
-        self._answered()
-        self._done()
-        return True
-
-    def _begun(self) -> None:
-        self._in_flight += 1
-        if self._stall is not None:
-            self._stall.begun()
-
-    def _answered(self) -> None:
         if self._stall is not None:
             self._stall.answered()
+        self._in_flight -= 1
+        if self._in_flight == 0:
+            self._idle.set()
+        return True
 
     def _done(self) -> None:
         self._in_flight -= 1

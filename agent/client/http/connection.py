@@ -202,7 +202,8 @@ class Connection(asyncio.Protocol):
         self._response = self._body = None
         if self.failure is None and transport is not None:
             # An answer that came before the whole request went out leaves the rest of it in the way of the next.
-            if self._closing or transport.is_closing() or not self._is_written(transport):
+            is_unsent = self._unsent is not None or transport.get_write_buffer_size()
+            if self._closing or transport.is_closing() or is_unsent:
                 self.abort(ConnectionBroken("closed the connection"))
             else:
                 if self._paused:  # Its last bytes were too many for a slow reader; the next answer is another one.
@@ -265,9 +266,6 @@ class Connection(asyncio.Protocol):
         """As `asyncio.Protocol`."""
         self._is_full = False
         self._write_on()
-
-    def _is_written(self, transport: asyncio.Transport) -> bool:
-        return self._unsent is None and not transport.get_write_buffer_size()
 
     def _give(self, taker: Taker, data: bytes) -> None:
         """What has come of an answer that is not waited for."""
@@ -363,7 +361,7 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return False
         transport.set_protocol(self)
-        return self._is_written(transport) and not transport.is_closing()
+        return not (transport.is_closing() or self._unsent is not None or transport.get_write_buffer_size())
 
     # For the reader of a body
 
