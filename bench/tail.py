@@ -1,11 +1,13 @@
 """How long the slowest of 100 calls takes at 32 connections while calls come steadily, at half of what a node can do.
 
-Calls a second at 32 callers, by wrk, say what it can do; then calls come at half of that from a timetable
-(`bench.steady`). The node is alone on the first core where there are two; wrk, load and server share the others. The
-one rule: a ratio is of one run, and the load says how late it was itself.
+Calls a second at 32 callers, by wrk, say what it can do; then calls come at about half of that, from callers of wrk that
+wait at random, and from a timetable (`bench.steady`), which is stricter and takes more of the other core. The node is
+alone on the first core where there are two; wrk, load and server share the others. The one rule: a ratio is of one run,
+and the load says how late it was itself.
 """
 
 import asyncio
+import statistics
 from collections.abc import Mapping
 from typing import Final
 
@@ -49,14 +51,22 @@ async def _of_era(
     era: str, base: str, headers: Mapping[str, str], envelope: Mapping[str, object] | None
 ) -> list[Figure]:
     runs: list[steady.Told] = []
+    paced: list[wrk.Run] = []
     for number in range(ROUNDS + 1):  # The first round warms up.
-        can = (await wrk.run(base, wrk.script(TOOL, headers, envelope), CONNECTIONS)).rate
+        script = wrk.script(TOOL, headers, envelope)
+        can = (await wrk.run(base, script, CONNECTIONS)).rate
+        random = await wrk.run(base, wrk.paced(script, can / 2, CONNECTIONS), CONNECTIONS)
         sent = steady.request(f"{base}/mcp", TOOL, headers, envelope)
         told = await steady.run(f"{base}/mcp", sent, rate=can / 2, seconds=SECONDS, connections=CONNECTIONS)
         assert told.failed == 0, told
         runs += [told] if number else []
+        paced += [random] if number else []
     ratio = median_of_ratios([told.p99_ms for told in runs], [told.p50_ms for told in runs])
+    by_wrk = [run.p99_ms / run.p50_ms for run in paced]
     return [
+        Figure(f"{era}: calls/s of callers that wait at random", paced[-1].rate, "/s"),
+        Figure(f"{era}: p99 over p50 of those", statistics.median(by_wrk), "x", GOAL),
+        Figure(f"{era}: the same, worst round", max(by_wrk), "x"),
         Figure(f"{era}: steady calls/s, half of what {CONNECTIONS} callers get", runs[-1].calls / SECONDS, "/s"),
         Figure(f"{era}: p50 of those, best round", min(told.p50_ms for told in runs), "ms"),
         Figure(f"{era}: p99 of those, best round", min(told.p99_ms for told in runs), "ms"),

@@ -48,6 +48,14 @@ def script(tool: str, headers: Mapping[str, str], envelope: Mapping[str, object]
     )
 
 
+def paced(script: str, rate: float, callers: int) -> str:
+    """The same where each caller waits between its calls, at random, so that about so many come in a second.
+
+    wrk waits for whole milliseconds, and what a call takes counts from when it is sent.
+    """
+    return f"{script}function delay() return math.random(0, {round(2000 * callers / rate - 1)}) end\n"
+
+
 async def run(base: str, script: str, callers: int, seconds: int = SECONDS, path: str = "/mcp") -> Run:
     """Call for some seconds. A call may take ten of them, so that slow things are measured, too."""
     wrk = os.environ.get("WRK_BIN") or shutil.which("wrk")
