@@ -1,9 +1,9 @@
 """How long the slowest of 100 calls takes at 32 connections while calls come steadily, at half of what a node can do.
 
 Calls a second at 32 callers, by wrk, say what it can do; then calls come at about half of that, from callers of wrk
-that wait at random, and from a timetable (`bench.steady`), which is stricter and takes more of the other core. The node is
-alone on the first core where there are two; wrk, load and server share the others. The one rule: a ratio is of one run,
-and the load says how late it was itself.
+that wait at random, and from a timetable (`bench.steady`), which is stricter and takes more of the other core. The
+node is alone on the first core where there are two; wrk, load and server share the others. The one rule: a ratio is of
+one run, and the load says how late it was itself.
 """
 
 import asyncio
