@@ -14,6 +14,7 @@ import orjson
 
 from agent.model import Json
 from agent.state.durable_file import write_durably
+from agent.state.saved_file import put_aside
 from agent.state.saved_shape import Misshapen, one_of, text
 from discovery.ordinary_file import open_saved
 
@@ -92,11 +93,9 @@ def _read(path: Path) -> dict[str, Login]:
         return {}
     except (OSError, ValueError, TypeError) as exc:
         reason = (exc.strerror or str(exc)) if isinstance(exc, OSError) else "it is damaged"
-        aside = path.with_name(f"{path.name}.unreadable")
-        log.warning("logins at servers are lost", extra={"path": str(path), "aside": aside.name, "reason": reason})
-        try:
-            path.replace(aside)
-        except OSError:
+        aside, refusal = put_aside(path)
+        log.warning("logins at servers are lost", extra={"path": str(path), "aside": aside, "reason": reason})
+        if refusal:
             log.warning("the file of logins could not be put aside", extra={"path": str(path)})
         return {}
 

@@ -15,7 +15,7 @@ from typing import Final
 import orjson
 
 from agent.state.durable_file import write_durably
-from agent.state.saved_file import Unusable, read_saved
+from agent.state.saved_file import Unusable, put_aside, read_saved
 from agent.state.saved_shape import object_of, one_of, text
 
 log = logging.getLogger(__name__)
@@ -74,12 +74,10 @@ def _read(path: Path) -> tuple[str | None, str]:
     try:
         saved = read_saved(path, _SAVED, FILE_BYTES_MAX)
     except Unusable as exc:
-        aside = path.with_name(f"{path.name}.unreadable")
         log.warning("the maintenance of before is not known", extra={"path": str(path), "reason": str(exc)})
         fault = f"{path}: whether this node was in maintenance before is not known: {exc}; "
-        try:
-            path.replace(aside)
-        except OSError as refusal:
-            return None, f"{fault}the file cannot be put aside: {refusal.strerror}; remove it"
-        return None, f"{fault}the file is now {aside.name}; if it was, begin that again"
+        aside, refusal = put_aside(path)
+        if refusal:
+            return None, f"{fault}the file cannot be put aside: {refusal}; remove it"
+        return None, f"{fault}the file is now {aside}; if it was, begin that again"
     return (None if saved is None else str(saved["reason"])), ""

@@ -11,7 +11,7 @@ from typing import Final
 
 from agent.errors import ConfigRefused
 from agent.state.durable_file import FILE_MODE, make_private_folder
-from discovery.ordinary_file import open_saved
+from discovery.ordinary_file import open_saved, open_unlinked
 
 FILE_NAME: Final = "mesh.secret"
 _BYTES: Final = 32
@@ -45,7 +45,7 @@ def own_secret(folder: Path) -> bytes:
 def _make(path: Path) -> None:
     """Nodes that start together agree: the first link wins."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
+    descriptor = open_unlinked(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(secrets.token_hex(_BYTES) + "\n")
         file.flush()

@@ -16,7 +16,7 @@ from agent.pins.book import Key, Pin
 from agent.pins.definition import PINNED
 from agent.routing.table import RouteKind
 from agent.state.durable_file import write_durably
-from agent.state.saved_file import Unusable, read_saved
+from agent.state.saved_file import Unusable, put_aside, read_saved
 from agent.state.saved_shape import list_of, object_of, one_of, text
 
 log = logging.getLogger(__name__)
@@ -82,9 +82,7 @@ def save_pins(folder: Path, pins: Mapping[Key, Pin]) -> None:
 
 
 def _put_aside(path: Path, reason: str) -> None:
-    aside = path.with_name(f"{path.name}.unreadable")
-    log.warning("pinned definitions put aside", extra={"path": str(path), "aside": aside.name, "reason": reason})
-    try:
-        path.replace(aside)
-    except OSError as exc:
-        log.warning("pinned definitions could not be put aside", extra={"reason": exc.strerror or str(exc)})
+    aside, refusal = put_aside(path)
+    log.warning("pinned definitions put aside", extra={"path": str(path), "aside": aside, "reason": reason})
+    if refusal:
+        log.warning("pinned definitions could not be put aside", extra={"reason": refusal})

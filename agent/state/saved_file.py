@@ -1,4 +1,4 @@
-"""Reads one of our own saved files, whole and of the right shape, or says why it cannot be used.
+"""Reads one of our own saved files, whole and of the right shape, or says why it cannot be used, and puts it aside.
 
 Called by the files of the state folder. The one rule: the reason repeats nothing of the file, whose texts may come from
 servers, from a catalog, or be secrets.
@@ -36,3 +36,16 @@ def read_saved(path: Path, shape: Shape, bytes_max: int) -> Any:
     except Misshapen as exc:
         raise Unusable("it is damaged") from exc
     return saved
+
+
+def put_aside(path: Path) -> tuple[str, str]:
+    """Rename a file that cannot be used, so that nothing is written over it.
+
+    Returns its new name, and why it has not got it, empty where it has.
+    """
+    aside = path.with_name(f"{path.name}.unreadable")
+    try:
+        path.replace(aside)
+    except OSError as exc:
+        return aside.name, exc.strerror or str(exc)
+    return aside.name, ""

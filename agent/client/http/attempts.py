@@ -18,6 +18,16 @@ AGAIN_AFTER_S: Final = 1.5
 _T = TypeVar("_T")
 
 
+def outcome_of(made: _T | Exception) -> _T:
+    """What was made; raises why not."""
+    if not isinstance(made, Exception):
+        return made
+    try:
+        raise made
+    finally:
+        del made  # Its traceback has this frame: a circle, for the garbage collector to find.
+
+
 class Attempts(Generic[_T]):
     """See the module. `attempt` makes one; `drop` ends what was made too late."""
 
@@ -47,13 +57,7 @@ class Attempts(Generic[_T]):
                 assert self._made, "another one was quicker"
             finally:
                 self._end()
-        made = self._made.pop()
-        if not isinstance(made, Exception):
-            return made
-        try:
-            raise made
-        finally:
-            del made  # Its traceback has this frame: a circle, for the garbage collector to find.
+        return outcome_of(self._made.pop())
 
     async def _begin(self) -> None:
         try:

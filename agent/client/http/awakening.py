@@ -15,6 +15,7 @@ from weakref import WeakSet
 
 from agent import clock
 from agent.client.event import Event
+from agent.client.http.attempts import outcome_of
 from agent.client.small_task_group import SmallTaskGroup
 from agent.errors import MeshError
 
@@ -255,13 +256,7 @@ class _Asked(Generic[_T]):
                 self.end()
             for task in self._tasks:
                 asyncio.get_running_loop().call_later(LATE_S, task.cancel)
-        made = self._made.pop()
-        if not isinstance(made, Exception):
-            return made
-        try:
-            raise made
-        finally:
-            del made  # Its traceback has this frame: a circle, for the garbage collector to find.
+        return outcome_of(self._made.pop())
 
     def ask_anew(self) -> None:
         """Ask once more, beside what is open."""
