@@ -24,6 +24,7 @@ from agent.lossless_json.exact import read_json
 from agent.turns import Loop
 from tests.bytecode import import_from_own_share
 from tests.consul_binary import consul_binary, why_not
+from tests.consul_process import RunningConsul, running_consul
 from tests.e2e.copied_nodes import node_copies
 from tests.e2e.processes import environment_of
 from tests.integration.servers import warm
@@ -172,6 +173,15 @@ def consul_program() -> Path:
     if found is None:
         pytest.skip(f"NO REAL CONSUL ({why_not()}); `python -m tests.debian_binary` fetches one")
     return found
+
+
+@pytest.fixture
+async def consul(consul_program: Path, tmp_path: Path) -> AsyncIterator[RunningConsul]:
+    """A Consul of the test's own, which it may kill."""
+    folder = tmp_path / "consul"
+    folder.mkdir()
+    async with running_consul(consul_program, folder) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

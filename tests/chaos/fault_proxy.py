@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from agent.client.http.dial import TCP_USER_TIMEOUT_MS
 from tests.chaos.journal_server import RESET
@@ -61,6 +62,11 @@ class FaultProxy:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             writer.transport.abort()
 
+    def end(self) -> None:
+        """Let all connections come to their end."""
+        self.set(Weather())
+        self.reset()
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until either side ends it."""
         if not self.weather.accepts:
@@ -110,16 +116,30 @@ class FaultProxy:
                 await writer.drain()
 
 
-@asynccontextmanager
-async def fault_proxy(target_port: int) -> AsyncGenerator[FaultProxy, None]:
+class _Proxy(Protocol):
+    port: int
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None: ...
+
+    def end(self) -> None: ...
+
+
+_P = TypeVar("_P", bound=_Proxy)
+
+
+def fault_proxy(target_port: int) -> AbstractAsyncContextManager[FaultProxy]:
     """Run a proxy in front of a port of this machine."""
-    proxy = FaultProxy(target_port)
+    return serving(FaultProxy(target_port))
+
+
+@asynccontextmanager
+async def serving(proxy: _P) -> AsyncGenerator[_P, None]:
+    """Run any proxy at a port of its own, and end its connections."""
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy
     finally:
         server.close()
-        proxy.set(Weather())
-        proxy.reset()
+        proxy.end()
         await server.wait_closed()

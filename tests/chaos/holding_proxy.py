@@ -6,9 +6,10 @@ never served, also later, and is never ended by it.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+
+from tests.chaos.fault_proxy import serving
 
 PIECE_BYTES = 16_384
 
@@ -64,7 +65,7 @@ class HoldingProxy:
         while await reader.read(PIECE_BYTES):
             pass
 
-    def close(self) -> None:
+    def end(self) -> None:
         """End all connections."""
         for writer in self._writers:
             writer.transport.abort()
@@ -77,15 +78,6 @@ async def _pumped(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
             await writer.drain()
 
 
-@asynccontextmanager
-async def holding_proxy(target_port: int) -> AsyncGenerator[HoldingProxy, None]:
+def holding_proxy(target_port: int) -> AbstractAsyncContextManager[HoldingProxy]:
     """Run one in front of a port of this machine."""
-    proxy = HoldingProxy(target_port)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
-    proxy.port = server.sockets[0].getsockname()[1]
-    try:
-        yield proxy
-    finally:
-        server.close()
-        proxy.close()
-        await server.wait_closed()
+    return serving(HoldingProxy(target_port))

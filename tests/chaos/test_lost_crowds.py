@@ -47,6 +47,13 @@ SETTLED_S = 10.0
 SLACK_S = 4.0
 
 
+@pytest.fixture(autouse=True)
+def namespaces() -> None:
+    """What all of these tests need."""
+    if reason := why_not():
+        pytest.skip(f"NO NETWORK NAMESPACES: lost packets were not tried; {reason}")
+
+
 @pytest.mark.parametrize(
     ("cut", "called"),
     [
@@ -60,8 +67,6 @@ SLACK_S = 4.0
 async def test_when_packets_of_most_peers_are_lost_no_link_ends_and_calls_work_at_once_afterwards(
     tmp_path: Path, cut: str, called: bool
 ) -> None:
-    if reason := why_not():
-        pytest.skip(f"NO NETWORK NAMESPACES: lost packets were not tried; {reason}")
     ports = [FIRST_PORT + number for number in range(MANY)]
     with other_machine() as machine:
         settings = {
@@ -92,8 +97,6 @@ async def test_when_packets_of_most_peers_are_lost_no_link_ends_and_calls_work_a
 async def test_servers_of_the_old_transport_stay_listed_while_most_are_silent_and_work_at_once_afterwards(
     tmp_path: Path, cut: str
 ) -> None:
-    if reason := why_not():
-        pytest.skip(f"NO NETWORK NAMESPACES: lost packets were not tried; {reason}")
     ports = [FIRST_PORT + number for number in range(FEW)]
     with other_machine() as machine:
         servers = {"old": {"type": "sse", "url": f"http://{machine.far}:{OLD_PORT}/sse", "mesh": {"scope": "service"}}}
@@ -127,8 +130,6 @@ async def test_servers_of_the_old_transport_stay_listed_while_most_are_silent_an
 async def test_links_that_have_just_come_up_are_judged_as_older_ones_while_most_are_silent(
     tmp_path: Path, cut: str
 ) -> None:
-    if reason := why_not():
-        pytest.skip(f"NO NETWORK NAMESPACES: lost packets were not tried; {reason}")
     ports = [FIRST_PORT + number for number in range(FEW)]
     with other_machine() as machine:
         servers = {
@@ -161,8 +162,6 @@ async def test_links_that_have_just_come_up_are_judged_as_older_ones_while_most_
 
 @pytest.mark.parametrize("cut", ["lose_all", "reset_and_lose_all", "end_and_lose_all"])
 async def test_one_whose_packets_are_lost_among_healthy_ones_is_found_as_soon_as_ever(tmp_path: Path, cut: str) -> None:
-    if reason := why_not():
-        pytest.skip(f"NO NETWORK NAMESPACES: lost packets were not tried; {reason}")
     ports = free_ports(MANY - 1)
     with other_machine() as machine:
         files = [listed(tmp_path / "near.json", ports), listed(tmp_path / "far.json", [FIRST_PORT], machine)]

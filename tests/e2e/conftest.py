@@ -5,7 +5,7 @@ nodes of its own, with a catalog or a service name of their own.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.consul_process import RunningConsul, running_consul, shared_consul
+from tests.consul_process import RunningConsul, shared_consul
 from tests.e2e.by_hand import modern_request
 from tests.e2e.meshes import SHARED_COUNTS, SHARED_TOOLS, CatalogKind, RunningKit, SharedMesh
 from tests.e2e.processes import NodeProcess, environment_of, spawn
@@ -41,15 +41,6 @@ def end_of_log(node: RunningNode) -> str:
     """The last lines of a node's log; requests that went well say nothing about a failure."""
     lines = [line for line in node.log().splitlines() if '"MCP request"' not in line or '"ok"' not in line]
     return "\n".join(lines)[-LOG_CHARS_SHOWN:]
-
-
-@pytest.fixture
-async def consul(consul_program: Path, tmp_path: Path) -> AsyncIterator[RunningConsul]:
-    """A Consul of the test's own, which it may kill."""
-    folder = tmp_path / "consul"
-    folder.mkdir()
-    async with running_consul(consul_program, folder) as running:
-        yield running
 
 
 @pytest.fixture(scope="session")
