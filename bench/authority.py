@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from bench.figures import Figure, median_of_ratios
+from bench.figures import Figure, ratio
 from bench.loads import Upstream, in_turn, latency_s, rate
 from bench.processes import canned_server, cpu_s, free_port, node_process
 from bench.raw_client import RawClient
@@ -82,8 +82,8 @@ async def compared(ways: list[Upstream], process_ids: list[int]) -> list[Figure]
     names = (f"one of {TOKENS:,} tokens", "a JWT that was checked before", "TLS, on an open connection")
     for place, (name, goal) in enumerate(zip(names, (GOAL, GOAL, None), strict=True), start=1):
         figures += [
-            Figure(f"{name} over none, p50 at 1 caller", median_of_ratios(times[place], times[0]), "x", goal),
-            Figure(f"{name} over none, the node's processor time", median_of_ratios(used[place], used[0]), "x", goal),
+            ratio(f"{name} over none, p50 at 1 caller", times[place], times[0], goal),
+            ratio(f"{name} over none, the node's processor time", used[place], used[0], goal),
         ]
     return figures
 

@@ -7,7 +7,7 @@ import asyncio
 import statistics
 from functools import partial
 
-from bench.figures import Figure, median_of_ratios
+from bench.figures import Figure, ratio
 from bench.loads import in_turn, latency_s, rate
 from bench.processes import canned_server, node
 from bench.raw_client import RawClient
@@ -38,6 +38,6 @@ async def measure() -> list[Figure]:
     return [
         Figure("modern front, p50 at 1 caller", statistics.median(times[0]) * 1000, "ms"),
         Figure("legacy front, p50 at 1 caller", statistics.median(times[1]) * 1000, "ms"),
-        Figure("legacy front over modern front, p50 at 1 caller", median_of_ratios(times[1], times[0]), "x", GOAL),
-        Figure("modern calls/s over legacy calls/s at 32 callers", median_of_ratios(*rates), "x", GOAL),
+        ratio("legacy front over modern front, p50 at 1 caller", times[1], times[0], GOAL),
+        ratio("modern calls/s over legacy calls/s at 32 callers", *rates, GOAL),
     ]

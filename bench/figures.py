@@ -10,6 +10,7 @@ class Figure:
     """One line of the result.
 
     `unit`: ms, KB, /s or x (a ratio). `goal`: an upper bound, or a lower one when `more_is_better`; None: none.
+    `worst`: of the rounds whose median `value` is; None where it is of one.
     """
 
     name: str
@@ -17,6 +18,7 @@ class Figure:
     unit: str
     goal: float | None = None
     more_is_better: bool = False
+    worst: float | None = None
 
     @property
     def met(self) -> bool:
@@ -32,9 +34,18 @@ def percentile(samples: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-def median_of_ratios(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """The median of pairwise ratios: each pair was measured side by side, so noise of the machine cancels."""
-    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+def ratio(
+    name: str,
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    goal: float | None = None,
+    *,
+    more_is_better: bool = False,
+) -> Figure:
+    """The median and the worst of pairwise ratios: a pair is measured side by side, so the machine's noise cancels."""
+    ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
+    worst = min(ratios) if more_is_better else max(ratios)
+    return Figure(name, statistics.median(ratios), "x", goal, more_is_better, worst)
 
 
 def table(figures: Sequence[Figure]) -> str:
@@ -44,5 +55,6 @@ def table(figures: Sequence[Figure]) -> str:
     for figure in figures:
         sign = ">=" if figure.more_is_better else "<="
         goal = "" if figure.goal is None else f"  goal {sign} {figure.goal:.4g} {'met' if figure.met else 'MISSED'}"
-        lines.append(f"{figure.name:<{width}}  {figure.value:10.3f} {figure.unit:<2}{goal}")
+        worst = "" if figure.worst is None else f"  worst {figure.worst:.3f}"
+        lines.append(f"{figure.name:<{width}}  {figure.value:10.3f} {figure.unit:<2}{worst}{goal}")
     return "\n".join(lines)

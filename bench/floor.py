@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from bench.figures import Figure, median_of_ratios
+from bench.figures import Figure, ratio
 from bench.loads import in_turn, latency_s, rate
 from bench.processes import byte_hop, canned_server, node
 from bench.raw_client import RawClient
@@ -36,9 +36,9 @@ async def measure() -> list[Figure]:
     return [
         Figure("byte hop, p50 at 1 caller", statistics.median(times[0]) * 1000, "ms"),
         Figure("node's hop, p50 at 1 caller", statistics.median(times[1]) * 1000, "ms"),
-        Figure("node's hop over byte hop, p50 at 1 caller", median_of_ratios(times[1], times[0]), "x", 1.3),
-        Figure("byte hop's calls/s over node's at 32 callers", median_of_ratios(rates[0], rates[1]), "x", RATE_GOAL),
-        Figure("byte hop's calls/s over node's, 64 KiB", median_of_ratios(*large_rates), "x", RATE_GOAL),
+        ratio("node's hop over byte hop, p50 at 1 caller", times[1], times[0], 1.3),
+        ratio("byte hop's calls/s over node's at 32 callers", rates[0], rates[1], RATE_GOAL),
+        ratio("byte hop's calls/s over node's, 64 KiB", *large_rates, RATE_GOAL),
     ]
 
 

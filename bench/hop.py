@@ -7,7 +7,7 @@ import asyncio
 import statistics
 from functools import partial
 
-from bench.figures import Figure, median_of_ratios
+from bench.figures import Figure, ratio
 from bench.loads import in_turn, latency_s, rate
 from bench.processes import echo_server, node
 from bench.raw_client import RawClient
@@ -37,6 +37,6 @@ async def measure() -> list[Figure]:
     return [
         Figure("direct call, p50 at 1 caller", statistics.median(times[0]) * 1000, "ms"),
         Figure("call through one node, p50 at 1 caller", statistics.median(times[1]) * 1000, "ms"),
-        Figure("one hop over a direct call, p50 at 1 caller", median_of_ratios(times[1], times[0]), "x"),
-        Figure("direct calls over hop calls per second at 32 callers", median_of_ratios(rates[0], rates[1]), "x"),
+        ratio("one hop over a direct call, p50 at 1 caller", times[1], times[0]),
+        ratio("direct calls over hop calls per second at 32 callers", rates[0], rates[1]),
     ]

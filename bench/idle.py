@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.before import BUILD, TREE, check_out
-from bench.figures import Figure, median_of_ratios
+from bench.figures import Figure, ratio
 from bench.instructions import START_TIMEOUT_S, control
 from bench.processes import canned_servers, cpu_s, node_process, resident_bytes
 from bench.raw_client import RawClient
@@ -95,7 +95,7 @@ async def _side_by_side(chosen: Sequence[str]) -> list[Figure]:
     if spent[None]:
         figures += [
             Figure(f"processor time of {LINKS} idle links", 1000 * statistics.median(spent[None]), "ms"),
-            Figure(f"the same over build {BUILD}", median_of_ratios(spent[None], spent[TREE]), "x", TIME_GOAL),
+            ratio(f"the same over build {BUILD}", spent[None], spent[TREE], TIME_GOAL),
         ]
     return figures
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
-from bench.figures import Figure, median_of_ratios
+from bench.figures import Figure, ratio
 from bench.loads import in_turn, latency_s
 from bench.processes import canned_server, node, static_server
 from bench.raw_client import RawClient
@@ -55,5 +55,5 @@ async def measure() -> list[Figure]:
     return [
         Figure(f"{len(pages)} static files of {size / 1e6:.2f} MB, p50", statistics.median(times[0]) * 1000, "ms"),
         Figure("tools/list of 5,000 tools from a node, p50", statistics.median(times[1]) * 1000, "ms"),
-        Figure("tools/list of 5,000 tools over static files, p50", median_of_ratios(times[1], times[0]), "x", 2.0),
+        ratio("tools/list of 5,000 tools over static files, p50", times[1], times[0], 2.0),
     ]

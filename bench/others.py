@@ -22,7 +22,7 @@ import aiohttp
 import orjson
 
 from bench import steady, wrk
-from bench.figures import Figure
+from bench.figures import Figure, ratio
 from bench.gateways import ERAS, Gateway, Others, Running, call, headers_of, running
 from bench.pinned import keep_to_other_cores
 from bench.processes import PEER_TOKEN, free_port
@@ -91,7 +91,20 @@ async def _in_turns(gateways: Sequence[Running], port: int) -> list[Figure]:
                     await _sample(one, era, samples, keeps=number > 0)
                 except (AssertionError, aiohttp.ClientError) as fault:
                     print(f"{one.gateway.name}, {era}: no figure: {str(fault)[:300]}", file=sys.stderr)
-    return [figure for (name, era), samples in taken.items() for figure in _figures(f"{name}, {era}", samples)]
+    figures = [figure for (name, era), samples in taken.items() for figure in _figures(f"{name}, {era}", samples)]
+    ours = gateways[0].gateway.name
+    for (name, era), samples in taken.items():
+        if name != ours and len(samples.rates) == len(taken[ours, era].rates):
+            figures += _ratios(f"{ours} over {name}, {era}", taken[ours, era], samples)
+    return figures
+
+
+def _ratios(name: str, ours: Samples, theirs: Samples) -> list[Figure]:
+    return [
+        ratio(f"{name}: calls/s at {CALLERS} callers", ours.rates, theirs.rates, more_is_better=True),
+        ratio(f"{name}: processor time of a call", ours.cpu_us, theirs.cpu_us),
+        ratio(f"{name}: p50 at 1 caller", ours.p50_alone_ms, theirs.p50_alone_ms),
+    ]
 
 
 async def _sample(one: Running, era: str, samples: Samples, *, keeps: bool) -> None:

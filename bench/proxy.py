@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from functools import partial
 
-from bench.figures import Figure, median_of_ratios
+from bench.figures import Figure, ratio
 from bench.loads import CALLERS, Upstream, latency_s, rate
 from bench.processes import canned_server, node, proxy_server
 from bench.raw_client import RawClient
@@ -44,10 +44,8 @@ async def measure() -> list[Figure]:
     return [
         Figure("create_proxy, calls/s at 1 caller", statistics.median(alone[1]), "/s"),
         # One caller waits for three processes in turn, so this compares latencies; throughput is what many get.
-        Figure("node's calls/s over create_proxy's, 1 caller", median_of_ratios(*alone), "x", more_is_better=True),
-        Figure(
-            "node's calls/s over create_proxy's, 32 callers", median_of_ratios(*crowd), "x", GOAL, more_is_better=True
-        ),
+        ratio("node's calls/s over create_proxy's, 1 caller", *alone, more_is_better=True),
+        ratio("node's calls/s over create_proxy's, 32 callers", *crowd, GOAL, more_is_better=True),
     ]
 
 

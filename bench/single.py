@@ -7,7 +7,7 @@ import asyncio
 import statistics
 from functools import partial
 
-from bench.figures import Figure, median_of_ratios
+from bench.figures import Figure, ratio
 from bench.loads import Upstream, in_turn, latency_s, rate
 from bench.processes import canned_servers, cpu_s, node_process
 from bench.raw_client import RawClient
@@ -48,7 +48,7 @@ async def measure() -> list[Figure]:
             used = await in_turn(ways, used_s, BATCHES)
     return [
         Figure("a call at /mcp of 20 servers, p50 at 1 caller", statistics.median(times[0]) * 1000, "ms"),
-        Figure("/mcp/s/NAME over /mcp, p50 at 1 caller", median_of_ratios(times[1], times[0]), "x", GOAL),
-        Figure("/mcp calls/s over /mcp/s/NAME calls/s at 32 callers", median_of_ratios(*rates), "x", GOAL),
-        Figure("/mcp/s/NAME over /mcp, the node's processor time", median_of_ratios(used[1], used[0]), "x", GOAL),
+        ratio("/mcp/s/NAME over /mcp, p50 at 1 caller", times[1], times[0], GOAL),
+        ratio("/mcp calls/s over /mcp/s/NAME calls/s at 32 callers", *rates, GOAL),
+        ratio("/mcp/s/NAME over /mcp, the node's processor time", used[1], used[0], GOAL),
     ]

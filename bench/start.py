@@ -7,7 +7,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from bench.figures import Figure, median_of_ratios
+from bench.figures import Figure, ratio
 from bench.processes import byte_hop_process, cpu_s, node_process, resident_bytes
 
 RUNS = 7
@@ -29,9 +29,7 @@ async def measure() -> list[Figure]:
             sizes[1].append(resident_bytes(process_id))
     return [
         Figure("start of a node, processor time", statistics.median(times[1]) * 1000, "ms"),
-        Figure(
-            "start of a node over that of a byte hop, processor time", median_of_ratios(times[1], times[0]), "x", 2.5
-        ),
+        ratio("start of a node over that of a byte hop, processor time", times[1], times[0], 2.5),
         Figure("memory of a node that is ready", statistics.median(sizes[1]) / 1024, "KB"),
-        Figure("memory of a node over that of a byte hop", median_of_ratios(sizes[1], sizes[0]), "x", 1.5),
+        ratio("memory of a node over that of a byte hop", sizes[1], sizes[0], 1.5),
     ]

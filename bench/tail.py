@@ -7,12 +7,11 @@ one run, and the load says how late it was itself.
 """
 
 import asyncio
-import statistics
 from collections.abc import Mapping
 from typing import Final
 
 from bench import steady, wrk
-from bench.figures import Figure, median_of_ratios
+from bench.figures import Figure, ratio
 from bench.pinned import GATEWAY_CORE, keep_to_other_cores
 from bench.processes import bare_server, node_process
 from bench.raw_client import ENVELOPE, VERSION, RawClient
@@ -61,16 +60,13 @@ async def _of_era(
         assert told.failed == 0, told
         runs += [told] if number else []
         paced += [random] if number else []
-    ratio = median_of_ratios([told.p99_ms for told in runs], [told.p50_ms for told in runs])
-    by_wrk = [run.p99_ms / run.p50_ms for run in paced]
     return [
         Figure(f"{era}: calls/s of callers that wait at random", paced[-1].rate, "/s"),
-        Figure(f"{era}: p99 over p50 of those", statistics.median(by_wrk), "x", GOAL),
-        Figure(f"{era}: the same, worst round", max(by_wrk), "x"),
+        ratio(f"{era}: p99 over p50 of those", [run.p99_ms for run in paced], [run.p50_ms for run in paced], GOAL),
         Figure(f"{era}: steady calls/s, half of what {CONNECTIONS} callers get", runs[-1].calls / SECONDS, "/s"),
         Figure(f"{era}: p50 of those, best round", min(told.p50_ms for told in runs), "ms"),
         Figure(f"{era}: p99 of those, best round", min(told.p99_ms for told in runs), "ms"),
         Figure(f"{era}: the longest, best round", min(told.longest_ms for told in runs), "ms"),
-        Figure(f"{era}: p99 over p50", ratio, "x", GOAL),
+        ratio(f"{era}: p99 over p50", [told.p99_ms for told in runs], [told.p50_ms for told in runs], GOAL),
         Figure(f"{era}: how late the load was at 99 of 100 calls", max(told.late_ms for told in runs), "ms"),
     ]

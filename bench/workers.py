@@ -4,21 +4,24 @@ The load is wrk and the server a bare protocol, so that neither is the limit. Al
 measured: on two cores, two processes never get both. On a busy machine calls a second say how it shares its cores; the
 processor time of the busiest process for a call of them all holds there: it is what would limit processes that had a
 core each. That of all processes for a call says what the second one costs. Two nodes that know nothing of each other,
-with half of the callers each, say what any second process can be worth on this machine.
+with half of the callers each, say what any second process can be worth on this machine. Where the kernel can limit
+processes, each is also given the same part of a core (`bench.quota`), which leaves enough for the load: then calls a
+second say by the clock what a second process is worth.
 """
 
 import asyncio
 import statistics
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from operator import attrgetter
+from itertools import product
 from pathlib import Path
 
 import aiohttp
 
-from bench import wrk
-from bench.figures import Figure, median_of_ratios
+from bench import quota, wrk
+from bench.figures import Figure, ratio
 from bench.processes import bare_server, cpu_s, node_process
 from bench.raw_client import ENVELOPE, VERSION, RawClient
 from bench.raw_legacy_client import RawLegacyClient
@@ -36,6 +39,19 @@ class _Sample:
     rate: float
     busiest_s: float
     all_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """Samples of all rounds, each kind in their order."""
+
+    rates: list[float]
+    busiest_s: list[float]
+    all_s: list[float]
+
+    @classmethod
+    def of(cls, samples: Sequence[_Sample]) -> "_Taken":
+        return cls([it.rate for it in samples], [it.busiest_s for it in samples], [it.all_s for it in samples])
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +87,10 @@ async def measure() -> list[Figure]:
             "sessions": {name: wrk.script(TOOL, client.session_headers) for name, client in sessions.items()},
         }
         of_two = [pids["two"], *_children(pids["two"])]
-        samples: dict[str, list[list[_Sample]]] = {era: [[], [], []] for era in scripts}
+        if missing := quota.why_not():
+            print(f"processes with a part of a core each are not measured: {missing}", file=sys.stderr)
+        limits = (False,) if missing else (False, True)
+        samples: dict[tuple[str, bool], list[list[_Sample]]] = {it: [[], [], []] for it in product(scripts, limits)}
         for number in range(ROUNDS + 1):
             for era, of in scripts.items():
                 half = CALLERS // 2
@@ -80,11 +99,12 @@ async def measure() -> list[Figure]:
                     _Way([(bases["two"], of["two"], CALLERS)], of_two),
                     _Way([(bases[it], of[it], half) for it in ("one", "other")], [pids["one"], pids["other"]]),
                 )
-                for taken, way in zip(samples[era], ways, strict=True):
-                    sample = await _sample(way)
+                for is_limited, (place, way) in product(limits, enumerate(ways)):
+                    with quota.a_part_each(way.pids if is_limited else ()):
+                        sample = await _sample(way)
                     if number:  # The first round warms up: links of the second process are opened then.
-                        taken.append(sample)
-    return [figure for era, taken in samples.items() for figure in _figures(era, *taken)]
+                        samples[era, is_limited][place].append(sample)
+    return [figure for (era, is_limited), taken in samples.items() for figure in _figures(era, is_limited, *taken)]
 
 
 async def _until_joined(base: str) -> None:
@@ -97,22 +117,31 @@ async def _until_joined(base: str) -> None:
             await asyncio.sleep(0.05)
 
 
-def _figures(era: str, of_one: list[_Sample], of_two: list[_Sample], apart: list[_Sample]) -> list[Figure]:
-    def saved(of: Callable[[_Sample], float], by: list[_Sample] = of_two) -> float:
-        return median_of_ratios([of(sample) for sample in of_one], [of(sample) for sample in by])
-
-    rate, busiest_s, all_s = (attrgetter(name) for name in ("rate", "busiest_s", "all_s"))
+def _figures(
+    era: str, is_limited: bool, of_one: list[_Sample], of_two: list[_Sample], apart: list[_Sample]
+) -> list[Figure]:
+    one, two, two_nodes = map(_Taken.of, (of_one, of_two, apart))
+    if is_limited:
+        each = f"{era}, {quota.SHARE:.0%} of a core for each process"
+        return [
+            Figure(f"{each}: calls/s of one, best round", max(one.rates), "/s"),
+            ratio(f"{each}: two processes over one", two.rates, one.rates, GOAL, more_is_better=True),
+            ratio(f"{each}: two nodes over one", two_nodes.rates, one.rates, more_is_better=True),
+        ]
     by_time = "the same by the busiest one's processor time"
     return [
-        Figure(f"{era}: calls/s of one process at 32 callers, best round", max(map(rate, of_one)), "/s"),
-        Figure(f"{era}: calls/s of two processes at 32 callers, best round", max(map(rate, of_two)), "/s"),
-        Figure(f"{era}: two processes over one", 1 / saved(rate), "x", GOAL, more_is_better=True),
-        Figure(f"{era}: {by_time}", saved(busiest_s), "x", GOAL, more_is_better=True),
-        Figure(f"{era}: processor time of one process for a call", 1e6 * statistics.median(map(all_s, of_one)), "us"),
-        Figure(f"{era}: the same of both of two over it", 1 / saved(all_s), "x"),
-        Figure(f"{era}: two nodes of one process each, calls/s over one", 1 / saved(rate, apart), "x"),
-        Figure(f"{era}: two nodes, {by_time}", saved(busiest_s, apart), "x"),
-        Figure(f"{era}: two nodes, processor time for a call over one", 1 / saved(all_s, apart), "x"),
+        Figure(f"{era}: calls/s of one process at 32 callers, best round", max(one.rates), "/s"),
+        Figure(f"{era}: calls/s of two processes at 32 callers, best round", max(two.rates), "/s"),
+        ratio(f"{era}: two processes over one", two.rates, one.rates, GOAL, more_is_better=True),
+        ratio(f"{era}: {by_time}", one.busiest_s, two.busiest_s, GOAL, more_is_better=True),
+        Figure(f"{era}: processor time of one process for a call", 1e6 * statistics.median(one.all_s), "us"),
+        ratio(f"{era}: the same of both of two over it", two.all_s, one.all_s),
+        ratio(
+            f"{era}: two nodes of one process each, calls/s over one", two_nodes.rates, one.rates, more_is_better=True
+        ),
+        ratio(f"{era}: two nodes, {by_time}", one.busiest_s, two_nodes.busiest_s, more_is_better=True),
+        ratio(f"{era}: two nodes, processor time for a call over one", two_nodes.all_s, one.all_s),
+        ratio(f"{era}: two processes over two nodes, calls/s", two.rates, two_nodes.rates, more_is_better=True),
     ]
 
 
