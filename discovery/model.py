@@ -160,11 +160,15 @@ class MaintenanceRecord(Protocol):
     """Where the operator's maintenance of our entry is kept while there is no entry."""
 
     async def load(self) -> str | None:
-        """The operator's reason; None where we were in no maintenance."""
+        """The operator's reason; None where we were in no maintenance. Raises OSError: it cannot be read now."""
         ...
 
     async def save(self, reason: str | None) -> bool:
         """Keep a reason; None: the maintenance has ended. Returns whether it is kept; raises nothing."""
+        ...
+
+    async def note_listed(self, *, is_listed: bool) -> bool:
+        """Our entry is about to be registered, or was taken out in order. Returns what was noted before."""
         ...
 
     @property
@@ -183,6 +187,9 @@ class _Forgetful:
 
     async def save(self, _reason: str | None) -> bool:
         return True
+
+    async def note_listed(self, *, is_listed: bool) -> bool:  # noqa: ARG002 - as above
+        return False
 
 
 FORGETFUL = _Forgetful()

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Container, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -71,16 +70,27 @@ class Access:
         self._changed.set()
 
     async def keep(self) -> None:
-        """Read the file again when it has changed, and end what expired tokens opened, until cancelled."""
+        """Read the file again when it has changed, and end what expired tokens opened, until cancelled.
+
+        Each by itself: neither a file that hangs nor an issuer that is slow delays the end of what is open.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_file(), name="tokens file")
+            tasks.create_task(self._ask_issuers(), name="tokens of issuers")
+            while True:
+                await asyncio.sleep(LOOK_EVERY_S)
+                self._look_for_ends()
+
+    async def _follow_file(self) -> None:
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S):
-                    await self._changed.wait()
-            if self._changed.is_set():
-                self._changed.clear()
-                await self._reread()
+            await self._changed.wait()
+            self._changed.clear()
+            await self._reread()
+
+    async def _ask_issuers(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
             await self.oauth.look_again()
-            self._look_for_ends()
 
     async def _reread(self) -> None:
         """With a fault, the tokens stay as they were, and status says so."""

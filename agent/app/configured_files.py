@@ -2,7 +2,7 @@
 
 Made by `agent.app.node`, which starts what watches them. The one rule: a file that cannot be used leaves the running
 configuration as it is, and says why. They are looked at and read apart from the loop: a file system of a network that
-hangs holds up nothing else.
+hangs holds up nothing else; and the tokens file apart from the others, so that a token can be revoked whatever hangs.
 """
 
 import asyncio
@@ -78,7 +78,6 @@ class ConfiguredFiles:
             (settings.servers_file, self._reread_servers),
             (settings.views_file, self._reread_views),
             (settings.token_file, self._reread_tokens),
-            (settings.tokens_file, self._reread_named_tokens),
             (settings.peer_token_file, self._reread_tokens),
             *((path, self._reread_tls) for path in made.tls.paths),
         ]
@@ -86,7 +85,7 @@ class ConfiguredFiles:
 
     async def watch(self) -> None:
         """Read each file again when it has changed, until cancelled."""
-        pairs = self._watched()
+        pairs, tokens_file = self._watched(), self._settings.tokens_file
 
         async def look(paths: Sequence[Path], known: Sequence[Stamp]) -> Sequence[Stamp]:
             return await look_apart(partial(stamps, paths, known))
@@ -94,8 +93,15 @@ class ConfiguredFiles:
         async def changed(path: Path) -> None:
             await self._take(then for one, then in pairs if one == path)
 
-        if pairs:
-            await watch_files([path for path, _ in pairs], changed, look)
+        async def revoked(_path: Path) -> None:
+            self._made.access.file_changed()
+
+        async with asyncio.TaskGroup() as tasks:
+            if pairs:
+                following = watch_files([path for path, _ in pairs], changed, look)
+                tasks.create_task(following, name="servers, views, token and certificate files")
+            if tokens_file is not None:
+                tasks.create_task(watch_files([tokens_file], revoked, look), name="tokens file")
 
     def ask(self) -> None:
         """Have all of them read again soon, as a signal asks."""
@@ -107,6 +113,8 @@ class ConfiguredFiles:
         while True:
             await self._asked.wait()
             self._asked.clear()
+            if self._settings.tokens_file is not None:
+                self._made.access.file_changed()
             try:
                 await self._take(then for _, then in self._watched())
             except Exception:  # The top of an eternal loop, which must not end the node.
@@ -161,9 +169,6 @@ class ConfiguredFiles:
             log.info("views read", extra={"views": len(self.views.views)})
             log_faults(self.views)
             self._made.views_changed()
-
-    async def _reread_named_tokens(self) -> None:
-        self._made.access.file_changed()
 
     async def _reread_tls(self) -> None:
         await look_apart(self._made.tls.read_again)

@@ -6,6 +6,7 @@ while its Consul is away. The one rule: the last certificate stays until there i
 
 import asyncio
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,7 @@ from agent.model import TlsFiles
 from agent.state.durable_file import make_private_folder, write_durably
 from discovery.backoff import Backoff
 from discovery.model import CatalogUnavailable
+from discovery.ordinary_file import open_saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,8 +114,16 @@ class ConnectFiles:
         """The roots first: they vouch for the others' new certificates before ours is shown."""
         changed = False
         for path, text in ((self._roots, leaf.roots), (self._leaf, leaf.key + leaf.certificate)):
-            if not path.exists() or path.read_text() != text:
-                await asyncio.to_thread(write_durably, path, text.encode())
+            if await asyncio.to_thread(_replace, path, text.encode()):
                 changed = True
         if changed:
             log.info("certificate of Consul's CA taken", extra={"uri": leaf.uri, "ends": leaf.ends})
+
+
+def _replace(path: Path, content: bytes) -> bool:
+    """Have the file say that; whether it has said something else, or could not be read. Blocks on the disk."""
+    with suppress(OSError), open_saved(path) as file:
+        if file.read(len(content) + 1) == content:
+            return False
+    write_durably(path, content)
+    return True

@@ -189,6 +189,7 @@ class Node:
                 sources.take_home,
                 CatalogCache(self._node_state.folder),
                 maintenance=SavedMaintenance(self._node_state.folder, mesh.take_own_maintenance),
+                lasts=self._node_state.epoch > 1,
                 others=sources,
             )
             self._files.begin(self._readers_of_files())
@@ -197,9 +198,8 @@ class Node:
             member, self.state = tasks.create_task(self._membership.run(), name="membership"), "ready"
             signals.reload = self._files.ask
             settle_memory()
-            own = self._identity
-            self._audit.note("node.started", "node", version=__version__, name=own.name)
-            log.info("node ready", extra={"node": own.name, "url": self._url(), "node_id": own.node_id})
+            self._audit.note("node.started", "node", version=__version__, name=mesh.own.name)
+            log.info("node ready", extra={"node": mesh.own.name, "url": self._url(), "node_id": mesh.own.node_id})
             try:
                 await signals.asked.wait()
             except asyncio.CancelledError:

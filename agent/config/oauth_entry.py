@@ -110,7 +110,7 @@ def secret_of(client: OAuthClient) -> str:
 
 def read_secret(path: str) -> str:
     """The first line of a file. Raises `OSError`, `ValueError`."""
-    with open_to_read(path) as file:
+    with open_to_read(path, SECRET_BYTES_MAX) as file:
         lines = file.read(SECRET_BYTES_MAX).decode().split("\n")
     secret = lines[0].strip()
     if not secret or not secret.isprintable():

@@ -16,9 +16,9 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 
 from agent import clock
-from agent.authority.oauth import IntrospectionClient, OAuthRules
+from agent.authority.oauth import OAuthRules
 from agent.client.dial_guard import GuardedResolver
-from agent.config.oauth_entry import read_secret
+from agent.config.client_secret import ClientSecret
 
 # What clocks may differ by.
 LEEWAY_S: Final = 60
@@ -43,7 +43,9 @@ class TokenRefused(Exception):
 class Introspection:
     """Tokens of one issuer that are no JWTs, by their digests. Written by the event loop alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: OAuthRules) -> None:
+        us = rules.introspection
+        self._secret = None if us is None else ClientSecret(us.secret, us.secret_file)
         self._asked: dict[bytes, tuple[str, float]] = {}  # The token, and when the issuer let it in.
         self._refused: OrderedDict[bytes, float] = OrderedDict()
         self._under_way = 0
@@ -97,7 +99,8 @@ class Introspection:
 
     async def _said(self, token: str, rules: OAuthRules) -> Mapping[str, Any]:
         assert rules.introspection is not None, "it was asked first whether such tokens are taken"
-        secret = _secret_of(rules.introspection)
+        assert self._secret is not None, "the rules of an issuer stay the same"
+        secret = await self._secret.current()
         auth = aiohttp.BasicAuth(quote(rules.introspection.client_id, safe=""), quote(secret, safe=""))
         async with asking_issuer() as http:
             if not self._endpoint:
@@ -126,10 +129,6 @@ def _checked(said: Mapping[str, Any], rules: OAuthRules) -> Mapping[str, Any]:
     if ends_s <= time.time() - LEEWAY_S:
         raise TokenRefused("the access token has expired")
     return said if "sub" in said else {**said, "sub": said.get("client_id")}
-
-
-def _secret_of(client: IntrospectionClient) -> str:
-    return client.secret if not client.secret_file else read_secret(client.secret_file)
 
 
 @asynccontextmanager

@@ -61,7 +61,7 @@ class Issuer:
         self._reading = asyncio.Lock()
         self._checked: OrderedDict[bytes, Caller] = OrderedDict()
         self._allowances: dict[str, Allowance] = {}
-        self._opaque = Introspection()
+        self._opaque = Introspection(rules)
 
     def __repr__(self) -> str:
         return f"<Issuer {self.rules.issuer} {len(self._checked)} checked>"

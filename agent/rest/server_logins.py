@@ -80,7 +80,10 @@ class ServerLoginsApi:
     async def forget(self, request: web.Request) -> web.Response:
         """DELETE .../login: forget the tokens; the issuer is not told."""
         name, authorizer = self._named(request)
-        known = await authorizer.forget_login()
+        try:
+            known = await authorizer.forget_login()
+        except OSError as exc:
+            raise OverrideRefused(500, "login_not_kept", f"the login is still on the disk: {exc.strerror}") from exc
         await self._record("server.logout", name, "forgotten" if known else "unknown")
         if known:
             await self._connected(name)

@@ -1,17 +1,21 @@
 """What a login at a server's issuer gave: tokens, and what is needed to refresh them; in the node's state folder, 0600.
 
-Used by `agent.client.oauth` alone. The one rule: a login is for the URL that it was made for; an entry with the same
-name and another URL never gets its tokens.
+Used by `agent.client.oauth` alone. A file that the system refuses to read is read again, and not written over before.
+The one rule: a login is for the URL that it was made for; an entry with the same name and another URL never gets its
+tokens.
 """
 
 import asyncio
+import errno
 import logging
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
+from agent import clock
 from agent.model import Json
 from agent.state.durable_file import write_durably
 from agent.state.saved_file import put_aside
@@ -23,6 +27,8 @@ log = logging.getLogger(__name__)
 FILE_NAME: Final = "logins.json"
 SCHEMA: Final = 1
 FILE_BYTES_MAX: Final = 16 * 1024 * 1024
+# A file that could not be read is read again no more often: requests ask for their logins.
+AGAIN_AFTER_S: Final = 10.0
 _OBJECTS: Final = ("tokens", "client", "issuer", "resource")
 
 
@@ -56,34 +62,56 @@ class LoginStore:
     """See the module. Its one writer is the event loop; `folder` None: logins are kept in memory alone."""
 
     def __init__(self, folder: Path | None) -> None:
-        """Reads the file. One that cannot be read costs logins, and is put aside; it keeps no node from starting."""
+        """Reads the file. A damaged one costs logins, and is put aside; it keeps no node from starting."""
         self._path = None if folder is None else folder / FILE_NAME
         self._disk = asyncio.Lock()
-        self._logins = {} if self._path is None else _read(self._path)
+        self._logins: dict[str, Login] = {}
+        self._refusal = ""
+        self._unread_until_s: float | None = -math.inf  # When the file may be read again; None: it was read.
+        self._read_once()
 
     def __repr__(self) -> str:
         return f"<LoginStore {len(self._logins)}>"
 
     def get(self, name: str, url: str) -> Login | None:
         """The login of a server, if it is for this URL."""
+        self._read_once()
         found = self._logins.get(name)
         return found if found is not None and found.url == url else None
 
     async def put(self, name: str, login: Login | None) -> None:
         """Keep a login, or forget the one there is; returns when the disk has it. Raises OSError."""
+        self._read_once()
         if login is None:
-            if self._logins.pop(name, None) is None:
+            if self._logins.pop(name, None) is None and self._unread_until_s is None:
                 return
         else:
             self._logins[name] = login
         if self._path is None:
             return
         async with self._disk:
+            if self._unread_until_s is not None:
+                raise OSError(
+                    errno.EBUSY, f"the file of logins cannot be read, and is not written over: {self._refusal}"
+                )
             saved = {"schema": SCHEMA, "logins": {name: asdict(login) for name, login in self._logins.items()}}
             await asyncio.to_thread(write_durably, self._path, orjson.dumps(saved))
 
+    def _read_once(self) -> None:
+        """Read the file, if that has not yet been possible; what was done since counts."""
+        if self._path is None or self._unread_until_s is None or clock.now_s() < self._unread_until_s:
+            return
+        try:
+            self._logins = {**_read(self._path), **self._logins}
+        except OSError as exc:
+            self._unread_until_s, self._refusal = clock.now_s() + AGAIN_AFTER_S, exc.strerror or str(exc)
+            log.warning("logins at servers cannot be read", extra={"path": str(self._path), "reason": self._refusal})
+        else:
+            self._unread_until_s = None
+
 
 def _read(path: Path) -> dict[str, Login]:
+    """Raises OSError."""
     try:
         with open_saved(path) as file:
             saved = orjson.loads(file.read(FILE_BYTES_MAX))
@@ -91,10 +119,9 @@ def _read(path: Path) -> dict[str, Login]:
         return {name: Login(**one) for name, one in saved["logins"].items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError) as exc:
-        reason = (exc.strerror or str(exc)) if isinstance(exc, OSError) else "it is damaged"
+    except (ValueError, TypeError):
         aside, refusal = put_aside(path)
-        log.warning("logins at servers are lost", extra={"path": str(path), "aside": aside, "reason": reason})
+        log.warning("logins at servers are lost", extra={"path": str(path), "aside": aside, "reason": "it is damaged"})
         if refusal:
             log.warning("the file of logins could not be put aside", extra={"path": str(path)})
         return {}

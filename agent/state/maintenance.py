@@ -1,13 +1,16 @@
 """The operator's maintenance of this node on disk, so that a restart in order does not end it.
 
 Given to the registration in a real Consul (`discovery.consul.maintenance`), which reads it when the node starts and
-writes it when the maintenance begins, changes or ends. The one rule: a file that is there means maintenance; one that
-cannot be used is put aside and is none, and a disk that refuses is logged once; status says both.
+writes it when the maintenance begins, changes or ends. Beside it lies a mark for as long as the catalog may list us: a
+node that finds it at its start, and no entry, ended without leaving. The one rule: a file that is there means
+maintenance. A damaged one is put aside and is none, one that the system refuses to read stays and is read again, and a
+disk that refuses is logged once; status says all three.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -15,7 +18,7 @@ from typing import Final
 import orjson
 
 from agent.state.durable_file import write_durably
-from agent.state.saved_file import Unusable, put_aside, read_saved
+from agent.state.saved_file import Refused, Unusable, put_aside, read_saved
 from agent.state.saved_shape import object_of, one_of, text
 
 log = logging.getLogger(__name__)
@@ -23,6 +26,7 @@ log = logging.getLogger(__name__)
 FILE_NAME: Final = "maintenance.json"
 SCHEMA: Final = 1
 FILE_BYTES_MAX: Final = 64 * 1024
+MARK_NAME: Final = "listed"
 
 _SAVED: Final = object_of({"schema": one_of(SCHEMA), "reason": text})
 
@@ -34,17 +38,29 @@ class SavedMaintenance:
     """
 
     def __init__(self, folder: Path, heard: Callable[[str], None] = lambda _reason: None) -> None:
-        self._path, self._heard = folder / FILE_NAME, heard
+        self._path, self._mark, self._heard = folder / FILE_NAME, folder / MARK_NAME, heard
         self.fault = ""
 
     def __repr__(self) -> str:
         return f"<SavedMaintenance {self._path.name} fault={self.fault!r}>"
 
     async def load(self) -> str | None:
-        """The reason; None where the node was in no maintenance."""
-        reason, self.fault = await asyncio.get_running_loop().run_in_executor(None, _read, self._path)
+        """The reason; None where the node was in no maintenance. Raises OSError: the system refuses to read it now."""
+        try:
+            reason, self.fault = await asyncio.get_running_loop().run_in_executor(None, _read, self._path)
+        except OSError as exc:
+            fault = f"{self._path}: whether this node was in maintenance before is not known: {exc.strerror}; "
+            fault += "the file stays as it is and is read again"
+            level = logging.DEBUG if self.fault == fault else logging.WARNING
+            log.log(level, "the maintenance of before is not known", extra={"reason": fault})
+            self.fault = fault
+            raise
         self._heard(reason or "")
         return reason
+
+    async def note_listed(self, *, is_listed: bool) -> bool:
+        """Keep whether the catalog may list us; returns what was kept before. A disk that refuses costs a finding."""
+        return await asyncio.get_running_loop().run_in_executor(None, _mark, self._mark, is_listed)
 
     async def save(self, reason: str | None) -> bool:
         """Keep the reason; None: the maintenance has ended. Returns whether the disk has it."""
@@ -69,10 +85,22 @@ def _write(path: Path, reason: str) -> None:
     write_durably(path, orjson.dumps({"schema": SCHEMA, "reason": reason}, option=orjson.OPT_APPEND_NEWLINE))
 
 
+def _mark(path: Path, is_set: bool) -> bool:
+    was_set = path.exists()
+    with suppress(OSError):
+        if is_set and not was_set:
+            write_durably(path, b"")
+        elif not is_set:
+            path.unlink(missing_ok=True)
+    return was_set
+
+
 def _read(path: Path) -> tuple[str | None, str]:
-    """The reason, and why it is not known."""
+    """The reason, and why it is not known. Raises OSError."""
     try:
         saved = read_saved(path, _SAVED, FILE_BYTES_MAX)
+    except Refused as exc:
+        raise exc.failure from exc
     except Unusable as exc:
         log.warning("the maintenance of before is not known", extra={"path": str(path), "reason": str(exc)})
         fault = f"{path}: whether this node was in maintenance before is not known: {exc}; "

@@ -1,7 +1,8 @@
 """The pins of a node on disk: definitions as they were first seen or approved (`agent.pins.book`).
 
 Read when the node starts, written whole after each change. The one rule: a file that cannot be read is never written
-over. In the mode that blocks, the node refuses to start; else the file is put aside under another name.
+over. Where the system refuses to read it, and in the mode that blocks, the node refuses to start; else a damaged file
+is put aside under another name.
 """
 
 import logging
@@ -16,7 +17,7 @@ from agent.pins.book import Key, Pin
 from agent.pins.definition import PINNED
 from agent.routing.table import RouteKind
 from agent.state.durable_file import write_durably
-from agent.state.saved_file import Unusable, put_aside, read_saved
+from agent.state.saved_file import Refused, Unusable, put_aside, read_saved
 from agent.state.saved_shape import list_of, object_of, one_of, text
 
 log = logging.getLogger(__name__)
@@ -42,13 +43,13 @@ def load_pins(folder: Path, *, strict: bool) -> dict[Key, Pin]:
     """The pins of the state folder; none where there is no file.
 
     Raises:
-        ConfigRefused: the file cannot be read, and `strict`.
+        ConfigRefused: the system refuses to read the file; or it is damaged, and `strict`.
     """
     path = folder / FILE_NAME
     try:
         saved = read_saved(path, _SAVED, FILE_BYTES_MAX)
     except Unusable as exc:
-        if strict:
+        if strict or isinstance(exc, Refused):  # It may be whole, and full of what operators have approved.
             raise ConfigRefused(
                 f"{path}: the pinned definitions cannot be read: {exc}; restore the file, or move it away to trust"
                 " what servers list now"

@@ -41,7 +41,7 @@ _STRETCH = 17.0 / 16.0
 
 
 # The trouble of an instance that a catalog lacks which went back or forgot, for a finding. It may have left since: this
-# is not judged anew when its link ends.
+# is judged anew with the next answer, not when its link ends.
 FORGOTTEN = "the catalog has lost it, or it has left: a link to it that is up stays, and no other one is made"
 # The same of one that may be hidden.
 HIDDEN = "the catalog's answer lacks it, it answers, and access control may be hiding it; its link stays"
@@ -108,7 +108,8 @@ def pause_s(*, now_s: float, last_update_at_s: float | None, idle_returns: int) 
 #   nodes vanished that answer               | the same, as critical    | query again in a moment, consistent
 #   some vanished, the state may be young    | the answer + the missing | query again when it has settled
 #   some vanished, the index went back       | the answer + the missing | query now, index-less, consistent
-#   that answer lacks them too               | the same, as critical    | query again when that is long ago
+#   that answer lacks them too, some linked  | those, as critical       | query again when that is long ago
+#   that answer lacks them too, none linked  | the answer               |
 #   vanished ones answer, and may be hidden  | the answer + the missing | query now, index-less, consistent
 #   that answer does not prove them gone     | the same, as critical    | query again in HIDDEN_AGAIN_S
 #   more than half or all others vanished    | the answer + the missing | query now, index-less, consistent
@@ -124,6 +125,7 @@ def weigh(
     restored: bool = False,
     answering: AbstractSet[InstanceKey] = frozenset(),
     forgotten: AbstractSet[InstanceKey] = frozenset(),
+    linked: AbstractSet[InstanceKey] = frozenset(),
     holder: str = "",
 ) -> Verdict:
     """Compare one answer with the shown catalog.
@@ -137,6 +139,8 @@ def weigh(
         confirming: this answer came from an index-less, consistent read.
         restored: the index went back lately. Critical instances keep a link that is up and get no new one, so those
             that answer stay, and those that left do not.
+        linked: instances that this answer lacks and whose links are up: what else the leader lacks after a restore has
+            no link to keep, and is new when it is back.
         answering: instances whose links are up, where this answer does not prove that what it lacks is gone
             (`proves_absence`); else empty.
         forgotten: nodes that are gone from the catalog, but not from us (`discovery.consul.forgotten`).
@@ -152,7 +156,7 @@ def weigh(
     if restored:
         # Another entry of our own has no link that could be lost: one that the operator took out is gone.
         others = frozenset(one for one in vanished if one.service_id != canary)
-        return _doubted(shown, answer, others, confirming=confirming) if others else Verdict(Trust.BELIEVED, answer)
+        return _doubted(shown, answer, others, linked, confirming=confirming)
     hidden = vanished & answering
     if hidden and confirming:
         return Verdict(Trust.HIDDEN, _with_missing(shown, answer, hidden, trouble=HIDDEN), hidden)
@@ -167,15 +171,25 @@ def weigh(
     return Verdict(Trust.DOUBTED, _with_missing(shown, answer, held, trouble=FORGOTTEN), held)
 
 
-def _doubted(shown: Catalog, answer: Catalog, vanished: frozenset[InstanceKey], *, confirming: bool) -> Verdict:
+def _doubted(
+    shown: Catalog,
+    answer: Catalog,
+    vanished: frozenset[InstanceKey],
+    linked: AbstractSet[InstanceKey],
+    *,
+    confirming: bool,
+) -> Verdict:
     """The index went back: a server that is behind says the same of an older state as one whose state was restored.
 
     A read of the leader tells them apart; what it lacked once is not read again for each answer that lacks it.
     """
     doubted = {one.key for one in shown.instances if one.trouble == FORGOTTEN}
-    if confirming or vanished <= doubted:
-        return Verdict(Trust.DOUBTED, _with_missing(shown, answer, vanished, trouble=FORGOTTEN), vanished)
-    return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
+    if not (confirming or vanished <= doubted):
+        return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
+    held = vanished & linked
+    if not held:
+        return Verdict(Trust.BELIEVED, answer)
+    return Verdict(Trust.DOUBTED, _with_missing(shown, answer, held, trouble=FORGOTTEN), held)
 
 
 def is_canary(instance: Instance, service_id: str, holder: str) -> bool:

@@ -42,6 +42,7 @@ from discovery.model import (
 )
 
 CONNECT_TIMEOUT_S = 3.0
+BEAT_TIMEOUT_S = 60.0  # Others go on beside it; one that is given up sooner may be lost with an agent that is slow.
 BODY_BYTES_MAX = 32 * 1024 * 1024  # 1,000 instances take under 2 MiB; anything near this is no catalog of ours.
 _READ_BYTES = 256 * 1024
 _ERROR_CHARS_MAX = 200
@@ -178,9 +179,16 @@ class ConsulClient:
         Raises:
             RegistrationLost: the agent does not know the check.
         """
-        call = self._consul.agent.check.ttl_pass
-        known = await self._call(lambda token: call(check_id, token=token), right=f'"write" on {check_id}')
-        if not known:  # Newer versions answer 404, which the library turns into False.
+        known = await self._call(
+            lambda token: self._transport.put(
+                CB.bool(),
+                f"/v1/agent/check/pass/{check_id}",
+                headers=_headers(token),
+                timeout_s=BEAT_TIMEOUT_S,
+            ),
+            right=f'"write" on {check_id}',
+        )
+        if not known:  # Newer versions answer 404, which the library's callback turns into False.
             raise RegistrationLost(f"unknown check {check_id}")
 
     async def agent_services(self) -> Mapping[str, Any]:
@@ -325,8 +333,11 @@ def _writer(method: str) -> Callable[..., Awaitable[Any]]:
         params: _Params | None = None,
         data: str | bytes = b"",
         headers: Mapping[str, str] | None = None,
+        timeout_s: float = request_timeout_s(0.0),
     ) -> T:
-        return await self._request(method, callback, path, params or (), headers=headers, data=data)
+        return await self._request(
+            method, callback, path, params or (), headers=headers, data=data, timeout_s=timeout_s
+        )
 
     return write
 

@@ -5,12 +5,13 @@ when we leave, when an agent is wiped, when the catalog forgets. Asked by the re
 one request: the entry is never there without it. The agent's word is kept whenever the catalog shows a change, and when
 we leave; at each comparison, too, while the catalog shows no entry of ours, for the agent's list takes `service:read`
 alone and the catalog `node:read` as well. The one rule: while the agent holds our entry, its word counts, for the
-operator may have ended the maintenance while we were down; what was kept counts where the entry is gone. That of a
-Consul node is kept by Consul.
+operator may have ended the maintenance while we were down; what was kept counts where the entry is gone, also where the
+disk gives it only after the entry was made anew. That of a Consul node is kept by Consul.
 """
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from discovery.consul.client import ConsulClient
@@ -24,6 +25,10 @@ _TTL = "8760h"
 _NAME = "Service Maintenance Mode"  # Consul's own name for it.
 REASON_CHARS_MAX = 1000
 _NO_REASON = "no reason given"
+_GONE = (
+    "this node ended without leaving, and Consul has removed its entry since: whether an operator took it into"
+    " maintenance meanwhile is not known; if so, begin that again"
+)
 
 
 class KeptMaintenance:
@@ -34,8 +39,11 @@ class KeptMaintenance:
         self._service_id, self._our_check_id = service_id, our_check_id
         self._check_id = f"{SERVICE_MAINTENANCE}{service_id}"
         self._reason: str | None = None
-        self._saved: str | None = None
+        self._is_saved = True  # The record says the same.
         self._loaded = False
+        self._is_blind = False  # Our entry was made anew without what the record says: it is to be registered yet.
+        self._is_noted = self._may_have_gone = False
+        self._gone = ""
         self._shown = ""
         self._is_seen = False  # The catalog has shown our entry since the last comparison.
         self._is_mute = False  # The agent shows no checks, as embedded catalogs do.
@@ -55,20 +63,25 @@ class KeptMaintenance:
     @property
     def fault(self) -> str:
         """Why the maintenance of before is not known, or the present one would not outlive us; else empty."""
-        return self._record.fault
+        return self._record.fault or self._gone
 
     def compared(self) -> None:
         """Have the agent asked where the catalog has not shown our entry since last time, or the disk has refused."""
-        is_kept = not self._loaded or self._reason == self._saved
+        is_kept = self._loaded and self._is_saved
         self.is_to_be_asked |= not self._is_mute and not (self._is_seen and is_kept)
         self._is_seen = False
 
-    async def ask(self) -> None:
-        """Keep what the agent says now. Raises `CatalogUnavailable`."""
+    async def ask(self) -> bool:
+        """Keep what the agent says now; whether we have to register what was kept. Raises `CatalogUnavailable`."""
         checks = await self._client.held_checks()
         self.is_to_be_asked, self._is_mute = False, checks is None
         if checks is not None:
             await self.take(checks)
+        return self._is_owed
+
+    @property
+    def _is_owed(self) -> bool:
+        return self._is_blind and self._loaded and self._reason is not None
 
     async def take(self, checks: Mapping[str, Any]) -> None:
         """Keep what the agent's checks say, where it holds our entry."""
@@ -76,11 +89,16 @@ class KeptMaintenance:
         if self._our_check_id not in checks:
             return
         reason = _reason_in(checks.get(self._check_id))
+        if reason is None and self._is_blind and not (self._loaded and self._reason is None):
+            return  # An entry that we made without a word of the operator's says nothing of one.
         if reason != self.resumed:
             self.resumed = ""
-        self._reason = reason
-        if reason != self._saved and await self._record.save(reason):
-            self._saved = reason
+        if reason is not None:
+            self._gone = ""
+        is_same = self._loaded and reason == self._reason
+        self._reason, self._loaded, self._is_blind = reason, True, False
+        if not (is_same and self._is_saved):
+            self._is_saved = await self._record.save(reason)
 
     async def check_to_register(self, *, renewed: bool) -> dict[str, Any] | None:
         """The check that a registration has to take along, None where it has not.
@@ -89,17 +107,22 @@ class KeptMaintenance:
         `CatalogUnavailable`.
         """
         await self._load()
-        if self._reason is None and not self.is_to_be_asked:
+        if self._loaded and self._reason is None and not (self.is_to_be_asked or self._may_have_gone):
             return None
         checks = await self._client.held_checks()
         if checks is None:
             return None
-        self.is_to_be_asked = False
+        may_have_gone, self._may_have_gone, self.is_to_be_asked = self._may_have_gone, False, False
         await self.take(checks)
+        is_new = self._our_check_id not in checks
+        if is_new:
+            self._is_blind = not self._loaded
+            self._note_gone(may_have_gone=may_have_gone)
         reason = self._reason
         if reason is None:
             return None
-        if self._our_check_id not in checks:
+        if is_new or self._is_blind:
+            self.is_to_be_asked = self._is_blind  # Until the agent has it.
             self._note_resumed(reason)
             return self._check(reason)
         if not renewed:
@@ -107,6 +130,11 @@ class KeptMaintenance:
         # Other Notes, or the agent would not pass it on; a blank at the end is no other reason.
         was = str(checks.get(self._check_id, {}).get("Notes") or "")
         return self._check(reason if was != reason else f"{reason} ")
+
+    def registered(self) -> None:
+        """The agent has taken the registration with it: from now on, its word counts."""
+        if self._is_owed:
+            self._is_blind = self.is_to_be_asked = False
 
     def _check(self, notes: str) -> dict[str, Any]:
         return {"CheckID": self._check_id, "Name": _NAME, "Notes": notes, "Status": "critical", "TTL": _TTL}
@@ -117,10 +145,23 @@ class KeptMaintenance:
             ended = f"consul maint -disable -service={self._service_id}"
             log.warning("the maintenance of before is taken up again", extra={"reason": reason, "ended_by": ended})
 
+    def _note_gone(self, *, may_have_gone: bool) -> None:
+        if may_have_gone and self._loaded and self._reason is None:
+            self._gone = _GONE
+            log.warning("the maintenance of before is not known", extra={"reason": _GONE})
+
     async def _load(self) -> None:
+        if not self._is_noted:
+            self._is_noted = True
+            self._may_have_gone = await self._record.note_listed(is_listed=True)
         if not self._loaded:
-            self._loaded = True
-            self._reason = self._saved = await self._record.load()
+            with suppress(OSError):  # It is read again at the next look, and says so meanwhile.
+                self._reason = await self._record.load()
+                self._loaded = True
+
+    async def left(self) -> None:
+        """The catalog has our entry no more, as we wanted."""
+        await self._record.note_listed(is_listed=False)
 
 
 def _reason_in(check: Any) -> str | None:

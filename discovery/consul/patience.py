@@ -2,28 +2,18 @@
 
 Kept by the client's transport, asked before each request. An agent under load that answers after eight seconds is not
 dead; with one time-out for ever it would look so, and each request that is given up costs it as much as an answer. The
-one rule: only answers that come in the usual time end the patience, and each kind of request has its own. The
-registration asks whether a slow agent leaves time for more than heartbeats.
+one rule: only answers that come in the usual time end the patience, and each kind of request has its own.
 """
 
 from collections import Counter
 from typing import Final
 
 from discovery.backoff import Backoff
-from discovery.model import Registration
 
 # Added to the 5 s that an answer may usually take, after each time-out in a row: a minute in all, like Consul's own
 # slowest answer of one that works.
 MORE: Final = Backoff(first_s=5.0, last_s=55.0)
 _WAITING: Final = ", waiting"
-
-
-def leaves_time(answer_s: float, registration: Registration) -> bool:
-    """Whether the next heartbeat is in time for our TTL where another request goes before it.
-
-    `answer_s`: what the last heartbeat's answer took; the other one's may take as long.
-    """
-    return 2.0 * answer_s <= registration.ttl_s - registration.heartbeat_s
 
 
 class Patience:

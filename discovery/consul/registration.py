@@ -1,14 +1,14 @@
 """Keeps our own registration true: register, heartbeat, compare, register again, deregister.
 
-Opened by `discovery.consul.session`, run by one task of the wiring. Theory: `wanted` is the desired registration,
-`sent` the one that the agent last accepted. Each turn takes the first step that is due, none of the first three while
-the agent is leaving its cluster:
+Opened by `discovery.consul.session`. Theory: `wanted` is the desired registration, `sent` the one that the agent last
+accepted. Each turn takes the first step that is due, none of the first three while the agent is leaving its cluster:
     wanted differs from sent                 -> register (at most once per 250 ms)
     the ACL token is another than then       -> register: the agent acts with the token of the registration
     the catalog lacks us, the agent does not -> register with changed Notes
     the comparison is due, or requested      -> read the agent's own list; register when it differs
-    otherwise, or with a very slow agent     -> heartbeat; register at once when the agent lost us
-A maintenance that has changed, or may have, is asked for after any of them (`discovery.consul.maintenance`).
+    otherwise                                -> heartbeat; register at once when the agent lost us
+After any of them, a maintenance that may have changed is asked for (`discovery.consul.maintenance`); beside each of
+them, heartbeats go on (`discovery.consul.heartbeats`).
 The one rule: a registration that the agent has lost is made again, and nothing is sent twice without need.
 """
 
@@ -24,9 +24,9 @@ from discovery import clock
 from discovery.consul import blocking_query
 from discovery.consul.client import ConsulClient
 from discovery.consul.environment import POLL_S
+from discovery.consul.heartbeats import Heartbeats, heartbeats
 from discovery.consul.leaving import Leaving
 from discovery.consul.maintenance import KeptMaintenance
-from discovery.consul.patience import leaves_time
 from discovery.consul.rivals import Rival
 from discovery.model import (
     FORGETFUL,
@@ -68,8 +68,8 @@ class ConsulRegistrar:
         self._wanted = registration
         self._maintenance = KeptMaintenance(client, registration.service_id, check_id(registration), maintenance)
         self._sent: Registration | None = None
-        self._compare_s = compare_s
-        self._compare_at_s = self._beat_took_s = 0.0
+        self._compare_s, self._compare_at_s = compare_s, 0.0
+        self._heartbeats: Heartbeats | None = None
         self._sent_at_s: float | None = None
         self._wake = asyncio.Event()
         self._sending: asyncio.Task[CatalogUnavailable | None] | None = None  # While one is under way.
@@ -131,21 +131,23 @@ class ConsulRegistrar:
 
     async def keep(self) -> None:
         """Keep the registration true until cancelled (`Registrar`)."""
-        while True:
-            began_s = clock.now_s()
-            try:
-                await self._turn()
-            except AccessRefused as exc:
-                delay_s = self._refused(exc)
-            except CatalogUnavailable as exc:
-                delay_s = self._failed(exc)
-            except Exception as exc:
-                log.exception("registering failed in an unforeseen way")
-                delay_s = self._failed(exc)
-            else:
-                self._recovered()
-                delay_s = self._until_next_turn_s(began_s)
-            await self._wait(delay_s)
+        ours = check_id(self._wanted), self._wanted.heartbeat_s
+        async with heartbeats(self._client, *ours, self._has_check, self.verify) as self._heartbeats:
+            while True:
+                began_s = clock.now_s()
+                try:
+                    await self._turn()
+                except AccessRefused as exc:
+                    delay_s = self._refused(exc)
+                except CatalogUnavailable as exc:
+                    delay_s = self._failed(exc)
+                except Exception as exc:
+                    log.exception("registering failed in an unforeseen way")
+                    delay_s = self._failed(exc)
+                else:
+                    self._recovered()
+                    delay_s = self._until_next_turn_s(began_s)
+                await self._wait(delay_s)
 
     async def leave(self) -> None:
         """Deregister once, within 2 s; failure is logged, not raised."""
@@ -165,6 +167,7 @@ class ConsulRegistrar:
             log.log(level, self._last_error, extra={"service_id": self.service_id, "reason": str(exc) or "time-out"})
         else:
             log.info("deregistered", extra={"service_id": self.service_id})
+            await self._maintenance.left()
             if leaving.holders:
                 self._last_error = leaving.ghosts()
                 log.warning(self._last_error, extra={"service_id": self.service_id})
@@ -187,17 +190,15 @@ class ConsulRegistrar:
             except CatalogUnavailable:
                 self._repair = True
                 raise
-        elif self._wanted.http_check_url is not None or (
-            # With a slower agent our check would run out meanwhile; and heartbeats show a lost registration, too.
-            leaves_time(self._beat_took_s, self._wanted) and (verify or clock.now_s() >= self._compare_at_s)
-        ):
+        elif self._wanted.http_check_url is not None or verify or clock.now_s() >= self._compare_at_s:
             await self._compare()
         else:
             await self._heartbeat()
-        if self._holder_is_due and leaves_time(self._beat_took_s, self._wanted):
+        if self._holder_is_due:
             await self._find_holder()
-        if self._maintenance.is_to_be_asked:
-            await self._maintenance.ask()
+        if self._maintenance.is_to_be_asked and await self._maintenance.ask():
+            await self._refuse_while_leaving()
+            await self._register(changed_notes=True)
 
     async def _refuse_while_leaving(self) -> None:
         """Raises `CatalogUnavailable` where a registration would outlive its agent, passing for ever."""
@@ -256,6 +257,7 @@ class ConsulRegistrar:
         self._notes_total += changed_notes
         also = await self._maintenance.check_to_register(renewed=changed_notes or self._sent is None)
         await self._send(wanted, also)
+        self._maintenance.registered()
         self._compare_at_s = clock.now_s() + self._compare_s
         if not self._registered:
             log.info("registered", extra={"service_id": wanted.service_id, "service": wanted.service_name})
@@ -277,13 +279,15 @@ class ConsulRegistrar:
         except RegistrationLost as exc:
             await self._register_again(str(exc))
 
+    def _has_check(self) -> bool:
+        """Whether the agent has a check of ours that runs out, as far as we know."""
+        return self._registered and self._sent is not None and self._wanted.http_check_url is None
+
     async def _pass_check(self) -> None:
-        sent_s = clock.now_s()
+        assert self._heartbeats is not None, "heartbeats are sent while the registration is kept"
         try:
-            await self._client.pass_check(check_id(self._wanted))
-            self._beat_took_s = clock.now_s() - sent_s
+            await self._heartbeats.beat()
         except AgentSlow:
-            self._beat_took_s = clock.now_s() - sent_s
             check = await self._client.held_check(check_id(self._wanted))
             if check == {}:
                 raise RegistrationLost("the agent lacks our check") from None
@@ -333,10 +337,7 @@ class ConsulRegistrar:
     def _until_next_turn_s(self, began_s: float) -> float:
         """Counted from the beginning of the last turn: the agent had its heartbeat then, whenever it answered."""
         heartbeat_s = self._wanted.heartbeat_s * (1.0 - _HEARTBEAT_JITTER * random.random())  # noqa: S311 - jitter
-        due_s = began_s + heartbeat_s
-        if leaves_time(self._beat_took_s, self._wanted):
-            due_s = min(due_s, self._compare_at_s)
-        return max(0.0, due_s - clock.now_s())
+        return max(0.0, min(began_s + heartbeat_s, self._compare_at_s) - clock.now_s())
 
     def _refused(self, exc: AccessRefused) -> float:
         """A refusal ends slowly or with a new token; until then no watch may expect us in the catalog."""

@@ -201,7 +201,8 @@ class ConsulWatch:
             self._own.maintained(ours.maintenance)
         canary = self._own.service_id if expected and self._own is not None else None
         missing = self._missing(catalog)
-        nodes = [one for one in missing if one.meta.get("node_id") and self._answers(one)]
+        linked = [one for one in missing if self._answers(one)]
+        nodes = [one for one in linked if one.meta.get("node_id")]
         restored = now_s < self._restored_until_s
         verdict = weigh(
             self._shown,
@@ -212,8 +213,9 @@ class ConsulWatch:
             suspects=self._suspects,
             confirming=query.consistent,
             restored=restored,
-            answering=self._answering(missing, catalog, answer, canary=canary, waited=bool(query.index)),
+            answering=self._answering(linked, catalog, answer, canary=canary, waited=bool(query.index)),
             forgotten=self._forgotten.of(catalog, nodes, now_s),
+            linked=frozenset(one.key for one in linked),
         )
         self._note_forgotten(verdict, now_s, restored=restored)
         if is_of_server and verdict.trust not in (Trust.DISTRUSTED, Trust.HIDDEN):
@@ -235,13 +237,13 @@ class ConsulWatch:
         return [one for one in self._shown.instances if one.key in vanished]
 
     def _answering(
-        self, missing: Sequence[Instance], catalog: Catalog, answer: Answer, *, canary: str | None, waited: bool
+        self, linked: Sequence[Instance], catalog: Catalog, answer: Answer, *, canary: str | None, waited: bool
     ) -> frozenset[InstanceKey]:
-        """Of the instances that the answer lacks, those whose links are up, where it does not prove that they left."""
+        """The instances that the answer lacks and whose links are up, where it does not prove that they left."""
         tells = bool(answer.backend) and self._client.token is not None
         filtered = answer.filtered or self._filtered
         proven = proves_absence(catalog, canary=canary, filtered=filtered, tells=tells, waited=waited)
-        return frozenset() if proven else frozenset(one.key for one in missing if self._answers(one))
+        return frozenset() if proven else frozenset(one.key for one in linked)
 
     @property
     def _presence_expected(self) -> bool:

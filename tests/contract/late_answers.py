@@ -1,6 +1,7 @@
 """A way to a real Consul on which chosen answers come too late, after the request was carried out, or was lost.
 
-Used by the tests of slow agents. The one rule: all other requests pass unchanged, at once.
+Used by the tests of slow agents. The one rule: all other requests pass unchanged, and at once, unless the whole way is
+slow.
 """
 
 import asyncio
@@ -19,13 +20,19 @@ _KEPT = ("X-Consul-Token", "X-Consul-Index", "Content-Type")
 
 @dataclass
 class LateAnswers:
-    """`held`: parts of the API, as `PUT agent/service`, whose answers are held; `lost`: these do not arrive at all."""
+    """`held`: parts of the API, as `PUT agent/service`, whose answers are held; `lost`: these do not arrive at all.
+
+    `takes_s`: how long each request is on its way; one that is given up meanwhile does not arrive. `arrived`: those
+    that did.
+    """
 
     upstream: str
     settings: ConsulSettings
     held: set[str] = field(default_factory=set)
     lost: bool = False
+    takes_s: float = 0.0
     requests: list[str] = field(default_factory=list)
+    arrived: list[str] = field(default_factory=list)
     session: aiohttp.ClientSession | None = None
 
     def count(self, part: str) -> int:
@@ -36,6 +43,7 @@ class LateAnswers:
         """Pass one request on."""
         said = f"{request.method} {request.path.removeprefix('/v1/')}"
         self.requests.append(said)
+        await asyncio.sleep(self.takes_s)
         is_held = any(said.startswith(part) for part in self.held)
         answer = web.Response(status=500, text="lost")
         if not (is_held and self.lost):
@@ -50,6 +58,7 @@ class LateAnswers:
         body = await request.read()
         url = f"{self.upstream}{request.path_qs}"
         async with self.session.request(request.method, url, data=body, headers=headers) as answer:
+            self.arrived.append(f"{request.method} {request.path.removeprefix('/v1/')}")
             kept = {name: answer.headers[name] for name in _KEPT if name in answer.headers}
             return web.Response(status=answer.status, body=await answer.read(), headers=kept)
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,12 +96,18 @@ async def test_a_restored_snapshot_costs_one_wait_and_no_peer(binary: Path, tmp_
     async with running_consul(binary, tmp_path) as consul, open_client(consul.settings()) as client:
         empty = await consul.snapshot()
         nodes = [ConsulRegistrar(client, Registration(one, "mcp-node", 8000)) for one in ("own", *sorted(PEERS))]
-        followers = [Follower(ConsulWatch(client, "mcp-node", own=node, wait_s=wait_s, settle_s=0.5)) for node in nodes]
+        more: dict[str, Any] = {"wait_s": wait_s, "settle_s": 0.5, "answers": lambda one: one.key.service_id != "dead"}
+        followers = [Follower(ConsulWatch(client, "mcp-node", own=node, **more)) for node in nodes]
         async with running(*(node.keep() for node in nodes), *(follower.run() for follower in followers)):
             for follower in followers:
                 await follower.until_ids("own", *PEERS)
             for node in nodes:
                 await until(lambda node=node: node.status.registered, what="registered")
+            dead = {"ID": "dead", "Service": "mcp-node", "Port": 8000}
+            elsewhere = {"Node": "elsewhere", "Address": "127.0.0.1", "Service": dead}
+            await consul.call("PUT", "/v1/catalog/register", elsewhere)
+            for follower in followers:
+                await follower.until_ids("own", *PEERS, "dead")
             shown = [len(follower.catalogs) for follower in followers]
             for _ in range(RESTORES_MAX):
                 await consul.restore(empty)
@@ -114,6 +121,8 @@ async def test_a_restored_snapshot_costs_one_wait_and_no_peer(binary: Path, tmp_
                 await follower.until(lambda seen: "newcomer" in ids(seen), within_s=wait_s * 17 / 16 + 2)
                 assert all(ids(catalog) >= {"own", *PEERS} for catalog in follower.catalogs[before:])
                 await follower.until(lambda seen: health_of(seen, "peer-1") == "passing", within_s=5)
+                # What is gone for good and has no link is no finding for as long as others may need to come back.
+                await follower.until_ids("own", *PEERS, "newcomer", within_s=wait_s * 17 / 16 + 2)
         for node in nodes:
             await node.leave()
 

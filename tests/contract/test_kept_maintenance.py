@@ -79,6 +79,21 @@ class Node:
         return [one.maintenance for one in ours]
 
 
+def take_away(path: Path) -> Path:
+    """Let the system refuse to read it."""
+    whole = path.with_name("whole")
+    path.rename(whole)
+    (path / "in the way").mkdir(parents=True)
+    return whole
+
+
+def give_back(path: Path, whole: Path) -> None:
+    """Let it be read again."""
+    (path / "in the way").rmdir()
+    path.rmdir()
+    whole.rename(path)
+
+
 def _is(record: SavedMaintenance, reason: str | None) -> Callable[[], bool]:
     path = record._path
     return lambda: path.exists() if reason else not path.exists()
@@ -156,6 +171,81 @@ async def test_an_end_that_the_disk_refuses_is_said_and_kept_as_soon_as_it_can_b
         node.record._path.rmdir()
         registrar.verify()
         await until(lambda: registrar.status.unkept == "", what="kept")
+
+
+async def test_a_record_that_cannot_be_read_yet_is_taken_up_as_soon_as_it_can_be(node: Node) -> None:
+    async with node.run():
+        await node.maintain(REASON)
+        await node.keeps(REASON)
+    whole = take_away(node.record._path)
+    async with node.run() as registrar:
+        await node.shows("")
+        assert "the file stays as it is and is read again" in registrar.status.unkept
+        registrar.verify()
+        await until(lambda: registrar.status.unkept != "", what="still not known")
+        give_back(node.record._path, whole)
+        registrar.verify()
+        await node.shows(REASON)
+        await until(lambda: registrar.status.resumed == REASON, what="taken up again")
+        assert registrar.status.unkept == ""
+        await node.maintain()
+        await node.shows("")
+        await node.keeps(None)
+    async with node.run() as registrar:
+        await node.shows("")
+        assert registrar.status.resumed == ""
+
+
+async def test_what_an_operator_says_while_the_record_cannot_be_read_counts_more_than_the_record(node: Node) -> None:
+    async with node.run():
+        await node.maintain("an older reason")
+        await node.keeps("an older reason")
+    whole = take_away(node.record._path)
+    async with node.run() as registrar:
+        await node.maintain(REASON)
+        await node.shows(REASON)
+        await until(lambda: "cannot be kept on disk" in registrar.status.unkept, what="tried")
+        give_back(node.record._path, whole)
+        registrar.verify()
+        await until(lambda: registrar.status.unkept == "", what="kept")
+        assert await node.record.load() == REASON
+        assert set(node.seen()[-1:]) == {REASON}
+
+
+async def test_a_node_whose_entry_went_while_it_was_dead_says_that_it_knows_of_no_maintenance(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with node.run(leaves=False) as registrar:
+        await node.shows("")
+        assert registrar.status.unkept == ""
+    await node.maintain(REASON)
+    await node.shows(REASON)
+    await node.consul.call("PUT", f"/v1/agent/service/deregister/{node.registration.service_id}")
+    await node.shows()
+    async with node.run() as registrar:
+        await node.shows("")
+        assert "whether an operator took it into maintenance meanwhile is not known" in registrar.status.unkept
+        assert "the maintenance of before is not known" in caplog.text
+        await node.maintain(REASON)
+        await until(lambda: registrar.status.unkept == "", what="known again")
+        await node.maintain()
+        await node.keeps(None)
+    # One that has left in order has missed no word.
+    async with node.run() as registrar:
+        await node.shows("")
+        assert registrar.status.unkept == ""
+
+
+async def test_maintenance_that_began_while_the_node_was_dead_is_kept_with_its_entry(node: Node) -> None:
+    async with node.run(leaves=False):
+        await node.shows("")
+    await node.maintain(REASON)
+    await node.shows(REASON)
+    node.peers.catalogs.clear()
+    async with node.run() as registrar:
+        await node.keeps(REASON)
+        assert registrar.status.unkept == ""
+    assert set(node.seen()) <= {REASON}
 
 
 async def test_maintenance_that_ended_while_the_node_was_down_is_over(node: Node) -> None:

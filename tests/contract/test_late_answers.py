@@ -13,7 +13,7 @@ import pytest
 from discovery.consul.session import open_session
 from discovery.model import Registration
 from tests.consul_process import NODE_RULES, RunningConsul
-from tests.contract.following import MACHINE_S, running, until
+from tests.contract.following import MACHINE_S, Follower, health_of, running, until
 from tests.contract.late_answers import late_answers
 
 pytestmark = pytest.mark.consul
@@ -21,6 +21,8 @@ pytestmark = pytest.mark.consul
 NAME = "mcp-node"
 REGISTER, DEREGISTER = "PUT agent/service/register", "PUT agent/service/deregister"
 BEAT, LOOK = "PUT agent/check/pass", "GET agent/checks"
+# More than the TTL, and less than as many heartbeats take as may be on their way.
+SLOWER_S, MORE_BEATS = 4.0, 12
 
 
 async def listed(consul: RunningConsul, service_id: str) -> bool:
@@ -96,3 +98,30 @@ async def test_a_heartbeat_that_timed_out_is_no_failure_while_the_agent_holds_us
             assert registrar.status.last_error == ""
             late.held.clear()
         await registrar.leave()
+
+
+async def test_an_agent_slower_than_our_ttl_has_us_as_passing_from_its_first_heartbeat_on(
+    guarded: RunningConsul,
+) -> None:
+    settings = guarded.settings(await guarded.token_for(NODE_RULES))
+    ours = Registration("late-6", NAME, 8000, ttl_s=3.0, heartbeat_s=1.0)
+    async with (
+        late_answers(settings) as late,
+        open_session(late.settings) as session,
+        open_session(guarded.settings()) as aside,
+    ):
+        registrar, peers = session.registrar(ours), Follower(aside.source(NAME))
+        async with running(registrar.keep(), peers.run()):
+            await until(lambda: registrar.status.holder != "", what="registered, and its Consul node known")
+            late.takes_s = SLOWER_S
+            late.arrived.clear()
+            await until(lambda: late.arrived.count(f"{BEAT}/service:late-6") >= 2, what="the first heartbeats")
+            await peers.until(lambda seen: health_of(seen, "late-6") == "passing")
+            peers.catalogs.clear()
+            registrar.maintained("looked up")
+            arrived = len(late.arrived)
+            await until(lambda: len(late.arrived) >= arrived + MORE_BEATS, within_s=30, what="more of them")
+            assert {health_of(seen, "late-6") for seen in peers.catalogs} <= {"passing"}
+            late.takes_s = 0.0
+        await registrar.leave()
+    assert not await listed(guarded, "late-6")

@@ -3,61 +3,51 @@
 The one rule: whatever looks at such a file waits in the kernel; the node answers, follows its catalog, and ends.
 """
 
-import ctypes
-import os
+import asyncio
+import hashlib
+import json
 import signal
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.consul_process import RunningConsul
 from tests.e2e.running import ONE_MESH, RunningNode, StartNode, stop_node
-from tests.e2e.servers_files import example
+from tests.e2e.servers_files import example, replace_file
+from tests.hung_folder import HungFolder, hung_folder
 from tests.measured import measured
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.consul, pytest.mark.timeout(120)]
 
-FUSE = Path("/dev/fuse")
-_FORCE_AND_DETACH = 3
 # A look that hangs costs `LOOK_TIMEOUT_S` once; the rest is the machine's.
 ANSWERED_WITHIN_S = 2.0
-
-
-class HungFolder:
-    """A mounted file system whose server never answers a question of the kernel's."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path, self._libc = folder, ctypes.CDLL(None, use_errno=True)
-        self._server = os.open(FUSE, os.O_RDWR | os.O_CLOEXEC)
-        options = f"fd={self._server},rootmode=40000,user_id=0,group_id=0".encode()
-        self.is_mounted = self._libc.mount(b"hung", os.fsencode(folder), b"fuse", 0, options) == 0
-
-    def end(self) -> None:
-        """Those that wait get an error."""
-        if self.is_mounted:
-            self._libc.umount2(os.fsencode(self.path), _FORCE_AND_DETACH)
-            self.is_mounted = False
-        if self._server >= 0:
-            os.close(self._server)
-            self._server = -1
+LIVES_S = 8.0
+# `LOOK_EVERY_S` or `POLL_EVERY_S`; the rest is the machine's.
+ENDED_WITHIN_S = 10.0
+BRIEF = {"Authorization": "Bearer brief-token-long-enough", "Accept": "application/json, text/event-stream"}
+INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    },
+}
 
 
 @pytest.fixture
 def hung(tmp_path: Path) -> Iterator[HungFolder]:
-    if os.geteuid() != 0 or not FUSE.exists():
-        pytest.skip("NO FILE SYSTEM OF ONE'S OWN: one that hangs was not tried; it takes root and FUSE")
-    (tmp_path / "hung").mkdir()
-    folder = HungFolder(tmp_path / "hung")
-    try:
-        if not folder.is_mounted:
-            pytest.skip("NO FILE SYSTEM OF ONE'S OWN: one that hangs was not tried; it cannot be mounted here")
+    with hung_folder(tmp_path / "hung") as folder:
         yield folder
-    finally:
-        folder.end()
 
 
 async def test_a_node_whose_files_hang_answers_follows_its_catalog_and_ends(
@@ -79,9 +69,7 @@ async def test_a_node_whose_files_hang_answers_follows_its_catalog_and_ends(
     )
     await eventually(partial(node.offers, "one__clock__now"))
     for path in (*files.values(), tmp_path / "one" / "servers.json"):
-        link = path.with_name(f"{path.name}.link")
-        link.symlink_to(hung.path / path.name)
-        link.replace(path)
+        let_hang(path, hung)
     await eventually(partial(says_that_it_hangs, node))
     other = await start("two", tmp_path / "two", CONSUL_HTTP_ADDR=consul.url)
     await eventually(partial(node.sees, "two"))
@@ -94,6 +82,61 @@ async def test_a_node_whose_files_hang_answers_follows_its_catalog_and_ends(
     assert await stop_node(node) == 0
     measured(f"answered within {max(took_s):.3f} s, stopped in order in {time.monotonic() - began_s:.1f} s")
     await eventually(partial(knows_none, other))
+
+
+async def test_a_token_ends_with_what_it_opened_though_the_file_of_tokens_hangs(
+    start: StartNode, tmp_path: Path, hung: HungFolder
+) -> None:
+    ends_s = time.time() + LIVES_S
+    path = write_tokens(tmp_path, brief=datetime.fromtimestamp(ends_s, UTC).isoformat())
+    node = await start("one", tmp_path / "one", MESH_DISCOVERY="off", MESH_TOKENS_FILE=str(path))
+    async with aiohttp.ClientSession(headers=BRIEF) as http:
+        async with http.post(node.url, json=INITIALIZE) as answer:
+            session = {"Mcp-Session-Id": answer.headers["Mcp-Session-Id"]}
+        async with http.get(node.url, headers=session) as stream:
+            assert stream.status == 200
+            let_hang(path, hung)
+            async with asyncio.timeout(LIVES_S + ENDED_WITHIN_S):
+                await stream.content.read()
+    measured(f"its stream ended {time.time() - ends_s:.1f} s after the token")
+    assert await stop_node(node) == 0
+
+
+async def test_a_token_is_revoked_though_the_servers_file_hangs(
+    start: StartNode, tmp_path: Path, hung: HungFolder
+) -> None:
+    path = write_tokens(tmp_path, brief=None)
+    node = await start(
+        "one", tmp_path / "one", servers={"clock": example("clock")}, MESH_DISCOVERY="off", MESH_TOKENS_FILE=str(path)
+    )
+    let_hang(tmp_path / "one" / "servers.json", hung)
+    node.process.send_signal(signal.SIGHUP)
+    await eventually(partial(has_said, node, "reload asked for by a signal"))
+    write_tokens(tmp_path)
+
+    async def is_refused() -> bool:
+        async with aiohttp.ClientSession(headers=BRIEF) as http, http.post(node.url, json=INITIALIZE) as answer:
+            return answer.status == 401
+
+    await eventually(is_refused, ENDED_WITHIN_S)
+    assert await stop_node(node) == 0
+
+
+def write_tokens(folder: Path, **expires: str | None) -> Path:
+    """Tokens of these names, each its own text, with when they end; `brief` is what `BRIEF` carries."""
+    tokens: dict[str, Any] = {"other": {"sha256": hashlib.sha256(b"of another").hexdigest(), "scopes": ["mcp"]}}
+    for name, end in expires.items():
+        text = f"{name}-token-long-enough".encode()
+        tokens[name] = {"sha256": hashlib.sha256(text).hexdigest(), "scopes": ["mcp"]}
+        tokens[name] |= {} if end is None else {"expires": end}
+    return replace_file(folder / "tokens.json", json.dumps({"tokens": tokens}).encode())
+
+
+def let_hang(path: Path, hung: HungFolder) -> None:
+    """Put a link into the folder that does not answer in its place."""
+    link = path.with_name(f"{path.name}.link")
+    link.symlink_to(hung.path / path.name)
+    link.replace(path)
 
 
 async def says_that_it_hangs(node: RunningNode) -> bool:

@@ -29,7 +29,7 @@ class Node:
         self.agent = Agent(consul, f"agent-{name}")
         client = cast("ConsulClient", self.agent)
         self.registrar = ConsulRegistrar(client, Registration(name, "mcp-node", 8000, meta={"node_id": f"id-{name}"}))
-        self.watch = ConsulWatch(client, "mcp-node", own=self.registrar)
+        self.watch = ConsulWatch(client, "mcp-node", own=self.registrar, answers=lambda _one: True)
         self.shown: list[int] = []
 
     async def follow(self) -> None:

@@ -17,7 +17,7 @@ from agent import clock
 from agent.client.oauth.challenge import INSUFFICIENT_SCOPE, WantedScopes, read_challenge
 from agent.client.oauth.issuer_http import IssuerHttp
 from agent.client.outbound import Outbound
-from agent.config.oauth_entry import secret_of
+from agent.config.client_secret import ClientSecret
 from agent.errors import AuthRefused, LoginNeeded, MeshError, ProtocolBroken, ScopesNeeded
 from agent.harmless_text import one_line
 from agent.late import Late
@@ -115,6 +115,7 @@ class Authorizer:
         "_own",
         "_pending",
         "_renewing",
+        "_secret",
         "_start",
         "_store",
         "_where",
@@ -127,6 +128,7 @@ class Authorizer:
         self.target: Final = spec.target
         self._name, self._store, self._start = spec.name, store, start
         self._client = spec.target.oauth or _UNCONFIGURED
+        self._secret = ClientSecret(self._client.secret, self._client.secret_file)
         self._is_asked_for = spec.target.oauth is not None
         self._outbound = outbound
         self._where = spec.target.url.partition("?")[0]
@@ -264,7 +266,7 @@ class Authorizer:
     async def _flow(self) -> "Flow":
         """Raises `AuthRefused` where the secret cannot be read."""
         try:
-            secret = secret_of(self._client)
+            secret = await self._secret.current()
         except (OSError, ValueError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else str(exc)
             what = "needs a token, and the file of this node's secret cannot be read"

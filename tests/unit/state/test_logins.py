@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.state import logins
 from agent.state.logins import FILE_NAME, Login, LoginStore
 
 URL = "https://crm.example/mcp"
@@ -47,3 +48,26 @@ async def test_a_damaged_file_is_put_aside_and_not_repeated(
     assert "canary" not in caplog.text
     await store.put("crm", LOGIN)
     assert LoginStore(tmp_path).get("crm", URL) == LOGIN
+
+
+async def test_a_file_that_the_system_refuses_to_read_is_read_again_and_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logins, "AGAIN_AFTER_S", 0.0)
+    await LoginStore(tmp_path).put("crm", LOGIN)
+    (tmp_path / FILE_NAME).rename(tmp_path / "whole")
+    (tmp_path / FILE_NAME).mkdir()
+    store = LoginStore(tmp_path)
+    assert store.get("crm", URL) is None
+    other = Login("https://other.example/mcp", {"access_token": "canary-b"}, None, {})
+    with pytest.raises(OSError, match="cannot be read, and is not written over: it is a folder"):
+        await store.put("other", other)
+    with pytest.raises(OSError, match="cannot be read"):
+        await store.put("crm", None)
+    assert store.get("other", other.url) == other
+    (tmp_path / FILE_NAME).rmdir()
+    (tmp_path / "whole").rename(tmp_path / FILE_NAME)
+    assert store.get("crm", URL) == LOGIN
+    await store.put("other", other)
+    assert LoginStore(tmp_path).get("crm", URL) == LOGIN
+    assert LoginStore(tmp_path).get("other", other.url) == other

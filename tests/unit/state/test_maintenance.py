@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.state.maintenance import FILE_NAME, SavedMaintenance
+from agent.state.maintenance import FILE_NAME, MARK_NAME, SavedMaintenance
 
 
 async def test_a_reason_is_read_back_by_the_next_start_and_is_gone_after_the_end(tmp_path: Path) -> None:
@@ -68,5 +68,36 @@ async def test_an_end_that_the_disk_refuses_says_what_a_restart_would_do(tmp_pat
 async def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / FILE_NAME)
     record = SavedMaintenance(tmp_path)
-    assert await record.load() is None
-    assert record.fault
+    with pytest.raises(OSError, match="it is a pipe"):
+        await record.load()
+    assert "it is a pipe" in record.fault
+
+
+async def test_a_file_that_the_system_refuses_to_read_stays_and_is_read_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await SavedMaintenance(tmp_path).save("x")
+    (tmp_path / FILE_NAME).rename(tmp_path / "whole")
+    (tmp_path / FILE_NAME).mkdir()
+    heard = list[str]()
+    record = SavedMaintenance(tmp_path, heard.append)
+    for _ in range(3):
+        with pytest.raises(IsADirectoryError):
+            await record.load()
+    assert record.fault.endswith("the file stays as it is and is read again")
+    assert len([one for one in caplog.records if one.levelname == "WARNING"]) == 1
+    assert (tmp_path / FILE_NAME).is_dir()
+    (tmp_path / FILE_NAME).rmdir()
+    (tmp_path / "whole").rename(tmp_path / FILE_NAME)
+    assert await record.load() == "x"
+    assert (record.fault, heard) == ("", ["x"])
+
+
+async def test_a_mark_says_whether_the_catalog_may_list_us(tmp_path: Path) -> None:
+    assert not await SavedMaintenance(tmp_path).note_listed(is_listed=True)
+    assert await SavedMaintenance(tmp_path).note_listed(is_listed=True)
+    assert await SavedMaintenance(tmp_path).note_listed(is_listed=False)
+    assert not await SavedMaintenance(tmp_path).note_listed(is_listed=False)
+    # A disk that refuses costs no more than a finding.
+    (tmp_path / f"{MARK_NAME}.tmp").mkdir()
+    assert not await SavedMaintenance(tmp_path).note_listed(is_listed=True)

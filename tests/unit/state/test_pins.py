@@ -25,6 +25,14 @@ def test_what_was_saved_comes_back_and_no_file_is_no_pins(strict: bool, tmp_path
     assert load_pins(tmp_path, strict=strict) == PINS
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_file_that_the_system_refuses_to_read_is_neither_done_without_nor_moved(strict: bool, tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).mkdir()
+    with pytest.raises(ConfigRefused, match="pinned definitions cannot be read: it is a folder"):
+        load_pins(tmp_path, strict=strict)
+    assert (tmp_path / FILE_NAME).is_dir()
+
+
 @pytest.mark.parametrize("content", ["{", '{"schema":2,"pins":[]}', '{"schema":1,"pins":[{"source":"kit"}]}'])
 def test_a_damaged_file_is_refused_where_pins_block_and_put_aside_elsewhere(
     content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

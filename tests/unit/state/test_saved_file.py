@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.state.saved_file import Unusable, read_saved
+from agent.state.saved_file import Refused, Unusable, read_saved
 from agent.state.saved_shape import object_of, text
 
 SHAPE = object_of({"a": text})
@@ -38,5 +38,6 @@ def test_what_cannot_be_used_is_refused_with_its_place_and_none_of_its_words(
 
 
 def test_what_the_system_refuses_is_refused_with_its_reason(tmp_path: Path) -> None:
-    with pytest.raises(Unusable, match="it is a folder"):
+    with pytest.raises(Refused, match="it is a folder") as refused:
         read_saved(tmp_path, SHAPE, 100)
+    assert isinstance(refused.value.failure, IsADirectoryError)

@@ -104,8 +104,9 @@ def test_a_node_missing_after_the_index_went_back_is_kept_as_critical_once_the_l
 
     def seen(shown: Catalog | None, answer: Catalog, *, suspects: frozenset[InstanceKey], confirming: bool) -> Verdict:
         return weigh(
-            shown, answer, canary=None, settling=False, suspects=suspects, confirming=confirming, restored=True
-        )
+            shown, answer, canary=None, settling=False, suspects=suspects, confirming=confirming, restored=True,
+            linked=gone,
+        )  # fmt: skip
 
     first = seen(shown, answer, suspects=gone, confirming=False)  # They were missing while the state settled, too.
     everybody = catalog("a", "b", "c", "d", "e")
@@ -122,6 +123,26 @@ def test_a_node_missing_after_the_index_went_back_is_kept_as_critical_once_the_l
         assert seen(second.catalog, everybody, suspects=gone, confirming=confirming) == Verdict(
             Trust.BELIEVED, everybody
         )
+
+
+def test_what_the_leader_lacks_after_the_index_went_back_and_has_no_link_goes_at_once() -> None:
+    shown, answer, linked = catalog("a", "b", "c"), catalog("a"), frozenset({key("b")})
+
+    def seen(shown: Catalog | None, *, linked: frozenset[InstanceKey], confirming: bool) -> Verdict:
+        return weigh(
+            shown, answer, canary=None, settling=False, suspects=frozenset(), confirming=confirming, restored=True,
+            linked=linked,
+        )  # fmt: skip
+
+    first = seen(shown, linked=linked, confirming=False)
+    assert (first.trust, first.catalog) == (Trust.CONFIRM, shown)
+    second = seen(first.catalog, linked=linked, confirming=True)
+    assert (second.trust, second.suspects) == (Trust.DOUBTED, linked)
+    assert second.catalog is not None
+    assert {one.key for one in second.catalog.instances} == {key("a"), key("b")}
+    # Its link has ended since.
+    assert seen(second.catalog, linked=frozenset(), confirming=False) == Verdict(Trust.BELIEVED, answer)
+    assert seen(shown, linked=frozenset(), confirming=True) == Verdict(Trust.BELIEVED, answer)
 
 
 def test_an_entry_of_our_own_that_an_operator_took_out_is_gone_at_once_also_while_the_state_is_young() -> None:

@@ -229,7 +229,7 @@ async def test_after_an_outage_removals_wait_until_the_state_has_settled_and_new
         return None if query["index"] else Answer(9, rows("c"))
 
     client = ScriptedClient(script)
-    watch = watch_of(client, "mcp-node", settle_s=5.0)
+    watch = watch_of(client, "mcp-node", settle_s=5.0, answers=lambda _one: True)
     shown = await watched(watch, 200)
     # Its index went back as well: for three minutes those that answer keep their links, which critical ones may.
     assert [_ids(catalog) for catalog in shown] == ["ab", "abc", "abc", "c"]
@@ -264,7 +264,7 @@ async def test_an_entry_of_ours_that_was_made_anew_keeps_the_others_that_are_not
 
     client = ScriptedClient(script)
     registrar = registrar_of(client, OURS)
-    watch = watch_of(client, "mcp-node", own=registrar)
+    watch = watch_of(client, "mcp-node", own=registrar, answers=lambda _one: True)
     shown = await watched(watch, 200)
     assert [_ids(catalog) for catalog in shown] == ["abown", "abown", "own"]
     assert {one.health.value for one in shown[1].instances if one.key.service_id != "own"} == {"critical"}
