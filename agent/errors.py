@@ -104,14 +104,20 @@ class LinkFailed(MeshError):
 
 
 class Unreachable(LinkFailed):
-    """Refused, reset, unresolvable, or no answer in time. `retry_after_s`: how long it asks us to wait (HTTP)."""
+    """Refused, reset, unresolvable, or no answer in time. `retry_after_s`: how long it asks us to wait (HTTP).
+
+    `hangs`: it takes connections, and leaves what comes over them unanswered.
+    """
 
     what = "cannot be reached"
 
-    def __init__(self, message: str = "", *, retry_after_s: float | None = None, silent: bool = False) -> None:
+    def __init__(
+        self, message: str = "", *, retry_after_s: float | None = None, silent: bool = False, hangs: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.silent = silent
+        self.hangs = hangs
 
     @classmethod
     def because(cls, failure: MeshError) -> Self:

@@ -4,16 +4,17 @@ Made by `agent.client.connect` and read by the transports beside it. The one rul
 unchanged, so that what a link asks for is what the last of them sees.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.client.outbound import DIRECT, Outbound
+from agent.client.quick_servers import QuickServers
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.model import NODE_CLIENT_NAME, Sessions
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """See `agent.client.connect.open_client` for each of them."""
+    """See `agent.client.connect.open_client` for each of them. `quick`: what is known of servers by URL."""
 
     connect_timeout_s: float = 5.0
     start_timeout_s: float = 60.0
@@ -23,6 +24,7 @@ class Opening:
     protocol: str | None = None
     on_pending: OnPending = unheard
     outbound: Outbound = DIRECT
+    quick: QuickServers = field(default_factory=QuickServers)
 
     @property
     def session_pool(self) -> bool:

@@ -9,7 +9,7 @@ the one that was named.
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, NoReturn
 from urllib.parse import urlsplit, urlunsplit
@@ -20,6 +20,7 @@ from agent.client.exit_stack import SmallExitStack
 from agent.client.http.prover import Credentials, Prover
 from agent.client.opening import Opening
 from agent.client.outbound import DIRECT, AuthorizerLike, Outbound
+from agent.client.quick_servers import QuickServers
 from agent.client.server_info import is_leaving
 from agent.client.sessions.pending_call import OnPending, unheard
 from agent.errors import AuthRefused, DialledOurselves, IdentityRefused, LinkFailed, Unreachable
@@ -75,7 +76,7 @@ class Dialling:
     """What is the same for all that a node dials. `on_pending`: see `agent.client.connect.open_client`.
 
     `credentials`: None for a node that proves nothing, and so has no other node for a peer. `addresses`: our own, None
-    where they do not matter. `authorizer`: who has the tokens of a server that wants any.
+    where they do not matter. `authorizer`: who has a server's tokens, if it wants any. `quick`: grows with each dial.
     """
 
     credentials: Credentials | None = None
@@ -83,6 +84,7 @@ class Dialling:
     outbound: Outbound = DIRECT
     addresses: OwnAddresses | None = None
     authorizer: Callable[[ServerSpec], AuthorizerLike | None] = _no_authorizer
+    quick: QuickServers = field(default_factory=QuickServers)
 
 
 ALONE: Final = Dialling()
@@ -107,6 +109,7 @@ async def opened(
             protocol=spec.protocol,
             on_pending=dialling.on_pending,
             outbound=replace(dialling.outbound, authorizer=dialling.authorizer(spec)),
+            quick=dialling.quick,
         )
         client = await enter_client(stack, spec.target, opening)
         refuse_mesh_node(client.server_info, spec, own)
@@ -131,6 +134,13 @@ async def opened(
         raise
 
 
+def _opening(dialling: Dialling, start_timeout_s: float, outbound: Outbound) -> Opening:
+    """Of a peer, which has no entry of its own to say more."""
+    return Opening(
+        start_timeout_s=start_timeout_s, on_pending=dialling.on_pending, outbound=outbound, quick=dialling.quick
+    )
+
+
 async def _server_of_operator(
     stack: AsyncExitStack, spec: PeerSpec, own: NodeIdentity, dialling: Dialling
 ) -> OpenClient:
@@ -143,7 +153,7 @@ async def _server_of_operator(
     if is_ours and _node_of_view(spec.target) is not None:
         raise DialledOurselves(f"{shown} is a view of this node itself")
     outbound = replace(dialling.outbound, believes_cards=False)
-    opening = Opening(start_timeout_s=START_TIMEOUT_S, on_pending=dialling.on_pending, outbound=outbound)
+    opening = _opening(dialling, START_TIMEOUT_S, outbound)
     async with SmallExitStack() as attempt:
         try:
             client = await enter_client(attempt, spec.target, opening)
@@ -164,7 +174,7 @@ async def _plain_client(
     spec: PeerSpec, own: NodeIdentity, dialling: Dialling, stack: AsyncExitStack
 ) -> McpClient | str:
     """The client of a peer at its URL as it is; where the other side says that it is a node, the mark of that."""
-    opening = Opening(start_timeout_s=START_TIMEOUT_S, on_pending=dialling.on_pending, outbound=dialling.outbound)
+    opening = _opening(dialling, START_TIMEOUT_S, dialling.outbound)
     try:
         client = await enter_client(stack, spec.target, opening)
     except AuthRefused as refused:
@@ -270,12 +280,10 @@ async def _node(stack: AsyncExitStack, spec: PeerSpec, own: NodeIdentity, dialli
         raise DialledOurselves(f"{spec.target.shown} is this node itself")
     if spec.expected_node_id not in (None, proven):
         raise IdentityRefused(f"{spec.target.shown} is node {proven}, but the catalog says {spec.expected_node_id}")
-    opening = Opening(
-        start_timeout_s=NODE_START_TIMEOUT_S,
-        on_pending=dialling.on_pending,
-        outbound=replace(dialling.outbound, prover=prover),
-    )
-    client = await enter_client(stack, spec.target if is_gateway else local, opening)
+    opening = _opening(dialling, NODE_START_TIMEOUT_S, replace(dialling.outbound, prover=prover))
+    target = spec.target if is_gateway else local
+    dialling.quick.note(target.url, 0.0)  # As every node; it has just answered the handshake.
+    client = await enter_client(stack, target, opening)
     identity = checked_identity(client.server_info, spec, proven)
     if binding is not None:
         binding.bind(identity.name, identity.node_id, spec.target.shown)

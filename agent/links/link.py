@@ -413,6 +413,8 @@ class Link:
         if isinstance(failure, MeshError) and failure.short:
             asked_s = SHORT_S
         crowd, announced = self._hooks.crowd, is_announced(self.spec)
+        # A dial of what hangs goes on until it is given up, and no catalog says when it answers again.
+        hangs = isinstance(failure, Unreachable) and failure.hangs
         return wait_s(
             self._record.standing,
             self._rng,
@@ -420,7 +422,7 @@ class Link:
             retry_after_s=asked_s,
             down=crowd.down if announced else crowd.named_down,
             now_s=clock.now_s(),
-            dials=DIALS if announced else NAMED_DIALS,
+            dials=DIALS if announced and not hangs else NAMED_DIALS,
         )
 
     async def _pause(self, seconds: float) -> None:

@@ -1,7 +1,7 @@
 """A TCP proxy that holds the connections of a time for ever, as balancers do with what a dead worker has taken.
 
 Stands between a node and a server, in the test's own loop. The one rule: a connection of the time while it held is
-never served, also later, and is never ended by it.
+never served, also later, and is never ended by it, but for what it answers itself.
 """
 
 import asyncio
@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from tests.chaos.fault_proxy import serving
 
 PIECE_BYTES = 16_384
+REFUSAL = b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 @dataclass
 class HoldingProxy:
-    """See the module. `held`: how many connections are never served."""
+    """See the module. `held`: how many connections are never served. `refuses`: a method that it refuses itself."""
 
     target_port: int
+    refuses: str = ""
     port: int = 0
     holds: bool = False
     held: int = 0
@@ -43,7 +45,7 @@ class HoldingProxy:
         self._writers.append(writer)
         with contextlib.suppress(OSError):
             if self.holds:
-                await self._never(reader)
+                await self._answered_by_itself(reader, writer)
                 return
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
             self._writers.append(server_writer)
@@ -58,6 +60,14 @@ class HoldingProxy:
                 await self._never(reader)
             server_writer.close()
         writer.close()
+
+    async def _answered_by_itself(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        begun = await reader.read(PIECE_BYTES)
+        if self.refuses and begun.startswith(f"{self.refuses} ".encode()):
+            writer.write(REFUSAL)
+            writer.close()
+        elif begun:
+            await self._never(reader)
 
     async def _never(self, reader: asyncio.StreamReader) -> None:
         """Take what comes, say nothing."""
@@ -78,6 +88,6 @@ async def _pumped(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
             await writer.drain()
 
 
-def holding_proxy(target_port: int) -> AbstractAsyncContextManager[HoldingProxy]:
+def holding_proxy(target_port: int, refuses: str = "") -> AbstractAsyncContextManager[HoldingProxy]:
     """Run one in front of a port of this machine."""
-    return serving(HoldingProxy(target_port))
+    return serving(HoldingProxy(target_port, refuses))

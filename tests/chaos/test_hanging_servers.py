@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
 # A dial asks for the newer era for five seconds, then for a session.
 WAITS_AFTER_S = 7.0
 PATHS = {"modern": "/mcp", "session": "/mcp", "sse": "/sse"}
+# How each is knocked at while nothing is known of it.
+KNOCKS = {"modern": "GET", "session": "GET", "sse": "OPTIONS"}
 # A process that is killed, and another one in its place.
 REPLACED = "replaced"
 # Servers that are well; were they fewer, the node would doubt itself.
@@ -59,15 +61,19 @@ async def test_a_stopped_process_that_goes_on_is_found_in_two_seconds_while_it_i
         await all_are_found_again(node, names, answered)
 
 
-async def test_a_server_behind_a_proxy_that_holds_what_came_before_is_found_as_soon(tmp_path: Path) -> None:
+@pytest.mark.parametrize("answers_knocks", [False, True], ids=["silent", "answers knocks"])
+async def test_a_server_behind_a_proxy_that_holds_what_came_before_is_found_as_soon(
+    tmp_path: Path, *, answers_knocks: bool
+) -> None:
     names = [f"{kind}-{word}" for kind in PATHS for word in (CALLED, IDLE)]
     async with AsyncExitStack() as stack:
         proxies = {}
         for kind in PATHS:
             port = free_port()
             await stack.enter_async_context(server(tmp_path, kind, port))
+            refuses = KNOCKS[kind] if answers_knocks else ""
             for word in (CALLED, IDLE):
-                proxies[f"{kind}-{word}"] = await stack.enter_async_context(holding_proxy(port))
+                proxies[f"{kind}-{word}"] = await stack.enter_async_context(holding_proxy(port, refuses))
         urls = {name: f"http://127.0.0.1:{one.port}{PATHS[kind_of(name)]}" for name, one in proxies.items()}
         urls |= await stack.enter_async_context(servers_that_are_well(tmp_path))
         node = await stack.enter_async_context(served(tmp_path, urls))
@@ -111,8 +117,8 @@ async def listens(port: int) -> bool:
     return True
 
 
-async def waits(node: RunningNode, name: str) -> None:
-    """Return when one dial of it has waited for so long that all has been asked."""
+async def waits(node: RunningNode, name: str, seconds: float = WAITS_AFTER_S) -> None:
+    """Return when one dial of it has waited for so long, by default that all has been asked."""
     since_s: float | None = None
 
     async def has_waited() -> bool:
@@ -121,6 +127,6 @@ async def waits(node: RunningNode, name: str) -> None:
             since_s = None
         elif since_s is None:
             since_s = time.monotonic()
-        return since_s is not None and time.monotonic() - since_s > WAITS_AFTER_S
+        return since_s is not None and time.monotonic() - since_s > seconds
 
     await eventually(has_waited)

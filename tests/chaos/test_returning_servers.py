@@ -130,13 +130,15 @@ async def session_servers(folder: Path, machine: Machine, ports: list[int]) -> A
 
 
 @asynccontextmanager
-async def calls_to(node: RunningNode, names: dict[str, Absence] | list[str]) -> AsyncIterator[dict[str, float]]:
+async def calls_to(
+    node: RunningNode, names: dict[str, Absence] | list[str], tool: str = "pid"
+) -> AsyncIterator[dict[str, float]]:
     """Call those that are to be called, over and over; when each answered last."""
     answered: dict[str, float] = {}
 
     async def keep_calling(name: str) -> None:
         while True:
-            if "result" in await call(node, name):
+            if "result" in await call(node, name, tool):
                 answered[name] = time.monotonic()
 
     async with asyncio.TaskGroup() as group:
@@ -185,8 +187,8 @@ async def answer(request: Seen) -> tuple[bytes, bool]:
             return rpc_error(request, 404, -32601, "Method not found"), True
 
 
-async def call(node: RunningNode, name: str) -> dict[str, object]:
-    return await modern_answer(node.url, "tools/call", {"name": f"{name}__pid", "arguments": {}})
+async def call(node: RunningNode, name: str, tool: str = "pid") -> dict[str, object]:
+    return await modern_answer(node.url, "tools/call", {"name": f"{name}__{tool}", "arguments": {}})
 
 
 async def is_away(node: RunningNode, name: str, attempts: int) -> bool:

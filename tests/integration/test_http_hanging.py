@@ -4,11 +4,17 @@ Knocks are GETs. The one rule: a request of the time when it hung is answered la
 """
 
 import asyncio
+from contextlib import AsyncExitStack
 
-from agent.client.connect import open_client
+import pytest
+
+from agent.client.connect import enter_client, open_client
+from agent.client.event import Event, within
+from agent.client.opening import Opening
+from agent.client.quick_servers import QUICK_S, QuickServers
 from agent.model import Era, HttpTarget
 from tests.integration.servers.hosting import Seen, discovered, http, initialized, rpc_error, scripted
-from tests.waiting import eventually
+from tests.waiting import eventually, one_pass
 
 # The newer era is asked for so long.
 CONNECT_TIMEOUT_S = 0.5
@@ -74,3 +80,102 @@ async def test_a_server_of_both_eras_that_hung_is_linked_by_the_newer_one_all_th
         assert "session-1" in server.deleted
         server.late.set()
         server.over.set()
+
+
+class BehindProxy:
+    """A proxy refuses any GET itself. It hangs until it has been asked for a session, and so often in all."""
+
+    def __init__(self, *, is_modern: bool) -> None:
+        self.is_modern = is_modern
+        self.hangs = False
+        self.in_vain_max = 3
+        self.in_vain: list[str] = []
+        self.over = asyncio.Event()
+        self.takes_s = 0.0
+        self.methods: list[str] = []
+        self.sessions = 0
+        self.deleted = 0
+
+    async def answer(self, request: Seen) -> tuple[bytes | None, bool]:
+        method = request.body.get("method") if request.method == "POST" else request.method
+        if method == "GET":
+            return http(405), True
+        if method == "DELETE":
+            self.deleted += 1
+            return http(200), True
+        assert method is not None
+        self.methods.append(method)
+        if self.hangs:
+            self.in_vain.append(method)
+            if "initialize" not in self.in_vain or len(self.in_vain) <= self.in_vain_max:
+                await self.over.wait()
+                return None, False
+            self.hangs = False
+        if method == "initialize":
+            self.sessions += 1
+            return initialized(request, mcp_session_id=f"session-{self.sessions}"), True
+        if method == "server/discover":
+            await within(Event(), self.takes_s)
+            return discovered(request) if self.is_modern else rpc_error(request, 400, -32600, "No session"), True
+        return http(202), True
+
+
+@pytest.mark.parametrize("is_modern", [True, False], ids=["modern", "sessions"])
+async def test_a_server_that_was_quick_is_found_when_it_goes_on_though_a_proxy_answers_knocks(
+    *, is_modern: bool
+) -> None:
+    server = BehindProxy(is_modern=is_modern)
+    async with scripted(server.answer) as script:
+        target, opening = HttpTarget(script.url), Opening(connect_timeout_s=CONNECT_TIMEOUT_S)
+        async with AsyncExitStack() as stack:
+            await enter_client(stack, target, opening)
+        server.hangs, before = True, server.sessions
+        async with AsyncExitStack() as stack, asyncio.timeout(20):
+            client = await enter_client(stack, target, opening)
+            assert client.server_info.era is (Era.MODERN if is_modern else Era.LEGACY)
+        assert "initialize" in server.in_vain
+        assert server.sessions == server.deleted == before + 1
+        server.over.set()
+
+
+async def test_one_that_answers_slowly_is_not_asked_again_and_again_as_it_may_start_a_program_each_time() -> None:
+    server = BehindProxy(is_modern=False)
+    server.takes_s = 1.1 * QUICK_S
+    async with scripted(server.answer) as script:
+        opening = Opening(connect_timeout_s=3 * QUICK_S)
+        async with AsyncExitStack() as stack:
+            await enter_client(stack, HttpTarget(script.url), opening)
+        assert opening.quick.took_s(script.url) is None
+        server.hangs, server.in_vain_max = True, 1_000
+        server.methods.clear()
+        with pytest.raises(TimeoutError):
+            async with AsyncExitStack() as stack, asyncio.timeout(6):
+                await enter_client(stack, HttpTarget(script.url), opening)
+        assert server.methods.count("server/discover") <= 2
+        assert server.methods.count("initialize") == 1
+        server.over.set()
+
+
+async def test_a_dial_that_is_given_up_at_any_moment_leaves_no_session_behind() -> None:
+    server = Hanging()
+    server.goes_on.set()
+    async with scripted(server.answer) as script:
+        target, quick = HttpTarget(script.url), QuickServers()
+
+        async def dial() -> None:
+            async with AsyncExitStack() as stack:
+                await enter_client(stack, target, Opening(quick=quick))
+
+        def is_told(before: int) -> bool:
+            return any(seen.body.get("method") == "notifications/initialized" for seen in script.seen[before:])
+
+        for passes in range(40):
+            before = len(script.seen)
+            dialling = asyncio.ensure_future(dial())
+            while not is_told(before):  # So our side knows of the session.
+                await one_pass()
+            for _ in range(passes):
+                await one_pass()
+            dialling.cancel()
+            await asyncio.wait([dialling])
+            assert server.deleted == server.sessions, passes

@@ -1,16 +1,19 @@
 """Servers of the old HTTP+SSE transport (2024-11-05) as backends: FastMCP's own, and streams that misbehave."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from fastmcp import Context, FastMCP
 
 from agent.client.connect import McpClient, open_client
 from agent.client.http import sse_session
+from agent.client.http.sse_session import RESTART_S
 from agent.client.protocol import Request
 from agent.errors import (
     AuthRefused,
@@ -181,6 +184,33 @@ async def test_a_node_opens_a_new_session_after_its_stream_has_ended_and_goes_on
             assert node.view("kit").reconnects == states
 
 
+async def test_a_server_that_restarts_in_a_moment_keeps_its_link_and_its_tools_stay_listed(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        async with old_server(OldServer()) as server:
+            port = urlsplit(server.url).port
+            assert port is not None
+            spec = ServerSpec("kit", HttpTarget(server.url), ServerScope.SERVICE)
+            node = await stack.enter_async_context(running_node("front", tmp_path, servers=[spec]))
+            await node.connected("kit")
+            reconnects = node.view("kit").reconnects
+        gone_s = time.monotonic()
+        await eventually(partial(has_lasted, gone_s, RESTART_S / 2))
+        assert node.is_up("kit")
+        again = await stack.enter_async_context(old_server(OldServer(), port))
+        await again.when(lambda: methods_since(again, "initialize") > 0)
+        await node.when(lambda: node.is_up("kit"))
+        assert node.view("kit").reconnects == reconnects
+
+
+async def test_one_that_stays_away_is_lost_after_a_moment(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        async with old_server(OldServer()) as server:
+            spec = ServerSpec("kit", HttpTarget(server.url), ServerScope.SERVICE)
+            node = await stack.enter_async_context(running_node("front", tmp_path, servers=[spec]))
+            await node.connected("kit")
+        await node.when(lambda: not node.is_up("kit"))
+
+
 def methods_since(server: OldServer, method: str) -> int:
     return sum(message.get("method") == method for message in server.posted)
 
@@ -224,6 +254,19 @@ async def test_a_server_whose_stream_ends_and_that_is_not_the_same_then_is_lost(
         assert ("is another server now" if returns == "is another one" else "HTTP 404") in client.lost_reason
 
 
+async def test_a_call_while_its_server_restarts_was_not_executed_and_the_client_is_not_lost() -> None:
+    async with AsyncExitStack() as stack:
+        async with old_server(OldServer()) as server:
+            client = await stack.enter_async_context(client_of(server.url))
+            port = urlsplit(server.url).port
+        assert port is not None
+        with pytest.raises(CallNotSent, match="refuses the connection"):
+            await client.request(call("any"))
+        assert not client.lost.is_set()
+        await stack.enter_async_context(old_server(OldServer(), port))
+        assert await client.request(call("any")) == {"content": []}
+
+
 async def test_a_server_that_starts_slowly_and_answers_knocks_is_asked_for_one_session() -> None:
     starts = asyncio.Event()
     async with old_server(OldServer(starts=starts)) as server, asyncio.TaskGroup() as group:
@@ -255,6 +298,10 @@ async def test_calls_that_wait_for_another_session_share_its_failure_and_the_nex
         assert not client.lost.is_set()
         server.hangs = False
         assert await client.request(call("any")) == {"content": []}
+
+
+async def has_lasted(since_s: float, seconds: float) -> bool:
+    return time.monotonic() - since_s >= seconds
 
 
 async def is_refused(client: McpClient) -> bool:

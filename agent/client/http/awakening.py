@@ -48,8 +48,8 @@ _HANGING: Final = WeakSet["Awakening"]()
 class Awakening:
     """For one dial, from `__aenter__` to `__aexit__`, which ends all that it began; no knocks after `rest`.
 
-    `knock` returns the status of an answer, and may raise `MeshError`. `was_silent`: whether the server was so, and
-    went on. Sole writer: the event loop.
+    `knock` returns the status of an answer, and may raise `MeshError`; `took_s`: how long one takes. `was_silent`:
+    whether the server was so, and went on. Sole writer: the event loop.
     """
 
     __slots__ = (
@@ -67,7 +67,7 @@ class Awakening:
         "was_silent",
     )
 
-    def __init__(self, knock: Callable[[], Awaitable[int]]) -> None:
+    def __init__(self, knock: Callable[[], Awaitable[int]], took_s: float = 0.0) -> None:
         self._knock = knock
         self._group: asyncio.TaskGroup | None = SmallTaskGroup()  # While it runs.
         self._asked: list[_Asked[Any]] = []
@@ -76,7 +76,7 @@ class Awakening:
         self._heard_at_s = clock.now_s()
         self._is_new = True  # Nothing has been heard yet.
         self._silent_knocks = SILENT_KNOCKS
-        self._slow_s = 0.0
+        self._slow_s = SLOW_ANSWERS * took_s
         self._timer: asyncio.TimerHandle | None = None
         self._pause: asyncio.TimerHandle | None = None
 
@@ -86,7 +86,7 @@ class Awakening:
     async def __aenter__(self) -> Self:
         assert self._group is not None, "it is entered once"
         await self._group.__aenter__()
-        self._timer = asyncio.get_running_loop().call_later(KNOCK_EVERY_S, self._knock_on)
+        self._timer = asyncio.get_running_loop().call_later(max(KNOCK_EVERY_S, self._slow_s), self._knock_on)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -250,6 +250,11 @@ class _Asked(Generic[_T]):
         self._begin()
         try:
             await self._there.wait()
+        except asyncio.CancelledError:
+            self._is_over = True
+            if self._drop is not None and self._made and not isinstance(made := self._made[0], Exception):
+                await self._drop(made)  # It was made at this very moment.
+            raise
         finally:
             self._is_over = True
             if self._drop is None or not self._made:

@@ -5,6 +5,7 @@ connections, time-outs and a proxy's 502, 503 or 504 are an outage and say nothi
 """
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ AGAIN_TIMEOUT_S: Final = 1.0
 
 _OUTAGE: Final = frozenset({408, 429, 502, 503, 504})
 _NOT_IMPLEMENTED: Final = 501
+_OK: Final = 200
 
 
 class NotStreamable(ProtocolBroken):
@@ -68,10 +70,12 @@ async def enter_http_client(
     async with SmallExitStack() as attempt:
         attempt.enter_context(pool)
         # A proxy may answer OPTIONS itself.
-        awakening = await attempt.enter_async_context(Awakening(partial(pool.knock, "GET")))
-        client = await _first_client(pool, opening, awakening)
+        awakening = await attempt.enter_async_context(awakening_of(pool, target, opening, "GET"))
+        client = await _first_client(_Asks(pool, opening, awakening, target.url))
         attempt.pop_all()
     stack.enter_context(pool)
+    if isinstance(client, HttpSessionClient):
+        stack.push_async_callback(client.close)  # Before anything is awaited: a session is ended whatever comes.
     await awakening.end_with(stack)
     if isinstance(client, HttpStatelessClient):
         if opening.protocol is not None or client.server_info.mesh is not None:
@@ -86,7 +90,6 @@ async def enter_http_client(
         )
         await stack.enter_async_context(dual_router)
         return dual_router
-    stack.push_async_callback(client.close)
     session_router = SessionRouter(
         client,
         _Opener(pool, opening.client_name, opening.start_timeout_s, client.asked_version),
@@ -100,18 +103,42 @@ async def enter_http_client(
     return session_router
 
 
-async def _first_client(
-    pool: HttpPool, opening: Opening, awakening: Awakening
-) -> HttpStatelessClient | HttpSessionClient:
+def awakening_of(pool: HttpPool, target: HttpTarget, opening: Opening, method: str) -> Awakening:
+    """Knocks by the first question, which has no effect, where the server is known to answer it, else by `method`."""
+    took_s = opening.quick.took_s(target.url)
+    if took_s is None:
+        return Awakening(partial(pool.knock, method))
+    return Awakening(partial(_knock, pool, opening.client_name), took_s)
+
+
+async def _knock(pool: HttpPool, client_name: str) -> int:
+    """The status of an answer to the first question. Raises `MeshError` where there is none."""
+    try:
+        await _discovered(pool, client_name, FIRST_VERSION)
+    except (HttpRefusal, AuthRefused) as exc:
+        return exc.status
+    except (RpcError, ProtocolBroken):
+        pass
+    return _OK
+
+
+async def _discovered(pool: HttpPool, client_name: str, version: str) -> Json:
+    """The result of `server/discover`. Raises what `exchange` raises, `RpcError`, `HttpRefusal`."""
+    stamp = stamp_of(version, client_name)
+    params = stamp.params(ASKED_FOR_ALL)
+    body = RequestBody(jsonrpc.encode_request(0, DISCOVER, params), harmless=True)
+    message, _ = await exchange(pool, body, stamp.headers(DISCOVER, params), 0)
+    return jsonrpc.result_of(message)
+
+
+async def _first_client(asks: "_Asks") -> HttpStatelessClient | HttpSessionClient:
     """The client of the era that the server speaks, within the time that it may take to start."""
-    start_timeout_s = opening.start_timeout_s
+    start_timeout_s, protocol = asks.opening.start_timeout_s, asks.opening.protocol
     try:
         async with asyncio.timeout(start_timeout_s):
-            if opening.protocol is not None:
-                return await _forced(pool, opening, opening.protocol, awakening)
-            return await _negotiate(pool, opening, awakening)
+            return await (_negotiate(asks) if protocol is None else _forced(asks, protocol))
     except TimeoutError as exc:
-        raise Unreachable.about(pool.where, f"did not answer within {start_timeout_s:g} s") from exc
+        raise Unreachable.about(asks.pool.where, f"did not answer within {start_timeout_s:g} s", hangs=True) from exc
     except CallFailed as exc:
         raise Unreachable.of(exc) from exc
 
@@ -164,13 +191,11 @@ async def _one_more(client: HttpSessionClient, *, needs_id: bool) -> AsyncGenera
         await client.close()
 
 
-async def _forced(
-    pool: HttpPool, opening: Opening, protocol: str, awakening: Awakening
-) -> HttpStatelessClient | HttpSessionClient:
+async def _forced(asks: "_Asks", protocol: str) -> HttpStatelessClient | HttpSessionClient:
     """The client of the one version that may be spoken."""
-    asks = _Asks(pool, opening, awakening)
+    pool = asks.pool
     if protocol in MODERN_PROTOCOL_VERSIONS:
-        verdict = await asks.discover(protocol, opening.start_timeout_s, probed_again=True)
+        verdict = await asks.discover(protocol, asks.opening.start_timeout_s, probed_again=True)
         if isinstance(verdict, ServerInfo):
             return asks.modern(verdict)
         assert isinstance(verdict, Handshake), "it was probed at the only version"
@@ -190,8 +215,8 @@ def _refused_session(exc: RpcError | HttpRefusal, pool: HttpPool, protocol: str)
     return failure.as_away(may_be_away=isinstance(exc, HttpRefusal) and exc.may_be_away)
 
 
-async def _negotiate(pool: HttpPool, opening: Opening, awakening: Awakening) -> HttpStatelessClient | HttpSessionClient:
-    asks, probe_wait_s = _Asks(pool, opening, awakening), opening.connect_timeout_s
+async def _negotiate(asks: "_Asks") -> HttpStatelessClient | HttpSessionClient:
+    pool, opening, probe_wait_s = asks.pool, asks.opening, asks.opening.connect_timeout_s
     verdict = await asks.discover(FIRST_VERSION, probe_wait_s, probed_again=False)
     if isinstance(verdict, ProbeAgain):
         verdict = await asks.discover(verdict.version, probe_wait_s, probed_again=True)
@@ -200,7 +225,7 @@ async def _negotiate(pool: HttpPool, opening: Opening, awakening: Awakening) -> 
         return asks.modern(verdict)
     try:
         client = await asks.session(LATEST_HANDSHAKE_VERSION)
-        return await asks.newer_than(client) if verdict.unanswered and awakening.was_silent else client
+        return await asks.newer_than(client) if verdict.unanswered else client
     except (RpcError, HttpRefusal) as exc:
         error = exc if isinstance(exc, RpcError) else exc.error
         version = modern_version_named(error) if error is not None else None
@@ -221,23 +246,32 @@ async def _negotiate(pool: HttpPool, opening: Opening, awakening: Awakening) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Asks:
-    """The first questions to a server, each asked anew where it hung and goes on."""
+    """The first questions to a server, each asked anew where it hung and goes on. `url`: the whole one, for notes."""
 
     pool: HttpPool
     opening: Opening
     awakening: Awakening
+    url: str
+
+    def note(self, took_s: float) -> None:
+        """The server has answered `server/discover` after so long."""
+        self.opening.quick.note(self.url, took_s)
 
     async def discover(
         self, version: str, timeout_s: float, *, probed_again: bool
     ) -> ServerInfo | ProbeAgain | Handshake:
         """What it says of `version`, or that it says nothing."""
-        stamp = stamp_of(version, self.opening.client_name)
-        params = stamp.params(ASKED_FOR_ALL)
 
         async def ask() -> Json:
-            body = RequestBody(jsonrpc.encode_request(0, DISCOVER, params), harmless=True)
-            message, _ = await exchange(self.pool, body, stamp.headers(DISCOVER, params), 0)
-            return jsonrpc.result_of(message)
+            began_s = clock.now_s()
+            try:
+                result = await _discovered(self.pool, self.opening.client_name, version)
+            except Exception as exc:
+                if not _says_nothing(exc):
+                    self.note(clock.now_s() - began_s)
+                raise
+            self.note(clock.now_s() - began_s)
+            return result
 
         try:
             async with asyncio.timeout(timeout_s):
@@ -264,13 +298,20 @@ class _Asks:
         async def ask() -> HttpSessionClient:
             opening = self.opening
             client = HttpSessionClient(self.pool, opening.client_name, opening.start_timeout_s, version=version)
-            await client.open()
+            try:
+                await client.open()
+            except BaseException:
+                await client.close()
+                raise
             return client
 
         return await self.awakening.answer(ask, drop=HttpSessionClient.close, says_nothing=_says_nothing)
 
     async def newer_than(self, client: HttpSessionClient) -> HttpStatelessClient | HttpSessionClient:
-        """Of a server that hung when it was asked for the newer era, and may speak both."""
+        """Of a server that did not answer when it was asked for the newer era: where it hung it may speak both."""
+        if not self.awakening.was_silent:
+            self.note(math.inf)  # It never answers that.
+            return client
         try:
             verdict = await self.discover(FIRST_VERSION, AGAIN_TIMEOUT_S, probed_again=True)
         except LinkFailed:

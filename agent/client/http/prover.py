@@ -1,22 +1,25 @@
 """The dialling side of a handshake between nodes, over HTTP, and its renewal when the other side has forgotten it.
 
 Made by `agent.links.dial` for each dial of a node; `agent.client.http.pool` puts its proofs on requests and checks
-those of answers. The one rule: an association is renewed with the same node only; another one there is refused.
+those of answers. A node that hangs is knocked at, and asked anew when it goes on: an association that is not used means
+nothing. The one rule: an association is renewed with the same node only; another one there is refused.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import orjson
 
+from agent.client.http.awakening import Awakening
 from agent.client.http.open_pool import open_pool
 from agent.client.http.origin import port_of
 from agent.client.http.pool import HttpPool, RequestBody
 from agent.client.outbound import Outbound
-from agent.errors import CallFailed, IdentityRefused, ProtocolBroken, Unreachable
+from agent.errors import CallFailed, IdentityRefused, LinkFailed, ProtocolBroken, Unreachable
 from agent.identity.association import Association
 from agent.identity.node_key import NodeKey
 from agent.late import Late
@@ -96,11 +99,12 @@ class Prover:
         secrets = self._credentials.secrets() if self._members else (b"",)
         with open_pool(target, connect_timeout_s=self._connect_timeout_s, outbound=self._outbound) as pool:
             try:
-                async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                    self._association = await self._shake_hands(pool, authority, secrets)
+                async with asyncio.timeout(HANDSHAKE_TIMEOUT_S), Awakening(partial(_knock, pool)) as awakening:
+                    shake_hands = partial(self._shake_hands, pool, authority, secrets)
+                    self._association = await awakening.answer(shake_hands, says_nothing=_says_nothing)
             except TimeoutError as exc:
                 what = f"did not answer within {HANDSHAKE_TIMEOUT_S:g} s"
-                raise Unreachable.about(pool.where, what, silent=True) from exc
+                raise Unreachable.about(pool.where, what, silent=True, hangs=True) from exc
             except CallFailed as exc:
                 raise Unreachable.of(exc) from exc
         return self._association
@@ -139,6 +143,21 @@ def _handshake_url(local_url: str) -> str:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+async def _knock(pool: HttpPool) -> int:
+    """The status of the refusal of what is no message of a handshake: a proxy may answer a GET itself.
+
+    Raises `MeshError` where there is none.
+    """
+    response = await pool.post(RequestBody(b"{}", harmless=True), {})
+    response.close()
+    return response.status
+
+
+def _says_nothing(failure: Exception) -> bool:
+    """Whether it is no answer of the node's: another one that is open may get one."""
+    return isinstance(failure, Unreachable | CallFailed) or (isinstance(failure, LinkFailed) and failure.may_be_away)
 
 
 async def _said(pool: HttpPool, message: Json) -> Json:

@@ -8,11 +8,9 @@ The one rule: what a URL without either says is why streamable HTTP failed, whic
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from functools import partial
 
 from agent import clock
-from agent.client.http.awakening import Awakening
-from agent.client.http.connect import SESSION_LIMITS, NotStreamable, enter_http_client
+from agent.client.http.connect import SESSION_LIMITS, NotStreamable, awakening_of, enter_http_client
 from agent.client.http.open_pool import open_pool
 from agent.client.http.pool import HttpPool
 from agent.client.http.response import HttpRefusal
@@ -92,9 +90,10 @@ async def _open_sse_client(
                 return one
 
             try:
-                # A GET would be another session.
-                async with Awakening(partial(pool.knock, "OPTIONS")) as awakening:
+                # A GET would be another session. The first question is refused here, at once.
+                async with awakening_of(pool, target, opening, "OPTIONS") as awakening:
                     client = await awakening.answer(open_first, drop=_closed, says_nothing=_says_nothing)
+                opening.quick.note(target.url, 0.0)  # A POST there starts nothing.
                 async with SessionRouter(
                     client,
                     open_session,

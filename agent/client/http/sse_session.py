@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Final
 
+from agent import clock
 from agent.client import jsonrpc
 from agent.client.event import Event
 from agent.client.http.pool import HttpPool, RequestBody, Response, Route
@@ -50,6 +51,9 @@ from agent.model import Json
 
 log = logging.getLogger(__name__)
 
+# A process that restarts refuses connections for a moment: another session is asked for so often, for so long.
+RESTART_S: Final = 2.0
+RESTART_PAUSE_S: Final = 0.25
 # A session that is opened anew: where the network is to blame the server answers at once when it is heard again.
 RENEW_TIMEOUT_S: Final = 10.0
 # Replies to the server's own requests that are under way; beyond it the server gets none.
@@ -74,7 +78,7 @@ class SseSessionClient:
 
     `version` is what `initialize` asks for. `on_server_request` takes the server's requests, and `on_notice` what it
     says that belongs to no request or list. `renews`: when its stream has ended, the next request or probe opens
-    another session with the same server; silence is put up with, anything else makes the client lost.
+    another session with the same server, or the one after it; a refusal of the server's own makes the client lost.
 
     Long because every request waits for its answer on the one stream that the session has.
     """
@@ -105,8 +109,9 @@ class SseSessionClient:
         self._siblings = siblings
         self._ids = siblings.ids
         self._renews = renews
-        self._turn = asyncio.Lock()  # Of opening it anew; `_in_vain`: how often that has failed, and why the last time.
-        self._in_vain: tuple[int, str] = (0, "")
+        # Of opening it anew; `_in_vain`: how often that has failed, why the last time, and whether by silence.
+        self._turn = asyncio.Lock()
+        self._in_vain: tuple[int, str, bool] = (0, "", False)
         self._endpoint_timeout_s = 0.0
         self._over = Event()  # The present stream has ended; `_end`: why, and whether by silence.
         self._end = ("", False)
@@ -173,7 +178,7 @@ class SseSessionClient:
         request_id, method, timeout_s = next(self._ids), request.method, request.left_s()
         on_notification = request.on_notification
         if self._over.is_set():
-            await self._renewed(request)
+            await self._renewed(method, request.deadline_s)
         pending = Pending(takes_notifications=on_notification is not None)
         sent_params, pending.token = jsonrpc.swap_progress_token(without_envelope(request.params), request_id)
         body = RequestBody(jsonrpc.encode_request(request_id, method, sent_params))
@@ -232,6 +237,8 @@ class SseSessionClient:
                 on_change("listening")
                 await over.wait()
             reason, silent = self._end
+            if self._renews and not silent:
+                await self._wait_for_restart()
             raise Unreachable(reason, silent=silent)
         finally:
             self._subscriptions.listeners.discard(on_change)
@@ -250,17 +257,29 @@ class SseSessionClient:
 
     # The stream
 
-    async def _renewed(self, request: Request) -> None:
-        """Have a session again whose stream has ended. Raises `CallNotSent`: the server is silent, or it is lost."""
-        in_vain = self._in_vain
+    async def _wait_for_restart(self) -> None:
+        """Return when there is a session again, or the server has been away for longer than a restart takes."""
+        until_s = clock.now_s() + RESTART_S
+        while self._over.is_set() and not self.lost.is_set() and clock.now_s() < until_s:
+            try:
+                await self._renewed(PING, until_s)
+            except CallNotSent as exc:
+                if exc.silent:
+                    return
+                await asyncio.sleep(RESTART_PAUSE_S)
+
+    async def _renewed(self, method: str, deadline_s: float) -> None:
+        """Have a session again whose stream has ended, for a request. Raises `CallNotSent`: none is to be had."""
+        in_vain, timeout_s = self._in_vain, deadline_s - clock.now_s()
         try:
-            async with asyncio.timeout_at(request.deadline_s), self._turn:
+            async with asyncio.timeout_at(deadline_s), self._turn:
                 if self._over.is_set():
                     if self._in_vain is not in_vain:  # While this one waited; the next request tries again.
-                        raise CallNotSent(self._in_vain[1]).as_silence()
+                        _, reason, silent = self._in_vain
+                        raise CallNotSent(reason).as_silence(silent=silent)
                     await self._renew()
         except TimeoutError as exc:
-            raise timed_out(self._pool, request.method, request.left_s(), sent=False) from exc
+            raise timed_out(self._pool, method, timeout_s, sent=False) from exc
 
     async def _renew(self) -> None:
         if self.lost.is_set():
@@ -278,9 +297,9 @@ class SseSessionClient:
                 raise
         except (MeshError, HttpRefusal, TimeoutError) as exc:
             reason = str(exc) or f"{self._pool.where} opened no session within {RENEW_TIMEOUT_S:g} s"
-            if not is_silence(exc):
+            if not _may_pass(exc):
                 self._lose(reason)
-            self._in_vain = (self._in_vain[0] + 1, reason)
+            self._in_vain = (self._in_vain[0] + 1, reason, is_silence(exc))
             raise noted(CallNotSent(reason), exc) from exc
 
     def _refuse_another_than(self, known: ServerInfo | None) -> None:
@@ -415,6 +434,12 @@ class SseSessionClient:
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return self._group.create_task(work, name="message of an HTTP+SSE session")
+
+
+def _may_pass(failure: MeshError | HttpRefusal | TimeoutError) -> bool:
+    """Whether another try may find the server as it was: it is restarting, not heard, or a proxy has no way to it."""
+    said = failure.as_failure() if isinstance(failure, HttpRefusal) else failure
+    return isinstance(said, Unreachable | CallFailed | TimeoutError)
 
 
 def _forget(pending: Pending) -> None:

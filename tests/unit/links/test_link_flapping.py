@@ -10,7 +10,7 @@ import pytest
 from agent.errors import Unreachable
 from agent.links.crowd import Crowd
 from agent.links.link import CALLED_EVERY_S
-from agent.links.state import FLAPS_MIN, HOLD_DOWN
+from agent.links.state import DIALS, FLAPS_MIN, HOLD_DOWN, NAMED_DIALS
 from agent.model import NodeIdentity
 from tests.scripted_client import OtherSide, Rig, now_s, running_link, unreachable
 
@@ -55,6 +55,16 @@ async def test_the_log_has_the_end_of_each_session_and_of_dials_in_vain_the_firs
         await asyncio.sleep(60.0)
     said = [record.__dict__["reason"] for record in caplog.records if record.message == "MCP link down"]
     assert said == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+async def test_an_announced_peer_that_hangs_is_dialled_as_often_as_one_that_nothing_announces(*, hangs: bool) -> None:
+    dial_time_s = 10.0
+    side = OtherSide(dial=lambda: Unreachable("no answer", hangs=hangs), dial_time_s=dial_time_s)
+    async with running_link(side):
+        await asyncio.sleep(1_000.0)
+    waits_s = [later - earlier - dial_time_s for earlier, later in itertools.pairwise(side.opened_at_s)]
+    assert max(waits_s) == pytest.approx((NAMED_DIALS if hangs else DIALS).last_s, rel=0.2)
 
 
 async def test_a_reload_ends_a_hold_down_and_a_session_that_lasts_ends_the_row() -> None:

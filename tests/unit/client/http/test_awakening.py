@@ -12,6 +12,7 @@ from agent.client.http.awakening import (
     KNOCKS_OPEN_MAX,
     KNOCKS_PER_S_MAX,
     LATE_S,
+    SLOW_ANSWERS,
     Awakening,
 )
 from agent.errors import AuthRefused, MeshError, Unreachable
@@ -110,6 +111,13 @@ async def test_a_slow_one_that_answers_knocks_is_asked_twice_at_most_where_that_
     server = Server(50.0)
     assert await asked(server, session=False) == 0
     assert len(server.asked_at_s) == 2
+
+
+async def test_one_that_takes_a_while_for_each_knock_is_knocked_at_the_more_rarely() -> None:
+    server, took_s = Server(50.0), 3.0
+    async with Awakening(server.knock, took_s) as awakening:
+        await awakening.answer(server.ask, drop=server.drop, says_nothing=says_nothing)
+    assert len(server.knocked_at_s) == 50 // (SLOW_ANSWERS * took_s)
 
 
 async def test_an_answer_of_before_says_that_it_was_not_silent() -> None:
@@ -258,6 +266,25 @@ async def test_many_that_hang_share_so_many_knocks_a_second() -> None:
             group.create_task(asked(server))
     knocks = sum(len(server.knocked_at_s) for server in servers)
     assert knocks == pytest.approx(60 * KNOCKS_PER_S_MAX, rel=0.2)
+
+
+async def test_a_session_that_is_made_when_the_dial_is_given_up_at_that_moment_is_ended() -> None:
+    server = Server(QUICK_S)
+    dial: asyncio.Task[int]
+
+    async def ask_and_give_up() -> int:
+        made = await server.ask()
+        dial.cancel()
+        return made
+
+    async def asked_so() -> int:
+        async with Awakening(server.knock) as awakening:
+            return await awakening.answer(ask_and_give_up, drop=server.drop, says_nothing=says_nothing)
+
+    dial = asyncio.ensure_future(asked_so())
+    with pytest.raises(asyncio.CancelledError):
+        await dial
+    assert server.dropped == [0]
 
 
 async def test_nothing_is_left_of_a_dial_that_is_given_up() -> None:
