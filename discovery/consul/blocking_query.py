@@ -163,7 +163,9 @@ def weigh(
     # Suspects stay until a confirming answer lacks them too, even where newcomers have made a minority of them.
     held = vanished & forgotten
     rest = vanished - held
-    in_doubt = bool(hidden) or _is_mass(shown, rest, canary) or not rest.isdisjoint(suspects)
+    # Those that answer count as well: an answer with news that lacks most is doubted in all that it says.
+    is_mass = not vanished <= _doubted_of(shown) and _is_mass(shown, vanished, canary)
+    in_doubt = bool(hidden) or is_mass or not rest.isdisjoint(suspects)
     if in_doubt and not (confirming and rest <= suspects):
         return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
     if not held:
@@ -183,13 +185,17 @@ def _doubted(
 
     A read of the leader tells them apart; what it lacked once is not read again for each answer that lacks it.
     """
-    doubted = {one.key for one in shown.instances if one.trouble == FORGOTTEN}
-    if not (confirming or vanished <= doubted):
+    if not (confirming or vanished <= _doubted_of(shown)):
         return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
     held = vanished & linked
     if not held:
         return Verdict(Trust.BELIEVED, answer)
     return Verdict(Trust.DOUBTED, _with_missing(shown, answer, held, trouble=FORGOTTEN), held)
+
+
+def _doubted_of(shown: Catalog) -> AbstractSet[InstanceKey]:
+    """What a catalog has lacked before."""
+    return {one.key for one in shown.instances if one.trouble == FORGOTTEN}
 
 
 def is_canary(instance: Instance, service_id: str, holder: str) -> bool:

@@ -6,14 +6,17 @@ The one rule: each case replaces one function by a plausible mistake, and the ru
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
+from agent.control.groups import Groups, Plan
+from agent.dispatch.outlier import Health, ejected_of, judge, readmit
+from agent.dispatch.replicas import ReplicaStats
 from agent.dispatch.retry import Step
 from agent.links.state import Blame
-from discovery.consul.blocking_query import Trust, Verdict
+from discovery.consul.blocking_query import Trust, Verdict, weigh
 from tests.simulation.node import WRITE
 from tests.simulation.rules import RuleBroken
 from tests.simulation.runs import SeedFailed, try_seeds
@@ -71,6 +74,31 @@ def at_once(*_: object, **__: object) -> float:
     return 0.0
 
 
+CHOOSE, TAKE = ReplicaStats.choose, Groups.take
+
+
+def counts_on(health: Health, failed_before: Health) -> Health:
+    return replace(health, failures_in_row=health.failures_in_row or failed_before.failures_in_row)
+
+
+def ends_no_row(key: str, verdict: Any, healths: Any, **known: Any) -> Health:
+    return counts_on(judge(key, verdict, healths, **known), healths[key])
+
+
+def judges_again(*known: Any, started_s: float, **more: Any) -> Health:
+    return judge(*known, started_s=math.inf, **more)
+
+
+def settles_nothing(groups: Groups, plan: Plan) -> Any:
+    changes = TAKE(groups, plan)
+    groups._unsettled.clear()
+    return changes
+
+
+def raises(*_: object, **__: object) -> None:
+    raise ZeroDivisionError
+
+
 # The place of each mistake in one node's decisions and in whole nodes, the mistake, and the rule that breaks.
 REMOVALS = ("agent.control.selection._suppressed", lambda *_: set(), "an operator's word does not win")
 ADDITIONS = ("agent.control.selection.peer_builders", lambda *_: [], "an operator's word does not win")
@@ -110,6 +138,43 @@ SEES_ALL = ("discovery.consul.watch.proves_absence", lambda *_, **__: True, "rem
 NEVER_RESTORED = ("discovery.consul.watch.RESTORED_S", 0.0, "removed without a cause")
 FORGETFUL = ("agent.control.absence.AWAY_FOR_S", 0.0, "the names of a peer are forgotten")
 
+NEVER_WHOLE = (
+    "agent.dispatch.replicas.ejected_of",
+    lambda group, healths: frozenset(one for one in group if ejected_of([one], healths)),
+    "a group that has lost most of its members is not used whole",
+)
+ENDS_NO_ROW = ("agent.dispatch.replicas.judge", ends_no_row, "a replica is ejected that fails now and then")
+JUDGES_AGAIN = ("agent.dispatch.replicas.judge", judges_again, "a replica is ejected for calls of before")
+NEVER_DISPROVED = (
+    "agent.dispatch.replicas.readmit",
+    lambda health, now_s, _: readmit(health, now_s),
+    "a replica is back that refused, and gets no calls",
+)
+TRIES_AGAIN = (
+    "agent.dispatch.replicas.ReplicaStats.choose",
+    lambda stats, route, _, key, now_s: CHOOSE(stats, route, (), key, now_s),
+    "a replica is tried again in one call",
+)
+FORGETS_NOTHING = (
+    "agent.dispatch.replicas.ReplicaStats.forget",
+    lambda *_: None,
+    "what is gone keeps its ejection",
+)
+NEVER_SURE = (
+    "discovery.consul.watch.weigh",
+    lambda *known, confirming, **more: weigh(*known, confirming=False, **more),
+    "what has left is kept",
+)
+NEVER_BACKWARDS = ("discovery.consul.watch.next_index", max, "Consul is asked for what it does not have")
+SETTLES_NOTHING = ("agent.control.groups.Groups.take", settles_nothing, "a selection has not come to its end")
+NAMES_KEPT = (
+    "agent.control.absence.is_suppressed",
+    lambda *_: False,
+    "the names of a peer are kept that an operator removed",
+)
+NOT_HURRIED = ("agent.links.link.Link.reached", lambda _: None, "who has reached us is not dialled")
+RAISES = ("discovery.consul.watch.ConsulWatch._note_hidden", raises, "an unforeseen failure")
+
 FEW = range(30, 41)
 
 MISTAKES = {
@@ -143,6 +208,18 @@ MISTAKES = {
     "a link keeps its session when its peer moves": Mistake("decisions", *RELABELS),
     "rows that access control hides are taken for gone": Mistake("decisions", *SEES_ALL, range(4_000)),
     "a restored state is believed": Mistake("decisions", *NEVER_RESTORED, range(4_000)),
+    "a group that has lost most of its members is not used whole": Mistake("decisions", *NEVER_WHOLE, range(4_000)),
+    "an answer ends no row of failures": Mistake("decisions", *ENDS_NO_ROW, range(4_000)),
+    "calls of before an ejection judge again": Mistake("decisions", *JUDGES_AGAIN, range(4_000)),
+    "no connection disproves a refusal": Mistake("decisions", *NEVER_DISPROVED, range(4_000)),
+    "a replica is tried again in one call": Mistake("decisions", *TRIES_AGAIN, range(4_000)),
+    "what is gone keeps its ejection": Mistake("decisions", *FORGETS_NOTHING, range(4_000)),
+    "a second look is never enough": Mistake("decisions", *NEVER_SURE, range(4_000)),
+    "an index never goes back": Mistake("decisions", *NEVER_BACKWARDS, range(4_000)),
+    "groups are not selected to their end": Mistake("decisions", *SETTLES_NOTHING, range(4_000)),
+    "names of what an operator removed are kept": Mistake("decisions", *NAMES_KEPT, range(4_000)),
+    "the watch fails in an unforeseen way": Mistake("decisions", *RAISES, range(4_000)),
+    "a peer that has reached us is not dialled": Mistake("mesh", *NOT_HURRIED),
     "removals are forgotten in a mesh": Mistake("mesh", *REMOVALS, from_seed(3)),
     "added peers are left out in a mesh": Mistake("mesh", *ADDITIONS, from_seed(3)),
     "what the catalog forgets is gone in a mesh": Mistake("mesh", *OBLIVION, from_seed(0)),
