@@ -69,7 +69,8 @@ def _transports() -> list[asyncio.Transport]:
 
 
 def _number_of(transport: asyncio.Transport) -> int:
-    sock = transport.get_extra_info("socket")
+    # Of a TLS connection that was closed twice, CPython has forgotten all; its socket has a transport of its own.
+    sock = getattr(transport, "_sock", None)
     return -1 if sock is None else int(sock.fileno())
 
 
