@@ -27,8 +27,9 @@ from joserfc.jwk import ECKey
 
 from bench.figures import Figure, ratio
 from bench.loads import Upstream, in_turn, latency_s, rate
-from bench.processes import canned_server, cpu_s, free_port, node_process
+from bench.processes import canned_server, cpu_s, node_process
 from bench.raw_client import RawClient
+from tests.ports import free_port
 
 TOKENS = 1_000
 BATCHES = 15

@@ -25,9 +25,10 @@ import aiohttp
 import orjson
 
 from bench.pinned import GATEWAY_CORE
-from bench.processes import INHERITED, free_port
+from bench.processes import INHERITED
 from bench.raw_client import ENVELOPE, VERSION
 from bench.steady import REFUSALS
+from tests.ports import free_port
 
 FILE_VARIABLE: Final = "MESH_BENCH_OTHERS"
 ERAS: Final = ("2026-07-28", "sessions")

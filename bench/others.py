@@ -25,8 +25,9 @@ from bench import steady, wrk
 from bench.figures import Figure, ratio
 from bench.gateways import ERAS, Gateway, Others, Running, call, headers_of, running
 from bench.pinned import keep_to_other_cores
-from bench.processes import PEER_TOKEN, free_port
+from bench.processes import PEER_TOKEN
 from bench.raw_client import ENVELOPE
+from tests.ports import free_port
 
 ROUNDS: Final = 5
 CALLERS: Final = 32

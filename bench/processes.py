@@ -5,42 +5,20 @@ The one rule: everything started is stopped, by its own id.
 
 import asyncio
 import os
-import random
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import orjson
 
+from tests.ports import free_port, many_ports
+
 START_TIMEOUT_S = 30.0
-# Linux gives outgoing connections those from 32768 on.
-LISTENING_PORTS = (10_000, 32_000)
 PEER_TOKEN = "one-mesh-for-all-nodes-of-a-measurement"
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    return free_ports(1)[0]
-
-
-def free_ports(count: int) -> list[int]:
-    """So many different ports that were free a moment ago.
-
-    Not of those that the kernel gives to outgoing connections: a thousand links are open before the last one listens.
-    """
-    with ExitStack() as stack:
-        found: list[int] = []
-        while len(found) < count:
-            probe = stack.enter_context(socket.socket())
-            with suppress(OSError):
-                probe.bind(("127.0.0.1", random.randrange(*LISTENING_PORTS)))
-                found.append(probe.getsockname()[1])
-        return found
 
 
 @asynccontextmanager
@@ -113,10 +91,10 @@ async def static_server(folder: str) -> AsyncGenerator[str, None]:
 @asynccontextmanager
 async def canned_servers(count: int) -> AsyncGenerator[list[str], None]:
     """Run one process that is a canned server on each of so many ports; yields their MCP URLs."""
-    ports = free_ports(count)
-    command = [sys.executable, "-m", "bench.canned_server", ",".join(str(port) for port in ports)]
-    async with _process(command, {}, f"http://127.0.0.1:{ports[-1]}/healthz"):
-        yield [f"http://127.0.0.1:{port}/mcp" for port in ports]
+    with many_ports(count) as ports:
+        command = [sys.executable, "-m", "bench.canned_server", ",".join(str(port) for port in ports)]
+        async with _process(command, {}, f"http://127.0.0.1:{ports[-1]}/healthz"):
+            yield [f"http://127.0.0.1:{port}/mcp" for port in ports]
 
 
 @asynccontextmanager
@@ -131,11 +109,11 @@ async def stub_node_process(
     count: int, delay_ms: int, *, first: int = 0
 ) -> AsyncGenerator[tuple[list[str], int], None]:
     """The same, with the process's id; the nodes are numbered from `first` on."""
-    ports = free_ports(count)
-    listed = ",".join(str(port) for port in ports)
-    command = [sys.executable, "-m", "bench.stub_nodes", listed, PEER_TOKEN, str(delay_ms), str(first)]
-    async with _process(command, {}, f"http://127.0.0.1:{ports[-1]}/healthz") as process_id:
-        yield [f"http://127.0.0.1:{port}/mcp" for port in ports], process_id
+    with many_ports(count) as ports:
+        listed = ",".join(str(port) for port in ports)
+        command = [sys.executable, "-m", "bench.stub_nodes", listed, PEER_TOKEN, str(delay_ms), str(first)]
+        async with _process(command, {}, f"http://127.0.0.1:{ports[-1]}/healthz") as process_id:
+            yield [f"http://127.0.0.1:{port}/mcp" for port in ports], process_id
 
 
 def canned_server(tools: int = 1, delay_ms: int = 0) -> AbstractAsyncContextManager[str]:

@@ -29,10 +29,11 @@ from bench.catalog_change import costs_of_changes
 from bench.figures import Figure, percentile
 from bench.link_change import cost_ms
 from bench.long_catalog import row
-from bench.processes import cpu_s, free_ports, node_process, resident_bytes, stub_node_process
+from bench.processes import cpu_s, node_process, resident_bytes, stub_node_process
 from bench.raw_client import RawClient
 from discovery.consul.blocking_query import weigh
 from discovery.consul.rows import RowReader
+from tests.ports import free_ports
 
 PEERS = (10, 100, 300, 1_000)
 INSTANCES = (10, 100, 1_000, 5_000)

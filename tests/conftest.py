@@ -21,15 +21,16 @@ import pytest_asyncio.plugin
 from hypothesis import HealthCheck, settings
 
 from agent.lossless_json.exact import read_json
-from agent.turns import Loop
 from tests.bytecode import import_from_own_share
 from tests.consul_binary import consul_binary, why_not
 from tests.consul_process import RunningConsul, running_consul
 from tests.e2e.copied_nodes import node_copies
 from tests.e2e.processes import environment_of
 from tests.integration.servers import warm
+from tests.loop import LoopOfTests
 from tests.measured import attach, figures_of
 from tests.order import in_order, scheduler
+from tests.socket_tables import said_of
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
@@ -60,8 +61,9 @@ NO_AUTHORITY = Path(__file__).with_name("no_authority.pem")
 
 # Closing a transport takes a few passes of the loop (abort, connection_lost, the waiters of that); none of them waits.
 CLOSING_PASSES = 10
-# A child that was killed is reaped by a thread of asyncio's; it may need a moment on a busy machine.
-REAP_TIMEOUT_S = 2.0
+# A child that was killed is reaped by a thread of asyncio's; on a busy machine it waits for its turn, and so does the
+# child, which has to run to end.
+REAP_TIMEOUT_S = 10.0
 PROC = "/proc/self"
 
 
@@ -89,9 +91,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(LoopTimeOfLoops(looptime))
 
 
-def pytest_asyncio_loop_factories() -> dict[str, type[Loop]]:
+def pytest_asyncio_loop_factories() -> dict[str, type[LoopOfTests]]:
     """Tests run in the loop of a node."""
-    return {"node": Loop}
+    return {"node": LoopOfTests}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -212,7 +214,7 @@ def nothing_left_behind(clean_environment: None) -> Iterator[None]:  # noqa: ARG
     children = {pid: line for pid, line in _children().items() if pid not in children_before}
     descriptors = sorted(_descriptors() - descriptors_before)
     assert not children, f"child processes left behind: {children}"
-    assert not descriptors, f"descriptors left open: {descriptors}"
+    assert not descriptors, f"descriptors left open: {[said_of(one) for one in descriptors]}"
 
 
 @pytest.fixture(autouse=True)

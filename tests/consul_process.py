@@ -25,12 +25,17 @@ from typing import Any
 import aiohttp
 
 from discovery.consul.environment import ConsulSettings
+from tests.measured import measured
 from tests.ports import free_ports
+from tests.socket_tables import who_has
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 POLL_S = 0.05
 LOG_LINES_SHOWN = 40
+# What it says of a port that another program has; where no test named the port, it is started again at others.
+PORT_TAKEN = "address already in use"
+MOVES_MAX = 2
 GRPC_TLS_SINCE = (1, 14)
 MASTER_TOKEN = "11111111-2222-3333-4444-555555555555"  # known to this one throw-away process alone
 
@@ -46,7 +51,8 @@ node_prefix "" { policy = "read" }
 class RunningConsul:
     """One Consul server; stopped and started again with or without its state. One test owns it.
 
-    `host`: the address that it listens on; `through`: a program that becomes it, such as `ip netns`.
+    `host`: the address that it listens on; `through`: a program that becomes it, such as `ip netns`. `movable`: the
+    names of those ports that may be others until it serves for the first time.
     """
 
     binary: Path
@@ -56,6 +62,8 @@ class RunningConsul:
     extra: dict[str, Any] = field(default_factory=dict)
     host: str = "127.0.0.1"
     through: Sequence[str] = ()
+    movable: Sequence[str] = ()
+    moves_left: int = MOVES_MAX
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -85,14 +93,33 @@ class RunningConsul:
     def serves(self) -> bool:
         """Whether it leads and its own service is registered."""
         if self.process is not None and self.process.poll() is not None:
+            if self._has_moved():
+                return False
             raise RuntimeError(f"consul ended with {self.process.returncode}\n{self.log_tail()}")
         headers = {"X-Consul-Token": MASTER_TOKEN} if self.acl else {}
         request = urllib.request.Request(f"{self.url}/v1/health/service/consul?passing&consistent", headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=0.5) as answer:
-                return bool(json.load(answer))
+                is_served = bool(json.load(answer))
         except (urllib.error.URLError, OSError):
             return False
+        if is_served:
+            self.moves_left = 0  # From now on others know where it is.
+        return is_served
+
+    def _has_moved(self) -> bool:
+        """Whether it ended because another program had one of its ports, and starts again at others."""
+        if PORT_TAKEN not in self.log_tail():
+            return False
+        measured(f"consul was refused a port: {'; '.join(map(who_has, self.ports.values()))}")
+        if not self.movable or not self.moves_left:
+            return False
+        self.moves_left -= 1
+        self.ports = self.ports | dict(zip(self.movable, free_ports(len(self.movable)), strict=True))
+        self.kill(wipe=True)
+        (self.folder / "consul.log").unlink()
+        self.start()
+        return True
 
     def kill(self, *, wipe: bool = False) -> None:
         """Kill it at once (SIGKILL); `wipe` makes it forget everything."""
@@ -234,6 +261,7 @@ def _stopped_at_the_end(
     names = ("http", "server", "serf_lan", *(["https"] if https else []))
     ports = dict(zip(names, free_ports(len(names)), strict=True)) | dict(more_ports or {})
     consul = RunningConsul(binary, folder, ports, acl=acl, extra=dict(extra or {}), host=place[0], through=place[1])
+    consul.movable = [name for name in names if name not in (more_ports or {})]
     try:
         consul.start()
         yield consul

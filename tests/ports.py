@@ -1,18 +1,38 @@
-"""Ports for the servers that tests start: free ones, and never the same for two processes of tests.
+"""Ports for the servers that tests and benchmarks start: free ones, and never the same for two processes.
 
 Each process that imports this has a range of its own while it lives: a socket that holds the range's first port
 says so to all others, and the kernel takes that word back when the process ends, however it ends. The one rule: a port
-is given out once, and then only again after the whole rest of the range.
+is given out once, and then only again after the whole rest of the range. No other file chooses ports
+(tests/unit/project/test_ports.py): one that does chooses those of another process, which are not in use yet.
 """
 
 import itertools
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-# Below the range from which the kernel gives out ports for connections, above the ports that are anyone's defaults.
-FIRST, LAST = 10_000, 32_000
+# Above the ports that are anyone's defaults.
+FIRST, LAST = 10_000, 65_535
 RANGE_PORTS = 200
+# From these the kernel gives one to each connection, and to each server that names none: first and last.
+GIVEN_BY_KERNEL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+USUALLY_GIVEN = (32_768, 60_999)
+
+
+def ranges_beside(first: int, last: int) -> list[int]:
+    """The first ports of all ranges; those come last that the kernel gives ports of, from `first` to `last`."""
+    ranges = range(FIRST, LAST - RANGE_PORTS + 1, RANGE_PORTS)
+    return sorted(ranges, key=lambda port: first < port + RANGE_PORTS and port <= last)
+
+
+def _given_by_kernel() -> tuple[int, int]:
+    try:
+        first, last = map(int, GIVEN_BY_KERNEL.read_text().split())
+    except OSError:
+        return USUALLY_GIVEN
+    return first, last
 
 
 def _hold(kind: socket.SocketKind, port: int) -> socket.socket | None:
@@ -27,27 +47,37 @@ def _hold(kind: socket.SocketKind, port: int) -> socket.socket | None:
 
 
 def _guarded_range() -> tuple[socket.socket, range]:
-    for first in range(FIRST, LAST, RANGE_PORTS):
+    for first in ranges_beside(*_given_by_kernel()):
         if guard := _hold(socket.SOCK_STREAM, first):
             return guard, range(first + 1, first + RANGE_PORTS)
     raise RuntimeError("no free range of ports")
 
 
 # On import, so that no test is blamed for the descriptor.
-_GUARD, _RANGE = _guarded_range()
-_GUARD.detach()  # Open to the end of the process: a socket object would be warned of there.
-_PORTS = itertools.cycle(_RANGE)
+_GUARD, OWN_RANGE = _guarded_range()
+_GUARD_INODE = os.fstat(_GUARD.fileno()).st_ino
+_GUARD_NUMBER = _GUARD.detach()  # Open to the end of the process: a socket object would be warned of there.
+_PORTS = itertools.cycle(OWN_RANGE)
+
+
+def is_guarded() -> bool:
+    """Whether this process still holds its range, as it has to until it ends."""
+    try:
+        return os.fstat(_GUARD_NUMBER).st_ino == _GUARD_INODE
+    except OSError:
+        return False
 
 
 def free_port() -> int:
     """A port that no program listens on, by TCP or UDP: Consul's gossip needs both."""
-    for port in itertools.islice(_PORTS, len(_RANGE)):
-        if _is_free(port):
+    for port in itertools.islice(_PORTS, len(OWN_RANGE)):
+        if is_free(port):
             return port
     raise RuntimeError("no free port")
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether a program could listen on it now."""
     held = [_hold(kind, port) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
     for one in held:
         if one is not None:
@@ -68,5 +98,5 @@ def many_ports(count: int) -> Iterator[list[int]]:
         while len(found) < count:
             guard, ports = _guarded_range()
             guards.enter_context(guard)
-            found += filter(_is_free, ports)
+            found += filter(is_free, ports)
         yield found[:count]

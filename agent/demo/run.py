@@ -76,8 +76,7 @@ async def _demo(*, once: bool) -> None:
     # A terminal that closes may send it twice, which must not count as a second Ctrl-C; under nohup it is ignored.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: task.cancelling() or task.cancel())
-    with TemporaryDirectory(prefix="mesh-demo-") as folder:
-        *ports, embedded_port = free_ports(4)
+    with TemporaryDirectory(prefix="mesh-demo-") as folder, held_ports(4) as (*ports, embedded_port):
         plans = plan_nodes(ports, Path(folder))
         started_at_s = time.monotonic()
         print("starting three nodes on this machine", flush=True)
@@ -98,13 +97,21 @@ async def _demo(*, once: bool) -> None:
             await _stop(nodes)
 
 
-def free_ports(count: int) -> list[int]:
-    """Find free loopback ports; they are held together, so that none comes twice."""
+@contextmanager
+def held_ports(count: int) -> Iterator[list[int]]:
+    """Free loopback ports, which the kernel gives to no other program before the nodes listen on them.
+
+    Linux lets a node listen beside a socket that is only bound; elsewhere they are free again at once.
+    """
     with ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        ports = [one.getsockname()[1] for one in sockets]
+        if sys.platform != "linux":
+            held.close()
+        yield ports
 
 
 def command_name() -> str:

@@ -34,7 +34,7 @@ SECRETS = (TOKEN, "s1lent-of-the-mesh-0123456789", "s1lent-of-consul", "s1lent-k
 STUBBORN = """
 import os, pathlib, runpy, signal, subprocess, sys, threading
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-pathlib.Path(sys.argv[2]).write_text(str(os.getpid()))
+pathlib.Path(sys.argv[2]).write_text(f"{os.getpid()}\\n")
 forever = "trap '' TERM HUP INT; echo $$ > $0.new; mv $0.new $0; exec sleep 600"
 subprocess.Popen(["sh", "-c", forever, sys.argv[1]], start_new_session=True)
 try:
@@ -119,7 +119,10 @@ def shows_no_secret(node: RunningNode) -> None:
 
 
 async def pids_in(*files: Path) -> list[int]:
-    return [int(path.read_text()) for path in files]
+    """To be asked again: a process that was started a moment ago has not written its own yet, or not all of it."""
+    texts = [path.read_text() for path in files]
+    assert all(text.endswith("\n") for text in texts), texts
+    return list(map(int, texts))
 
 
 async def none_lives(pids: list[int]) -> bool:
@@ -141,11 +144,8 @@ async def test_nothing_that_a_node_started_outlives_its_kill_not_even_in_a_sessi
     stubborn = {**example("clock"), "args": ["-c", STUBBORN, str(grandchild), str(child)], "mesh": {"cgroup": False}}
     node = await start("node", tmp_path, servers={"stubborn": stubborn}, MESH_DISCOVERY="off")
 
-    async def all_run() -> list[int]:
-        await node.offers("node__stubborn__now")
-        return await pids_in(grandchild, child)
-
-    pids = await eventually(all_run)
+    await eventually(partial(node.offers, "node__stubborn__now"))
+    pids = await eventually(partial(pids_in, grandchild, child))
     assert all(map(is_alive, pids))
     os.kill(node.process.pid, signal.SIGKILL)
     try:
@@ -161,7 +161,7 @@ HAS_GROUPS = isinstance(GROUPS, Path) and os.access(GROUPS, os.W_OK) and (GROUPS
 ESCAPED = """
 import pathlib, runpy, subprocess, sys
 away = "import os, pathlib, sys, time; pid = os.fork(); pid and os._exit(0); os.setsid(); "
-away += "pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
+away += "pathlib.Path(sys.argv[1]).write_text(str(os.getpid()) + chr(10)); time.sleep(600)"
 subprocess.run([sys.executable, "-c", away, sys.argv[1]], env={}, start_new_session=True)
 runpy.run_module("agent.examples.clock", run_name="__main__")
 """
@@ -189,7 +189,7 @@ async def test_what_hides_from_its_node_is_ended_by_its_control_group_and_no_gro
     node = await start("node", tmp_path, servers=escaped, MESH_DISCOVERY="off")
     await eventually(partial(node.offers, "node__removed__now"))
     await eventually(partial(node.offers, "node__killed__now"))
-    pids = await pids_in(tmp_path / "removed", tmp_path / "killed")
+    pids = await eventually(partial(pids_in, tmp_path / "removed", tmp_path / "killed"))
     (folder,) = groups_of(node)
     try:
         assert all(map(is_alive, pids))

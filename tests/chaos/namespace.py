@@ -124,6 +124,7 @@ def _remove_what_killed_tests_left() -> None:
 
 
 def _ip(*words: str, may_fail: bool = False) -> str:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=10, check=False)
+    # Removing a network waits for all of the kernel's readers, which takes seconds on a busy machine.
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=30, check=False)
     assert may_fail or done.returncode == 0, (words, done.stderr)
     return done.stdout

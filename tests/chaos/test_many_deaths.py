@@ -46,7 +46,7 @@ async def test_calls_to_the_living_take_as_long_as_before_while_half_of_the_peer
             before = await _called(client, len(living))
             victims.kill_and_reap()
             during = await _called(client, len(living))
-        assert await _has_ready(front, CROWD - VICTIMS)
+        await eventually(partial(_has_ready, front, CROWD - VICTIMS))  # A late probe makes one suspect for a moment.
         p50s = median(before), median(during)
         measured(
             f"p50 of calls to the living before and while {VICTIMS} of {CROWD} die: {p50s[0]:.1f}, {p50s[1]:.1f} ms"

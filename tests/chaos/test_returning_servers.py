@@ -6,6 +6,7 @@ back.
 """
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -29,10 +30,13 @@ from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
 
-# docs/reliability.md; the rest is the test machine's.
+# docs/reliability.md; the rest is the test machine's. Fourteen servers return at once and answer from this one process,
+# which has a sixth of a core on a busy machine: 2.5 s were seen at a load of 12. A pause that grew would be ten and more.
 FOUND_CALLED_S = 2.0
 FOUND_S = 10.0
-SLACK_S = 1.0
+SLACK_S = 3.0
+# Between a caller's calls. They fail at once, and without a pause the callers would take the machine for themselves.
+PAUSE_S = 0.05
 # The silent ones are fewer than half, or the node would doubt itself.
 ABSENCES = (
     Absence.REFUSES,
@@ -135,11 +139,15 @@ async def calls_to(
 ) -> AsyncIterator[dict[str, float]]:
     """Call those that are to be called, over and over; when each answered last."""
     answered: dict[str, float] = {}
+    pause = asyncio.Event()
 
     async def keep_calling(name: str) -> None:
         while True:
             if "result" in await call(node, name, tool):
                 answered[name] = time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PAUSE_S):
+                    await pause.wait()
 
     async with asyncio.TaskGroup() as group:
         called = [name for name in names if name.endswith(CALLED)]

@@ -10,13 +10,16 @@ from tests.conformance.node_tools import HERE, LOCK_FILES
 from tests.conformance.renaming import SPOILED, renamed_answer, renamed_header, renamed_request
 from tests.conformance.runs import scenario_of
 from tests.conformance.verdicts import (
+    BY_THE_CLOCK,
     STREAMS_ALONE,
     Report,
     failing_alone,
     failing_behind,
+    may_be_late,
     no_longer_failing,
     report_of,
     unexpected,
+    with_another_run,
 )
 
 NAMES = PublicNames("fixture")
@@ -126,6 +129,16 @@ def test_an_expectation_names_a_check_or_a_whole_scenario() -> None:
     assert unexpected(failing, {"s:a": "known", "t:b": "known"}) == {"s:b": "", "t:a": ""}
     assert no_longer_failing(failing, {"s": "known", "t:a": "known"}) == set()
     assert no_longer_failing(failing, {"s:c": "known", "u": "known", "t:a": "known"}) == {"s:c", "u"}
+
+
+def test_another_run_counts_for_what_the_suite_judges_by_its_clock_and_for_nothing_else() -> None:
+    name = next(iter(BY_THE_CLOCK))
+    late = Report({name: "WARNING", "s:a": "FAILURE"}, {name: "nothing arrived", "s:a": "broken"})
+    assert may_be_late(late) == {"server-stateless"}
+    again = with_another_run(late, Report({name: "SUCCESS", "s:a": "SUCCESS"}, {name: "", "s:a": ""}))
+    assert failing_alone(again) == {"s:a": "broken"}
+    assert may_be_late(again) == set()
+    assert with_another_run(late, Report()).statuses == late.statuses
 
 
 def test_a_result_folder_names_its_scenario() -> None:

@@ -22,7 +22,9 @@ from fastmcp.client.transports import StreamableHttpTransport
 from tests.e2e.by_hand import modern_request
 from tests.e2e.processes import NodeProcess, environment_of, spawn_node
 from tests.e2e.servers_files import write_servers
+from tests.measured import measured
 from tests.ports import free_port
+from tests.socket_tables import who_has
 from tests.waiting import eventually
 
 # It takes two seconds on an idle machine; tests that run beside it may hold it up for long.
@@ -30,6 +32,8 @@ START_TIMEOUT_S = 60.0
 # The product promises 30 s; a test machine that swaps may need a little more to say so.
 STOP_TIMEOUT_S = 40.0
 CLIENT_TIMEOUT_S = 20.0
+# For a node whose port no test named; that one was taken meanwhile is a fault of the tests, which the run says.
+PORTS_TRIED_MAX = 3
 ERAS = ("auto", "legacy")
 MANAGEMENT_TOOLS = {
     "list_mcp_servers",
@@ -177,21 +181,31 @@ async def start_node(
     name: str, folder: Path, *, port: int | None = None, servers: Mapping[str, Any] | None = None, **settings: Any
 ) -> RunningNode:
     """Start a node and wait until it is ready; `settings` are environment variables, `servers` the mcpServers."""
-    port = port or free_port()
-    environment = environment_of(
-        {"PORT": str(port), "MESH_NODE_NAME": name, "MESH_STATE_DIR": str(folder / "state"), **settings}
-    )
+    environment = environment_of({"MESH_NODE_NAME": name, "MESH_STATE_DIR": str(folder / "state"), **settings})
     if not any(name in settings for name in _MESH_SECRETS):
         environment["MESH_PEER_TOKEN"] = ONE_MESH
     if servers is not None:
         environment["MESH_SERVERS_FILE"] = str(write_servers(folder, servers))
-    return await _started(name, port, folder / f"{name}.log", environment)
+    log_path = folder / f"{name}.log"
+    for left in reversed(range(1 if port else PORTS_TRIED_MAX)):
+        tried = port or free_port()
+        try:
+            return await _started(name, tried, log_path, {**environment, "PORT": str(tried)})
+        except PortTaken:
+            if not left:
+                raise
+            log_path.unlink()  # The node that starts has a log of its own. Nothing else of the other one is left.
+    raise AssertionError("the last try returns or raises")
 
 
 async def start_again(node: RunningNode) -> RunningNode:
     """Start a node that has ended once more: the same port, state, settings and log."""
     assert node.process.returncode is not None
     return await _started(node.name, node.port, node.log_path, node.environment)
+
+
+class PortTaken(RuntimeError):
+    """Another program had the node's port."""
 
 
 async def _started(name: str, port: int, log_path: Path, environment: dict[str, str]) -> RunningNode:
@@ -201,7 +215,11 @@ async def _started(name: str, port: int, log_path: Path, environment: dict[str, 
 
     async def ready() -> bool:
         if process.returncode is not None:
-            raise RuntimeError(f"node {name} exited with {process.returncode}:\n{node.log()}")
+            said = f"node {name} exited with {process.returncode}:\n{node.log()}"
+            if f"PORT: {port} is in use" not in said:
+                raise RuntimeError(said)
+            measured(f"{name} was refused its port: {who_has(port)}")
+            raise PortTaken(said)
         status, _ = await node.request("GET", "/readyz")
         return status == 200
 

@@ -93,8 +93,8 @@ async def test_a_node_that_starts_while_its_sources_cannot_be_read_begins_with_w
         listed.write_text('[{"targets": ["127.0.0.1:')
         again = await start("caller", tmp_path / "caller", port=ports[0], servers={}, **alone, **sources)
         await eventually(partial(nodes_are, again, two, three))
-        await source_says(again, "SERVFAIL")
-        await source_says(again, "peers.json")
+        await eventually(partial(source_says, again, "SERVFAIL"))
+        await eventually(partial(source_says, again, "peers.json"))
 
 
 async def test_a_name_with_addresses_of_both_kinds_links_each_node_once_whichever_of_them_is_its_own(

@@ -70,9 +70,17 @@ async def line_of_worker(node: RunningNode, token: str | None = None) -> AsyncGe
         yield line
 
 
+async def has_lost(node: RunningNode, workers: int) -> bool:
+    return await node.metric("mesh_lost_workers_total") == workers
+
+
 def workers_of(node: RunningNode) -> list[int]:
     """The pids of a node's workers, by its log."""
     return [event["pid"] for event in node.events("a worker was started")]
+
+
+async def has_started(node: RunningNode, workers: int) -> bool:
+    return len(workers_of(node)) == workers
 
 
 def is_alive(pid: int) -> bool:
@@ -122,8 +130,13 @@ async def test_calls_are_made_by_both_processes_and_counted_once(pair: RunningNo
         async def all_counted() -> bool:
             return await pair.metric("mesh_calls_total", **labels) == CALLERS * CALLS
 
+        async def all_written() -> bool:
+            lines = sum(event.get("mcp_name") == "kit__plant" for event in pair.events("MCP request"))
+            return lines >= CALLERS * CALLS
+
         await eventually(all_counted)
         assert 0 < await calls_of_workers(pair) - of_workers < CALLERS * CALLS
+        await eventually(all_written)
         # One line for each, in one place.
         assert sum(event.get("mcp_name") == "kit__plant" for event in pair.events("MCP request")) == CALLERS * CALLS
         status, shown = await pair.request("GET", "/api/v1/mcp/logs?level=info")
@@ -225,18 +238,21 @@ async def test_death_of_a_worker_costs_the_calls_in_it_and_the_nodes_death_ends_
         await eventually(partial(more_calls_of_workers, node, 0))  # They are counted a quarter of a second later.
         status_before = await node.status()
         os.kill(pid, signal.SIGKILL)
+        # A busy machine lets it die a while after that, and for a while the node counts it among those that are ready.
+        await eventually(partial(has_lost, node, 1))
+        await eventually(partial(has_started, node, 2))
         await eventually(partial(answers, answered[0] + CALLERS * CALLS))
         await eventually(partial(ready, node))
         stopping.set()
     measured(f"a killed worker broke {broken[0]} of {answered[0] + broken[0]} calls")
-    assert await node.metric("mesh_lost_workers_total") == 1
+    assert await has_lost(node, 1)
     assert broken[0] <= CALLERS  # Each connection of the worker once at most; those of the node never.
     assert (await node.status())["self"]["node_id"] == status_before["self"]["node_id"]
     assert node.events("a worker ended, and is started again")[0]["code"] == -signal.SIGKILL
     first, second = workers_of(node)
     node.kill()
     for one in (first, second):
-        await eventually(partial(has_ended, one), 10)
+        await eventually(partial(has_ended, one))
 
 
 async def test_revoked_token_is_refused_by_every_process(kit: RunningKit, start: StartNode, tmp_path: Path) -> None:

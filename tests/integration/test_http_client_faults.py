@@ -1,7 +1,5 @@
 """The HTTP clients against servers that misbehave by script: what went wrong, and whether the request was sent."""
 
-import socket
-
 import orjson
 import pytest
 
@@ -28,17 +26,12 @@ from tests.integration.servers.hosting import (
     rpc_result,
     scripted,
 )
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.ports import free_port
 
 
 async def test_a_refused_port_is_unreachable_and_says_so() -> None:
     with pytest.raises(Unreachable, match="refuses the connection"):
-        async with open_client(HttpTarget(f"http://127.0.0.1:{unused_port()}/mcp")):
+        async with open_client(HttpTarget(f"http://127.0.0.1:{free_port()}/mcp")):
             pass
 
 

@@ -30,6 +30,7 @@ from discovery.model import Instance, InstanceKey
 from tests.integration.servers import pid_server
 from tests.integration.servers.hosting import Script, Seen, http, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node
+from tests.ports import free_port
 
 KIT = ServerSpec("kit", StdioTarget(sys.executable, ("-m", pid_server.__name__)), ServerScope.SERVICE)
 
@@ -203,10 +204,11 @@ async def test_a_handshake_that_a_third_party_passes_on_is_refused_by_the_genuin
 
 async def test_what_takes_the_place_of_a_node_that_died_is_not_believed(tmp_path: Path) -> None:
     async with running_node("one", tmp_path / "one") as one:
-        async with running_node("two", tmp_path / "two", servers=[KIT]) as two:
+        port = free_port()
+        async with running_node("two", tmp_path / "two", servers=[KIT], port=port) as two:
             one.mesh.take_catalog(catalog(instance(two)))
             await one.when(lambda: "kit__pid" in one.tool_names())
-            port, identity = int(two.base.rpartition(":")[2]), two.identity
+            identity = two.identity
         impostor = Impostor(identity.node_id, "two")
         async with scripted(impostor.answer, port=port):
             await one.when(lambda: one.view("two").failure == "IdentityRefused")
@@ -216,10 +218,11 @@ async def test_what_takes_the_place_of_a_node_that_died_is_not_believed(tmp_path
 
 async def test_a_node_that_restarted_is_proven_anew_and_a_call_on_the_way_is_answered(tmp_path: Path) -> None:
     async with running_node("one", tmp_path / "one") as one:
-        async with running_node("two", tmp_path / "two", servers=[KIT]) as two:
+        port = free_port()
+        async with running_node("two", tmp_path / "two", servers=[KIT], port=port) as two:
             one.mesh.take_catalog(catalog(instance(two)))
             await one.when(lambda: "kit__pid" in one.tool_names())
-            port, key = int(two.base.rpartition(":")[2]), two.key
+            key = two.key
         async with running_node("two", tmp_path / "two", servers=[KIT], port=port, key=key) as again:
             await again.connected("kit")
             await one.when(lambda: one.is_up("two"))

@@ -16,6 +16,7 @@ from agent.routing.digest import exported_digest
 from discovery.model import Catalog
 from tests.integration.servers.fastmcp_server import Diary, make_server
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node, served
+from tests.ports import free_port
 
 MANAGEMENT_TOOLS = 5
 
@@ -203,8 +204,9 @@ async def test_a_node_other_than_the_catalog_says_is_refused(tmp_path: Path) -> 
 
 async def test_another_node_behind_a_known_address_is_noticed(tmp_path: Path) -> None:
     async with running_node("one", tmp_path / "one") as one:
-        async with running_node("two", tmp_path / "two") as two:
-            port, url = int(two.base.rpartition(":")[2]), two.url
+        port = free_port()
+        async with running_node("two", tmp_path / "two", port=port) as two:
+            url = two.url
             await one.add_peer("x", url)
         async with running_node("three", tmp_path / "three", port=port) as three:
             await one.add_peer("x", url)

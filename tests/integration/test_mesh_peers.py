@@ -18,7 +18,7 @@ from discovery.model import Health
 from tests.integration.servers.fastmcp_server import make_server
 from tests.integration.servers.hosting import Seen, http, scripted
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node, served
-from tests.ports import free_ports
+from tests.ports import free_port
 
 
 @asynccontextmanager
@@ -54,8 +54,9 @@ async def test_two_nodes_may_add_each_other_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_peer_that_is_away_is_kept_and_connected_when_it_comes(tmp_path: Path) -> None:
-    async with running_node("two", tmp_path / "two") as two:
-        port, key = int(two.base.rpartition(":")[2]), two.key
+    port = free_port()
+    async with running_node("two", tmp_path / "two", port=port) as two:
+        key = two.key
     async with running_node("one", tmp_path / "one") as one:
         status, body = await one.add_peer("two", f"http://127.0.0.1:{port}/mcp")
         assert status == 202
@@ -80,8 +81,7 @@ async def test_a_node_that_is_added_to_itself_refuses_and_forgets(host: str, pat
 
 
 async def test_a_static_peer_that_is_ourselves_is_left_alone_after_one_look(tmp_path: Path) -> None:
-    async with running_node("probe", tmp_path / "probe") as probe:
-        port = int(probe.base.rpartition(":")[2])
+    port = free_port()
     static = StaticPeer("mirror", f"http://127.0.0.1:{port}/mcp")
     async with running_node("one", tmp_path / "one", statics=[static], port=port) as one:
         await one.when(lambda: [f.kind.value for f in one.mesh.selection.findings] == ["ourselves"])
@@ -221,7 +221,7 @@ async def test_the_end_of_an_override_that_leads_to_nothing_names_the_node_that_
     async with two_nodes(tmp_path) as (one, two):
         one.mesh.take_catalog(catalog(instance(two)))
         await one.connected("two")
-        status, _ = await one.add_peer("two", f"http://127.0.0.1:{free_ports(1)[0]}/mcp")
+        status, _ = await one.add_peer("two", f"http://127.0.0.1:{free_port()}/mcp")
         assert status == 202
         status, ended = await one.rest("DELETE", path)
         assert (status, ended["data"]["linked_as"]) == (200, "two")

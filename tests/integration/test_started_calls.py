@@ -13,9 +13,7 @@ import orjson
 import pytest
 
 from agent.errors import OUTCOME_UNKNOWN
-from agent.links import probe
 from agent.links.offer_keeper import OfferKeeper
-from agent.server import started
 from agent.server.fast_path import serving
 from tests.integration.servers.holding import (
     DONE,
@@ -27,6 +25,7 @@ from tests.integration.servers.holding import (
     RawCaller,
     events,
     held_scene,
+    let_no_slow_moment_count,
     named,
     tasks_of_calls,
 )
@@ -39,6 +38,11 @@ of_all_ways = pytest.mark.parametrize(("era", "hops"), ERAS_AND_HOPS)
 of_both_eras = pytest.mark.parametrize("era", [STATELESS, SESSION])
 # What is in the head of each answer of a node, by whichever way.
 HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "server": "mcp-mesh-agent"}
+
+
+@pytest.fixture(autouse=True)
+def no_slow_moment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_no_slow_moment_count(monkeypatch)
 
 
 async def gone_out(now: HeldScene, caller: RawCaller, request: bytes | None = None) -> HeldCall:
@@ -58,9 +62,8 @@ def text_of(got: Got) -> str:
 
 @of_all_ways
 async def test_a_usual_call_needs_no_task_at_any_node(
-    era: str, hops: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    era: str, hops: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(started, "WAITED_FOR_S", 600.0)  # A slow moment of the machine must not count.
     async with held_scene(tmp_path, caplog, hops=hops) as now, now.caller(era) as caller:
         before = now.figures()
         with tasks_of_calls() as tasks:
@@ -81,16 +84,13 @@ async def test_a_usual_call_needs_no_task_at_any_node(
 
 @of_all_ways
 async def test_a_usual_call_leaves_nothing_for_the_garbage_collector(
-    era: str, hops: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    era: str, hops: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # A call has a task that a slow moment of the machine holds up, or that comes while a probe has the connection ...
-    monkeypatch.setattr(started, "WAITED_FOR_S", 600.0)
-    monkeypatch.setattr(probe, "PROBE_EVERY_S", 600.0)
     async with held_scene(tmp_path, caplog, hops=hops) as now, now.caller(era) as caller:
         now.server.holds = False
         await caller.asked(caller.call())
         changes = -1
-        while changes != changes_of(now):  # ... or meanwhile a list has changed, as it may just after the start.
+        while changes != changes_of(now):  # A call has a task, too, where a list has changed, as just after the start.
             await eventually(partial(reads_no_lists, now))
             changes = changes_of(now)
             with left_for_the_collector() as found, tasks_of_calls() as tasks:

@@ -11,15 +11,18 @@ import pytest
 
 from agent.app.drain import serving_of
 from agent.errors import OUTCOME_UNKNOWN
+from agent.server import started
 from agent.server.fast_path.connection import Connection
 from tests.integration.servers.holding import (
     DONE,
     SESSION,
     STATELESS,
+    WAITED_FOR_S,
     HeldCall,
     HeldScene,
     RawCaller,
     held_scene,
+    let_no_slow_moment_count,
     named,
     raw_caller,
     tasks_of_calls,
@@ -29,6 +32,11 @@ from tests.waiting import eventually
 
 of_both_eras = pytest.mark.parametrize("era", [STATELESS, SESSION])
 of_all_ways = pytest.mark.parametrize(("era", "hops"), [(STATELESS, 1), (SESSION, 1), (STATELESS, 2), (SESSION, 2)])
+
+
+@pytest.fixture(autouse=True)
+def no_slow_moment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_no_slow_moment_count(monkeypatch)
 
 
 async def gone_out(now: HeldScene, caller: RawCaller, request: bytes | None = None) -> HeldCall:
@@ -229,8 +237,9 @@ async def test_a_token_that_is_revoked_takes_no_answer_away_and_no_further_call(
 
 @of_all_ways
 async def test_a_call_that_takes_longer_goes_on_in_a_task(
-    era: str, hops: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    era: str, hops: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(started, "WAITED_FOR_S", WAITED_FOR_S)
     async with held_scene(tmp_path, caplog, hops=hops) as now, now.caller(era) as caller:
         before = now.figures()
         call = await gone_out(now, caller)
@@ -244,8 +253,9 @@ async def test_a_call_that_takes_longer_goes_on_in_a_task(
 
 @of_all_ways
 async def test_a_call_that_was_started_ends_at_its_deadline(
-    era: str, hops: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    era: str, hops: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(started, "WAITED_FOR_S", WAITED_FOR_S)
     async with held_scene(tmp_path, caplog, hops=hops, call_timeout_s=2.2) as now, now.caller(era) as caller:
         before, loop = now.figures(), asyncio.get_running_loop()
         began_s = loop.time()

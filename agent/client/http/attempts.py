@@ -47,16 +47,22 @@ class Attempts(Generic[_T]):
 
     async def first(self) -> _T:
         """The first outcome: what was made, or why not. The caller bounds the time."""
-        async with SmallTaskGroup() as self._group:
-            self._timer = asyncio.get_running_loop().call_later(AGAIN_AFTER_S, self._one_more)
-            try:
-                # In this task, as most have no other; it ends with the outcome of another one, too.
-                async with asyncio.timeout(None) as self._first:
-                    await self._begin()
-            except TimeoutError:
-                assert self._made, "another one was quicker"
-            finally:
-                self._end()
+        try:
+            async with SmallTaskGroup() as self._group:
+                self._timer = asyncio.get_running_loop().call_later(AGAIN_AFTER_S, self._one_more)
+                try:
+                    # In this task, as most have no other; it ends with the outcome of another one, too.
+                    async with asyncio.timeout(None) as self._first:
+                        await self._begin()
+                except TimeoutError:
+                    assert self._made, "another one was quicker"
+                finally:
+                    self._end()
+        except asyncio.CancelledError:
+            # While the others ended: nothing takes what was made any more.
+            if self._made and not isinstance(made := self._made.pop(), Exception):
+                self._drop(made)
+            raise
         return outcome_of(self._made.pop())
 
     async def _begin(self) -> None:

@@ -18,8 +18,10 @@ import pytest
 
 from agent.client.http.sse import SseParser
 from agent.config.tokens_file import check_tokens
+from agent.links import probe
 from agent.model import HttpTarget, Json, ServerScope, ServerSpec
 from agent.rest.tokens import TokenTable
+from agent.server import started
 from agent.server.fast_path.connection import FastRequest
 from tests.attacks.clients import entry, token_of
 from tests.integration.servers.hops import front_before
@@ -38,6 +40,14 @@ TOOLS: Final[list[Json]] = [
 ]
 LINE_FIELDS: Final = ("method", "mcp_name", "caller", "backend", "outcome", "request_id", "reason")
 PATIENCE_S: Final = 20.0
+# What a test waits for that is about a call that takes longer.
+WAITED_FOR_S: Final = started.WAITED_FOR_S
+
+
+def let_no_slow_moment_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give calls no task because this machine held them up, or because a probe had the connection just then."""
+    monkeypatch.setattr(started, "WAITED_FOR_S", 600.0)
+    monkeypatch.setattr(probe, "PROBE_EVERY_S", 600.0)
 
 
 @dataclass

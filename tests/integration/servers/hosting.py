@@ -121,8 +121,9 @@ class Script:
     def close_connections(self) -> None:
         """Close what is open, at once: the other side's kernel knows it before this returns."""
         for writer in self.writers:
-            sock = writer.get_extra_info("socket")
-            if sock is not None and sock.fileno() >= 0 and not writer.is_closing():
+            # Asked first: of a TLS connection that was closed twice, CPython has forgotten all else.
+            sock = None if writer.is_closing() else writer.get_extra_info("socket")
+            if sock is not None and sock.fileno() >= 0:
                 sock.shutdown(socket.SHUT_RDWR)
         self.writers.clear()
 

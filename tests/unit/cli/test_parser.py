@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from agent.cli.output import as_duration
 from agent.cli.parser import main, parse
 from agent.cli.tools import read_arguments
 from agent.config.table import SETTINGS
+from tests.ports import free_port
 
 
 def run(*argv: str) -> int:
@@ -285,10 +285,3 @@ def test_what_a_terminal_cannot_show_is_written_as_its_escape() -> None:
 )
 def test_durations_are_written_as_people_read_them(seconds: Any, text: str | None) -> None:
     assert as_duration(seconds) == text
-
-
-def free_port() -> int:
-    """A port that no program listens on."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])

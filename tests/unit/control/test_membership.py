@@ -1,7 +1,6 @@
 """Membership over real HTTP: the embedded catalog, which speaks Consul's language, stands for a Consul too."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from discovery.embedded.catalog import DATACENTER
 from discovery.embedded.server import embedded_catalog
 from discovery.model import Catalog, CatalogUnavailable, Registration
 from tests.contract.fault_server import fault_server, rows_answer
+from tests.ports import free_port
 from tests.waiting import eventually
 
 SERVICE = "mcp-node"
@@ -30,12 +30,6 @@ def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another Consul or address is looked for in real time here."""
     monkeypatch.setattr(of_membership, "LOOK_FOR_CONSUL_EVERY_S", 0.2)
     monkeypatch.setattr(of_membership, "ADDRESS_AGAIN_S", 0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager

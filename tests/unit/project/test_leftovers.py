@@ -32,6 +32,16 @@ async def test_puts_away_a_server_and_its_connection():
         writer.close()
         await writer.wait_closed()
 
+async def test_puts_away_a_connection_that_comes_as_its_server_closes():
+    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    with socket.create_connection(server.sockets[0].getsockname()) as client:
+        for _ in range(2):  # Now it is accepted, and has no transport yet.
+            await asyncio.sleep(0)
+        server.close()
+        await server.wait_closed()
+        client.settimeout(5)
+        assert await asyncio.to_thread(client.recv, 1) == b""
+
 async def test_puts_away_a_child():
     child = await asyncio.create_subprocess_exec("cat", stdin=subprocess.PIPE)
     child.stdin.close()
@@ -62,6 +72,6 @@ def test_only_tests_that_leave_something_behind_fail(tmp_path: Path) -> None:
         timeout=50,
         check=False,
     )
-    assert "7 passed, 3 errors" in done.stdout, done.stdout + done.stderr
+    assert "8 passed, 3 errors" in done.stdout, done.stdout + done.stderr
     failed = {line.split("::")[1].split(" - ")[0] for line in done.stdout.splitlines() if line.startswith("ERROR ")}
     assert failed == set(LEAVERS)

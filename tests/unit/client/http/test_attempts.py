@@ -107,6 +107,27 @@ async def test_when_the_caller_gives_up_all_of_them_end(end: str) -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
+async def test_what_was_made_is_dropped_where_the_caller_gives_up_while_the_others_end() -> None:
+    begun, dropped = 0, list[int]()
+
+    async def attempt() -> int:
+        nonlocal begun
+        begun += 1
+        number = begun
+        try:
+            await asyncio.sleep(2.0 if number == 1 else 3600)
+        finally:
+            if number == 2:
+                await asyncio.sleep(1.0)
+        return number
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(2.5):
+            await Attempts(attempt, dropped.append).first()
+    assert dropped == [1]
+    assert len(asyncio.all_tasks()) == 1
+
+
 class Hanging(Dialler):
     """Never connects. `begun`: how many attempts were made."""
 
