@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Finding: a Consul agent takes a deregistration with a valid token, says 200, and leaves the entry passing for ever.
 #
-# Project:    Consul 1.8.7 (1.21.4 takes it back if the agent has a token of its own that may)
+# Project:    Consul 1.8.7
 # What:       three instances, each with a TTL check, of one agent with ACLs. `old` and `renewed` are registered with a
 #             token that is then deleted, as when tokens are rotated; `new`, and `renewed` once more, with its
 #             successor, which has the same rights. All three are deregistered with the successor.
@@ -9,8 +9,8 @@
 # Seen:       200 three times, and the agent lists none of them any more; but `old` stays in the catalog, passing.
 #             Towards the catalog the agent uses the token of the registration, not the request's, nor its own (here
 #             its agent and its default token may do everything): "Service deregistration blocked by ACLs" in its log
-#             is the only sign. Nobody keeps its TTL any more. After 160 s and two of the agent's own repairs it was
-#             still there.
+#             is the only sign. Nobody keeps its TTL any more. After 160 s and the agent's own repair it was still
+#             there.
 # So what:    a service that stops cleanly after its token was rotated gets traffic until an operator finds it.
 # Way around: register again with the new token before the old one is deleted. Afterwards the same helps: register it
 #             once more, and deregister it.
