@@ -2,12 +2,12 @@
 # Finding: with tenacity's "retry unless it is this exception", a cancelled task goes on and a time-out does not hold.
 #
 # Project:    tenacity 9.2.1 (PyPI)
-# What:       @retry(retry=retry_if_not_exception_type(ValueError), stop=stop_after_attempt(3)) on a coroutine.
-#             Its task is cancelled during the first attempt; then it runs under asyncio.timeout(0.1).
+# What:       @retry(retry=retry_if_not_exception_type(ValueError), stop=stop_after_attempt(3)) on a coroutine. Its
+#             task is cancelled during the first attempt; then it runs under asyncio.timeout(0.1).
 # Expected:   the task is cancelled; TimeoutError. So it is with retry's default, retry_if_exception_type().
-# Seen:       CancelledError is no ValueError, so it is retried: the cancelled task makes its second attempt and returns
-#             its result. asyncio.timeout raises no TimeoutError, and the second attempt may take as long as it likes.
-#             retry_if_exception(predicate) does the same; the documentation of neither mentions it.
+# Seen:       CancelledError is no ValueError, so it is retried: the cancelled task makes its second attempt and
+#             returns its result. asyncio.timeout raises no TimeoutError, and the second attempt may take as long as it
+#             likes. retry_if_exception(predicate) does the same; the documentation of neither mentions it.
 # So what:    a service that retries everything but its callers' mistakes does not stop when told, and repeats calls
 #             that their callers have given up.
 # Way around: name what to retry, or add CancelledError to what is not.
