@@ -34,12 +34,13 @@ from agent.model import TlsFiles
 DNS_CACHE_S: Final = 5.0
 # How long one address may take before the next one is tried beside it (RFC 8305, section 5).
 NEXT_ADDRESS_AFTER_S: Final = 0.25
-# TCP: a silent connection is probed after 5 s, then every 2 s, twice; unacknowledged data may wait 5 s. So a
-# half-open connection, whose other end has vanished, ends within 10 s.
-TCP_KEEPALIVE_IDLE_S: Final = 5
-TCP_KEEPALIVE_INTERVAL_S: Final = 2
-TCP_KEEPALIVE_PROBES: Final = 2
-TCP_USER_TIMEOUT_MS: Final = 5_000
+# TCP: a half-open connection, whose other end has vanished, ends within 5 s. Unacknowledged data may wait 4 s from when
+# they are sent again; one that waits for an answer is probed each second, and ends 4 s after the last word of the other
+# side. Linux judges that at probes alone, so that each of them is one more packet that may be lost.
+TCP_KEEPALIVE_IDLE_S: Final = 1
+TCP_KEEPALIVE_INTERVAL_S: Final = 1
+TCP_KEEPALIVE_PROBES: Final = 3
+TCP_USER_TIMEOUT_MS: Final = 4_000
 
 # Contexts with files of servers, which many links to them share.
 _CONTEXTS_MAX: Final = 64

@@ -23,10 +23,10 @@ pytestmark = pytest.mark.looptime
 MANY = 20
 FOUND_WITHIN_S = 12.0
 # The kernel ends an idle connection whose other end has vanished.
-STREAM_ENDS_AFTER_S = 7.0
+STREAM_ENDS_AFTER_S = 4.0
 SILENT_S = 30.0
 # The kernel ends a connection whose data are not acknowledged (docs/reliability.md, TCP_USER_TIMEOUT_MS).
-USER_TIMEOUT_S = 5.0
+USER_TIMEOUT_S = 4.0
 
 
 class Peer:
