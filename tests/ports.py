@@ -1,9 +1,9 @@
 """Ports for the servers that tests and benchmarks start: free ones, and never the same for two processes.
 
-Each process that imports this has a range of its own while it lives: a socket that holds the range's first port
-says so to all others, and the kernel takes that word back when the process ends, however it ends. The one rule: a port
-is given out once, and then only again after the whole rest of the range. No other file chooses ports
-(tests/unit/project/test_ports.py): one that does chooses those of another process, which are not in use yet.
+Each process that imports this has ranges of its own while it lives: a socket that holds a range's first port says so to
+all others, and the kernel takes that word back when the process ends, however it ends. The one rule: a port is given
+out once, and then only again after all the rest. No other file chooses ports (tests/unit/project/test_ports.py): one
+that does chooses those of another process, which are not in use yet.
 """
 
 import itertools
@@ -16,6 +16,8 @@ from pathlib import Path
 # Above the ports that are anyone's defaults.
 FIRST, LAST = 10_000, 65_535
 RANGE_PORTS = 200
+# Of one process: a crowd of servers takes 120 ports, and for a minute after it most of them linger.
+OWN_RANGES = 3
 # From these the kernel gives one to each connection, and to each server that names none: first and last.
 GIVEN_BY_KERNEL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 USUALLY_GIVEN = (32_768, 60_999)
@@ -54,26 +56,24 @@ def _guarded_range() -> tuple[socket.socket, range]:
 
 
 # On import, so that no test is blamed for the descriptor.
-_GUARD, OWN_RANGE = _guarded_range()
-_GUARD_INODE = os.fstat(_GUARD.fileno()).st_ino
-_GUARD_NUMBER = _GUARD.detach()  # Open to the end of the process: a socket object would be warned of there.
-_PORTS = itertools.cycle(OWN_RANGE)
+_GUARDED = [_guarded_range() for _ in range(OWN_RANGES)]
+OWN_PORTS = tuple(port for _, ports in _GUARDED for port in ports)
+# Open to the end of the process: socket objects would be warned of there.
+_GUARDS = {guard.detach(): inode for guard, inode in [(one, os.fstat(one.fileno()).st_ino) for one, _ in _GUARDED]}
+_PORTS = itertools.cycle(OWN_PORTS)
 
 
 def is_guarded() -> bool:
-    """Whether this process still holds its range, as it has to until it ends."""
+    """Whether this process still holds its ranges, as it has to until it ends."""
     try:
-        return os.fstat(_GUARD_NUMBER).st_ino == _GUARD_INODE
+        return all(os.fstat(number).st_ino == inode for number, inode in _GUARDS.items())
     except OSError:
         return False
 
 
 def free_port() -> int:
     """A port that no program listens on, by TCP or UDP: Consul's gossip needs both."""
-    for port in itertools.islice(_PORTS, len(OWN_RANGE)):
-        if is_free(port):
-            return port
-    raise RuntimeError("no free port")
+    return free_ports(1)[0]
 
 
 def is_free(port: int) -> bool:
@@ -86,13 +86,17 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """So many different ones."""
-    return [free_port() for _ in range(count)]
+    """So many different ones. Once round all of them is enough: after that they would come again."""
+    free = filter(is_free, itertools.islice(_PORTS, len(OWN_PORTS)))
+    found = list(itertools.islice(free, count))
+    if len(found) < count:
+        raise RuntimeError(f"{count} ports were wanted, and {len(found)} are free; `many_ports` has more")
+    return found
 
 
 @contextmanager
 def many_ports(count: int) -> Iterator[list[int]]:
-    """More than one range has; no other process is given them while the context lasts."""
+    """More than a process has; no other one is given them while the context lasts."""
     with ExitStack() as guards:
         found: list[int] = []
         while len(found) < count:

@@ -48,11 +48,11 @@ class Row:
 
 
 def who_has(port: int) -> str:
-    """One line about the sockets of a port, and whether this process still holds its range of ports."""
+    """One line about the sockets of a port, and whether this process still holds its ranges of ports."""
     found = [f"{row} of {_owners(row.inode) or 'no process'}" for row in _rows() if row.local_port == port]
     # The kernel lists no socket that is bound, and neither listens nor is connected.
     sockets = "; ".join(found) or "no socket that the kernel lists"
-    return f"port {port} has {sockets}; our range is {'held' if is_guarded() else 'NOT held any more'}"
+    return f"port {port} has {sockets}; our ranges are {'held' if is_guarded() else 'NOT held any more'}"
 
 
 def said_of(descriptor: str) -> str:

@@ -31,7 +31,7 @@ from tests.waiting import all_of, eventually
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
 
 # docs/reliability.md; the rest is the test machine's. Fourteen servers return at once and answer from this one process,
-# which has a sixth of a core on a busy machine: 2.5 s were seen at a load of 12. A pause that grew would be ten and more.
+# which has a sixth of a core on a busy machine: 2.5 s were seen at a load of 12. A pause that grew would be ten.
 FOUND_CALLED_S = 2.0
 FOUND_S = 10.0
 SLACK_S = 3.0

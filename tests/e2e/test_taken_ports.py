@@ -13,7 +13,7 @@ import pytest
 from tests import measured
 from tests.consul_process import RunningConsul
 from tests.e2e.running import PortTaken, StartNode
-from tests.ports import OWN_RANGE, free_port, free_ports, is_free
+from tests.ports import OWN_PORTS, free_port, free_ports, is_free
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -24,7 +24,7 @@ TOKEN = "token-of-this-test-0123456789"
 def next_port_taken() -> Iterator[int]:
     """The port that is given out next."""
     port = free_port() + 1
-    while port not in OWN_RANGE or not is_free(port):
+    while port not in OWN_PORTS or not is_free(port):
         port = free_port() + 1
     with socket.create_server(("127.0.0.2", port)):
         yield port

@@ -6,14 +6,12 @@ and the figures see what they see of any call, and nothing of it is left.
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import orjson
 import pytest
 
 from agent.errors import OUTCOME_UNKNOWN
-from agent.links.offer_keeper import OfferKeeper
 from agent.server.fast_path import serving
 from tests.integration.servers.holding import (
     DONE,
@@ -47,6 +45,7 @@ def no_slow_moment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def gone_out(now: HeldScene, caller: RawCaller, request: bytes | None = None) -> HeldCall:
     """Send a call; it has come to the server, and no node on its way has a task for it."""
+    await eventually(now.reads_no_lists)
     caller.send(caller.call() if request is None else request)
     call = await now.server.next(len(now.server.calls) + 1)
     assert not now.waits()
@@ -91,7 +90,7 @@ async def test_a_usual_call_leaves_nothing_for_the_garbage_collector(
         await caller.asked(caller.call())
         changes = -1
         while changes != changes_of(now):  # A call has a task, too, where a list has changed, as just after the start.
-            await eventually(partial(reads_no_lists, now))
+            await eventually(now.reads_no_lists)
             changes = changes_of(now)
             with left_for_the_collector() as found, tasks_of_calls() as tasks:
                 for _ in range(50):
@@ -100,17 +99,9 @@ async def test_a_usual_call_leaves_nothing_for_the_garbage_collector(
         assert (tasks, {kind: count for kind, count in found.items() if count >= 25}) == ([], {})
 
 
-def keepers(now: HeldScene) -> list[OfferKeeper]:
-    return [one._session._offer for node in now.nodes for one in node.supervisor.links() if one._session is not None]
-
-
 def changes_of(now: HeldScene) -> int:
     """How many changes of lists all nodes have heard of."""
-    return sum(keeper.changes for keeper in keepers(now))
-
-
-async def reads_no_lists(now: HeldScene) -> bool:
-    return not any(keeper._is_reading for keeper in keepers(now))
+    return sum(keeper.changes for keeper in now.keepers())
 
 
 def _in_two_pieces(call: HeldCall) -> list[bytes]:

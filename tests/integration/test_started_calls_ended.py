@@ -41,6 +41,7 @@ def no_slow_moment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def gone_out(now: HeldScene, caller: RawCaller, request: bytes | None = None) -> HeldCall:
     """Send a call; it has come to the server, and no node on its way has a task for it."""
+    await eventually(now.reads_no_lists)
     caller.send(caller.call() if request is None else request)
     call = await now.server.next(len(now.server.calls) + 1)
     assert not now.waits()

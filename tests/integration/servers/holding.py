@@ -19,6 +19,7 @@ import pytest
 from agent.client.http.sse import SseParser
 from agent.config.tokens_file import check_tokens
 from agent.links import probe
+from agent.links.offer_keeper import OfferKeeper
 from agent.model import HttpTarget, Json, ServerScope, ServerSpec
 from agent.rest.tokens import TokenTable
 from agent.server import started
@@ -230,6 +231,15 @@ class HeldScene:
     def waits(self) -> int:
         """How many calls nodes serve in tasks."""
         return sum(map(_is_of_call, asyncio.all_tasks()))
+
+    def keepers(self) -> list[OfferKeeper]:
+        """What reads the lists of each link."""
+        links = [link for node in self.nodes for link in node.supervisor.links()]
+        return [link._session._offer for link in links if link._session is not None]
+
+    async def reads_no_lists(self) -> bool:
+        """Else a call has a task. Nodes hear of each other's changes up to two seconds later."""
+        return not any(keeper._is_reading for keeper in self.keepers())
 
     @asynccontextmanager
     async def caller(self, era: str, token: str | None = None) -> AsyncIterator[RawCaller]:

@@ -1,13 +1,15 @@
 """Two processes of tests at once: neither is given a port of the other's range, whatever either starts."""
 
 import re
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
 from tests.e2e.processes import ROOT
-from tests.ports import FIRST, LAST, RANGE_PORTS, free_ports, many_ports, ranges_beside
+from tests.ports import FIRST, LAST, OWN_PORTS, RANGE_PORTS, free_ports, many_ports, ranges_beside
 
 ANOTHER = "from tests.ports import free_ports; print(*free_ports(int(input()))); input()"
 ONE_PLACE = "tests/ports.py"
@@ -30,6 +32,17 @@ def test_two_processes_of_tests_are_never_given_the_same_port() -> None:
         another.stdin.write("\n")
     assert (len(theirs), len(ours)) == (count, count + 2 * RANGE_PORTS)
     assert not theirs & ours
+
+
+def test_ports_that_are_given_together_are_different_ones_or_refused() -> None:
+    found = free_ports(len(OWN_PORTS) // 4)
+    with ExitStack() as taken:
+        for port in found:
+            taken.enter_context(socket.create_server(("127.0.0.1", port)))
+        others = free_ports(len(OWN_PORTS) // 2)
+        assert len({*found, *others}) == len(found) + len(others)
+        with pytest.raises(RuntimeError, match="ports were wanted"):
+            free_ports(len(OWN_PORTS))
 
 
 @pytest.mark.parametrize("folder", ["tests", "bench"])

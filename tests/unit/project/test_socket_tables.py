@@ -22,7 +22,7 @@ def test_a_port_in_use_is_said_with_the_process_that_has_it() -> None:
     assert re.search(rf"tcp listen {port} to 0 of {os.getpid()} \(", said)
     assert "tcp established" in said
     assert is_guarded()
-    assert said.endswith("our range is held")
+    assert said.endswith("our ranges are held")
 
 
 async def test_a_socket_that_is_left_open_is_said_with_its_connection_and_its_protocol() -> None:
