@@ -88,17 +88,17 @@ class Unread:
 
     def parts(self, names: Collection[str]) -> Json:
         """The members of these names, if it has them; large ones unread. Raises `MCPError`."""
-        if self.value is not None:
-            return {name: self.value[name] for name in names if name in self.value}
         text = self._text()
         last = _done(members_of(text, 0, names), ARGUMENTS).last()
         return {name: _part(text, place) for name, place in last.items()}
 
-    def without(self, name: str) -> "Unread":
-        """The same object without the members of this name. Raises `MCPError`."""
+    def taken_out(self, name: str) -> tuple[Any, "Unread"]:
+        """The member of this name, None for none, and the same object without any. Raises `MCPError`."""
         text = self._text()
         members = _done(members_of(text, 0, (name,)), ARGUMENTS)
-        return Unread(b"{", *without(text, members, members.places), b"}")
+        last = members.last().get(name)
+        value = None if last is None else _part(text, last)
+        return value, Unread(b"{", *without(text, members, members.places), b"}")
 
     def at(self, paths: Iterable[Path], where: str = ARGUMENTS) -> Json:
         """What stands at these paths: texts, numbers, booleans and nulls; of a list or an object, an empty one.
@@ -150,10 +150,10 @@ def taken_out(params: Json, name: str) -> tuple[Any, Json]:
     if not isinstance(arguments, Unread):
         kept = {other: value for other, value in arguments.items() if other != name}
         return arguments.get(name), {**params, ARGUMENTS: kept}
-    value = arguments.parts((name,)).get(name)
+    value, rest = arguments.taken_out(name)
     if isinstance(value, Unread):
         value = value.looked_at(f"{ARGUMENTS}.{name}")
-    return value, {**params, ARGUMENTS: arguments.without(name)}
+    return value, {**params, ARGUMENTS: rest}
 
 
 def all_read(params: Json) -> Json:

@@ -100,7 +100,7 @@ async def scene(era: Era, folder: Path) -> AsyncIterator[Scene]:
         kit = ServerSpec("kit", HttpTarget(script.url), ServerScope.SERVICE)
         disks = [ServerSpec("disk", HttpTarget(one.url), ServerScope.FLEET) for one in (script, other)]
         async with (
-            running_node("n0", folder / "n0", servers=[kit, disks[0]]) as node,
+            running_node("n0", folder / "n0", servers=[kit, disks[0]], search_mode=False) as node,
             running_node("n1", folder / "n1", servers=[disks[1]]) as second,
             aiohttp.ClientSession(headers=ACCEPT) as http,
         ):
@@ -169,7 +169,7 @@ CASES: dict[str, tuple[str, bytes]] = {
     "call_tool of what is unknown": ("call_tool", b'"name":"call_tool","arguments":{"name":"kit__no"<spaces>}'),
     "call_tool of the node's": (
         "call_tool",
-        b'"name":"call_tool","arguments":{"name":"get_mcp_peer","arguments":{"name":"zz"}<spaces>}',
+        b'"name":"call_tool","arguments":{"name":"describe_tool","arguments":{"name":"zz"}<spaces>}',
     ),
     "call_tool with a list": (
         "call_tool",
@@ -188,14 +188,14 @@ CASES: dict[str, tuple[str, bytes]] = {
     "a fleet, no node": ("disk__take", b'"name":"disk__take","arguments":{"a":"node"<spaces>}'),
     "a fleet, no name": ("disk__take", b'"name":"disk__take","arguments":{"node":{"node":"n0"}<spaces>}'),
     "a fleet, headed": ("disk__headed", b'"name":"disk__headed","arguments":{"node":"n0",%s<spaces>}' % INNER),
-    "the node's own": ("get_mcp_peer", b'"name":"get_mcp_peer","arguments":{"name":"zz"<spaces>}'),
+    "the node's own": ("describe_tool", b'"name":"describe_tool","arguments":{"name":"zz"<spaces>}'),
     "the node's own, others beside": (
-        "get_mcp_peer",
-        b'"name":"get_mcp_peer","z":[1],"arguments":{"name":"zz"<spaces>}',
+        "describe_tool",
+        b'"name":"describe_tool","z":[1],"arguments":{"name":"zz"<spaces>}',
     ),
-    "the node's own, wrong": ("get_mcp_peer", b'"name":"get_mcp_peer","arguments":{"zz":[<spaces>1]}'),
+    "the node's own, wrong": ("describe_tool", b'"name":"describe_tool","arguments":{"zz":[<spaces>1]}'),
     "a prompt": ("kit__ask", b'"name":"kit__ask","arguments":{"a":"b"<spaces>}'),
-    "a resource": ("a://b", b'"uri":"a://b",%s' % ODD),
+    "a resource": ("a://kit/b", b'"uri":"a://kit/b",%s' % ODD),
     "no resource": ("a://c", b'"uri":"a://c",%s' % ODD),
     "a completion": (
         "",
