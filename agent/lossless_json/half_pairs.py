@@ -10,15 +10,17 @@ from typing import Final
 
 import orjson
 
-# So many escapes are passed at once; then others have their turn.
+# So many escapes are passed at once, and so many texts; then others have their turn.
 _RUN_LEN: Final = 4_096
+_TEXTS_AT_ONCE: Final = 256
 _SURROGATE: Final = rb"u[dD][89a-fA-F]"
-_TO_SURROGATE: Final = re.compile(
-    rb"(?:[^\\]++|\\(?!" + _SURROGATE + b").){0,%d}+" % _RUN_LEN + rb"(\\" + _SURROGATE + b")?+", re.DOTALL
+_BEFORE: Final = rb"(?:[^\\]++|\\(?!" + _SURROGATE + b").){0,%d}+" % _RUN_LEN
+_MORE: Final = rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4}){0,%d}+' % _RUN_LEN
+# Up to a surrogate, what of its text follows it, and whether that is a name.
+_NEXT: Final = re.compile(
+    _BEFORE + rb"(?:(?=\\" + _SURROGATE + b")(" + _MORE + rb')("(?:[ \t\r\n]*+(:))?+)?+)?+', re.DOTALL
 )
-_MORE_OF_TEXT: Final = re.compile(
-    rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4}){0,%d}+' % _RUN_LEN, re.DOTALL
-)
+_MORE_OF_TEXT: Final = re.compile(_MORE, re.DOTALL)
 _END_OF_NAME: Final = re.compile(rb'"[ \t\r\n]*+:')
 _FILLER_BYTES: Final = 64 << 10
 _FILLER: Final = b"x" * _FILLER_BYTES
@@ -31,25 +33,28 @@ def may_have_half_pairs(text: bytes) -> bool:
 
 def without_pairs(text: bytes) -> Generator[None, None, bytearray | None]:
     """The steps to the text, what follows surrogates in its texts written over; None where a name has half a pair."""
-    filled, at = bytearray(text), 0
+    filled, at, texts = bytearray(text), 0, 0
     while at < len(text):
-        found = _TO_SURROGATE.match(text, at)
+        found = _NEXT.match(text, at)
         assert found is not None, "it may be empty"
-        if found.end() == at:
-            break  # A backslash at the end, as in no JSON.
+        begin, end = found.span(1)
+        if found.end() == at or begin == end:
+            break  # A backslash at the end, or no four digits, as in no JSON.
         at = found.end()
-        yield
-        if found[1] is None:
-            continue
-        begin = at = found.start(1)
-        while (more := _MORE_OF_TEXT.match(text, at)) is not None and more.end() > at:
-            at = more.end()
+        texts += 1
+        if begin < 0 or texts % _TEXTS_AT_ONCE == 0:
             yield
-        if at == begin:
-            break  # No four digits, as in no JSON.
-        if _END_OF_NAME.match(text, at) is not None and not _is_text(text[begin:at]):
+        if begin < 0:
+            continue
+        is_name = found[3] is not None
+        if found[2] is None:  # There are more escapes.
+            while (more := _MORE_OF_TEXT.match(text, end)) is not None and more.end() > end:
+                end = more.end()
+                yield
+            at, is_name = end, _END_OF_NAME.match(text, end) is not None
+        if is_name and not _is_text(text[begin:end]):
             return None
-        _fill(filled, begin, at)
+        _fill(filled, begin, end)
     return filled
 
 
