@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import orjson
 
-from agent.errors import AnswerUnreadable, ProtocolBroken, RpcError
+from agent.errors import AnswerUnreadable, MCPError, ProtocolBroken, RpcError
+from agent.lossless_json.ends import Text
 from agent.lossless_json.exact import read_json
 from agent.lossless_json.raw import answered_id, read_response
-from agent.lossless_json.unread import ARGUMENTS, Unread
+from agent.lossless_json.unread import ARGUMENTS, Unread, has_unread, member_in, written
 from agent.model import Json
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
@@ -55,21 +56,24 @@ def encode_request(request_id: int | str, method: str, params: Json | None) -> b
     if params is not None:
         if type(arguments := params.get(ARGUMENTS)) is Unread:
             if arguments.value is None:
-                return b"".join(_with_unread(message, params, arguments))
+                return b"".join(_with_unread(message, params))
             params = {**params, ARGUMENTS: arguments.value}
         message["params"] = params
     try:
         return orjson.dumps(message)
     except TypeError as exc:
+        if params is not None and has_unread(params):
+            del message["params"]
+            return b"".join(_with_unread(message, params))
         raise _unwritable(exc) from exc
 
 
-def encode_parts(request_id: int | str, method: str, params: Json | None) -> tuple[bytes, ...]:
+def encode_parts(request_id: int | str, method: str, params: Json | None) -> tuple[Text, ...]:
     """As `encode_request`, in consecutive parts, so that large arguments need not be copied to be written."""
     arguments = None if params is None else params.get(ARGUMENTS)
     if params is None or type(arguments) is not Unread or arguments.value is not None:
         return (encode_request(request_id, method, params),)
-    return _with_unread({"jsonrpc": "2.0", "id": request_id, "method": method}, params, arguments)
+    return _with_unread({"jsonrpc": "2.0", "id": request_id, "method": method}, params)
 
 
 def encode_notification(method: str, params: Json | None = None) -> bytes:
@@ -167,6 +171,14 @@ def params_of(message: Json) -> Json:
     return params if isinstance(params, dict) else {}
 
 
+def input_responses(params: Json) -> Any:
+    """The `inputResponses` of a request; None for none. Raises `RpcError` where reading them takes too much memory."""
+    try:
+        return member_in(params, "inputResponses")
+    except MCPError as exc:
+        raise RpcError(exc.code, exc.message) from exc
+
+
 def result_of(message: Json) -> Json:
     """The result object of a response. Raises `RpcError` as the server said it, `ProtocolBroken` for neither.
 
@@ -209,11 +221,13 @@ def restore_progress_token(params: Json, theirs: Any) -> Json:
     return {**params, "progressToken": theirs} if theirs is not NO_TOKEN else params
 
 
-def _with_unread(message: Json, params: Json, arguments: Unread) -> tuple[bytes, ...]:
-    """The request with its arguments at its end: by hand, as orjson would hold them twice, and its output larger."""
-    message["params"] = {name: value for name, value in params.items() if name != ARGUMENTS}
-    comma = b"," if message["params"] else b""
-    return _encode(message)[:-2] + comma + b'"arguments":', arguments.raw, b"}}"
+def _with_unread(message: Json, params: Json) -> tuple[Text, ...]:
+    """The request with what is unread at its end: by hand, as orjson would hold that twice, and its output larger."""
+    try:
+        first, *more, last = written(params)
+    except TypeError as exc:
+        raise _unwritable(exc) from exc
+    return b"".join((_encode(message)[:-1], b',"params":', first)), *more, bytes(last) + b"}"
 
 
 def _encode(message: Json) -> bytes:

@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 from agent import clock
 from agent.client.affinity import is_of_session
 from agent.client.event import Event, within
+from agent.client.jsonrpc import input_responses
 from agent.client.protocol import McpClient, Request, why_lost
 from agent.client.server_info import OnNotification, ServerInfo
 from agent.client.sessions.pending_call import PendingResult
@@ -135,7 +136,7 @@ class LegacyTaskClient:
         params, on_notification = request.params, request.on_notification
         if request.method in TASK_METHODS and params is not None:
             task = _TaskRequest(self._client, params["taskId"], request.deadline_s, self._asking)
-            return await task.answer(request.method, params.get("inputResponses"))
+            return await task.answer(request.method, input_responses(params))
         if on_notification is not None:
             request = replace(request, on_notification=_without_status(on_notification))
         if request.method == "tools/call" and params is not None and "task" in params:

@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 
 from agent.errors import MCPError, RpcError
-from agent.lossless_json.unread import arguments_in
+from agent.lossless_json.unread import arguments_at
 from agent.mcp_headers import (
     PARAM_HEADER,
     ParamPath,
@@ -49,7 +49,8 @@ def asks_for_headers(schema: Json) -> bool:
 
 def disagreement(schema: Json, params: Json, headers: Mapping[str, str]) -> str | None:
     """Where a client's headers do not say what the arguments of its call say, if its tool's schema asks for headers."""
-    return param_disagreement(schema, with_whole_numbers(arguments_in(params) or {}), headers)
+    arguments = arguments_at(params, lambda: param_header_map(schema))
+    return param_disagreement(schema, with_whole_numbers(arguments or {}), headers)
 
 
 class ParamHeaders:
@@ -72,7 +73,7 @@ class ParamHeaders:
             return told or None
         known = {f"{PARAM_HEADER}{token}".lower() for token in asked_for.values()}
         try:
-            arguments = arguments_in(params)
+            arguments = arguments_at(params, lambda: asked_for)
         except MCPError as exc:
             raise RpcError(exc.code, exc.message) from exc
         repeated = param_headers(asked_for, with_whole_numbers(arguments)) if isinstance(arguments, dict) else {}

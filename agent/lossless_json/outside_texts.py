@@ -6,6 +6,7 @@ microseconds in honest texts and a millisecond in hostile ones, and nothing is k
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 PIECE_BYTES: Final = 16 << 10
@@ -13,29 +14,45 @@ _TEXT: Final = re.compile(rb'"[^"]*"?')
 
 
 class OutsideTexts:
-    """`marks`: the bytes that are looked for."""
+    """`marks`: the bytes that are looked for. `in_text`: whether the first piece begins within a text.
 
-    def __init__(self, marks: bytes) -> None:
-        self._others = bytes(set(range(256)) - set(marks) - {ord('"')})
-        self._in_text = False
-        self._late = b""
+    `escaped`: whether its first byte does not count, as a backslash stands before it.
+    """
+
+    __slots__ = ("_late", "_others", "in_text")
+
+    def __init__(self, marks: bytes, *, in_text: bool = False, escaped: bool = False) -> None:
+        self._others = _but(marks)
+        self._late = b"\\" if escaped else b""
+        self.in_text = in_text
 
     def __repr__(self) -> str:
-        return f"<OutsideTexts {'in' if self._in_text else 'outside of'} a text>"
+        return f"<OutsideTexts {'in' if self.in_text else 'outside of'} a text>"
+
+    @property
+    def escaped(self) -> bool:
+        """Whether the next byte does not count."""
+        return bool(self._late)
 
     def of(self, piece: bytes) -> bytes:
         """The marks in the next piece, in their order."""
-        piece, self._late = _without_escapes(self._late + piece)
+        piece, self._late = without_escapes(self._late + piece)
         marks = piece.translate(None, self._others)
-        if self._in_text:
+        if self.in_text:
             marks = b'"' + marks
-        self._in_text = marks.count(b'"') % 2 == 1
+        self.in_text = marks.count(b'"') % 2 == 1
         # Taking out two quotes side by side changes for no mark whether an odd number stands before it.
         marks = marks.replace(b'""', b"")
         return _TEXT.sub(b"", marks) if b'"' in marks else marks
 
 
-def _without_escapes(piece: bytes) -> tuple[bytes, bytes]:
+@lru_cache
+def _but(marks: bytes) -> bytes:
+    """All other bytes, without the quote."""
+    return bytes(set(range(256)) - set(marks) - {ord('"')})
+
+
+def without_escapes(piece: bytes) -> tuple[bytes, bytes]:
     """The piece without escaped quotes and backslashes; and the backslash at its end whose other half is to come."""
     if b"\\" not in piece:
         return piece, b""

@@ -1,53 +1,254 @@
-"""The arguments of a large call, which stay the JSON that they came as: read, they take up to forty times their bytes.
+"""What stays the JSON that it came as, of a large message: read, it takes up to forty times its bytes.
 
-Made by `agent.server.request`, sent on by `agent.client.jsonrpc`; what has to look into arguments calls `arguments_in`.
-The one rule: an `Unread` is one JSON object on one line that `read_json` reads and orjson could write again, as
-`agent.lossless_json.envelope` has checked; so it breaks neither the message nor the line that it is put into. Once
-read, what was read is what is sent: of two members with one name no server may take another one than we did.
+Made by `agent.server.request`, sent on by `agent.client.jsonrpc`. Mostly the arguments of a call; in odd messages
+other members too, and all those that no node looks at, under `BESIDE`. What has to look into one asks for the members
+that it needs. The one rule: an `Unread` is JSON on one line that `read_json` reads and orjson could write again, as
+`agent.lossless_json.envelope` has checked; so it breaks neither the message nor the line that it is put into. What was
+looked at is what is sent: of two members with one name no server may take another one than we did.
 """
 
-from typing import Any, Final
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeAlias
+
+import orjson
 
 from agent.errors import MCPError
+from agent.lossless_json.ends import Text
 from agent.lossless_json.exact import read_json
+from agent.lossless_json.members import Members, Place, TooMany, members_of, without
 from agent.lossless_json.values import VALUES_MAX, holds_more_values
 from agent.model import Json
 from agent.rpc_codes import INVALID_PARAMS
 
 ARGUMENTS: Final = "arguments"
+META: Final = "_meta"
+# The name, in params and in `_meta`, of all members that no node looks at: no name that is read holds half a surrogate
+# pair, and orjson writes none, so it can neither come from outside nor go out by mistake.
+BESIDE: Final = "\ud800"
+# What a node has to look into, it reads up to here: at most 2 MB as a text and 4 MB as values.
+LOOKED_AT_BYTES_MAX: Final = 512 << 10
+LOOKED_AT_VALUES_MAX: Final = 20_000
+# A member that one looks for, and that is not larger, is read; a larger one may be an object to be passed on.
+_PART_BYTES_MAX: Final = 64 << 10
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
+_LOOKED_THROUGH_BYTES: Final = 64 << 10
+
+# A member by the names that lead to it.
+Path: TypeAlias = tuple[str, ...]
 
 
 class Unread:
-    """One JSON object as bytes. `value`: the same, once it was read; not to be changed."""
+    """One JSON value as bytes, in `pieces`; as arguments it is an object, and under `BESIDE` the members of one.
 
-    __slots__ = ("raw", "value")
+    `value`: the same, once it was read; not to be changed.
+    """
 
-    def __init__(self, raw: bytes) -> None:
-        # In JSON they are white space wherever they stand; over a pipe they would end the message.
-        self.raw: Final = raw.translate(_LINE_BREAKS) if b"\n" in raw or b"\r" in raw else raw
-        self.value: Json | None = None
+    __slots__ = ("pieces", "value")
+
+    def __init__(self, *pieces: Text) -> None:
+        self.pieces: tuple[Text, ...] = tuple(map(on_one_line, pieces))
+        self.value: Any = None
 
     def __repr__(self) -> str:
-        return f"<Unread {len(self.raw)} bytes>"
+        return f"<Unread {self.bytes_len} bytes>"
 
-    def read(self) -> Json:
-        """The object, which is read once. Raises `MCPError` where that would take too much memory."""
+    @property
+    def bytes_len(self) -> int:
+        """How many bytes it has."""
+        return sum(map(len, self.pieces))
+
+    @property
+    def raw(self) -> bytes:
+        """All of its bytes."""
+        return b"".join(self.pieces)
+
+    @property
+    def is_object(self) -> bool:
+        """Whether it is an object."""
+        return bytes(self.pieces[0][:1]) == b"{"
+
+    def read(self, where: str = ARGUMENTS) -> Any:
+        """The value, which is read once. Raises `MCPError` where that would take too much memory."""
         if self.value is None:
-            if holds_more_values(self.raw, VALUES_MAX):
-                words = f"arguments: more than {VALUES_MAX} values, and this call has to be looked into"
-                raise MCPError(code=INVALID_PARAMS, message=words)
+            raw = self.raw
+            if holds_more_values(raw, VALUES_MAX):
+                raise _refused(f"{where}: more than {VALUES_MAX} values, and this call has to be looked into")
+            self.value = read_json(raw)
+        return self.value
+
+    def looked_at(self, where: str) -> Any:
+        """As `read`, of what a node has to look into. Raises `MCPError` for more than that is worth."""
+        if self.value is None:
+            if self.bytes_len > LOOKED_AT_BYTES_MAX:
+                raise _refused(f"{where}: more than {LOOKED_AT_BYTES_MAX} bytes, and a node has to look into it")
+            if holds_more_values(self.raw, LOOKED_AT_VALUES_MAX):
+                raise _refused(f"{where}: more than {LOOKED_AT_VALUES_MAX} values, and a node has to look into it")
             self.value = read_json(self.raw)
         return self.value
+
+    def parts(self, names: Collection[str]) -> Json:
+        """The members of these names, if it has them; large ones unread. Raises `MCPError`."""
+        text = self._text()
+        last = _done(members_of(text, 0, names), ARGUMENTS).last()
+        return {name: _part(text, place) for name, place in last.items()}
+
+    def taken_out(self, name: str) -> tuple[Any, "Unread"]:
+        """The member of this name, None for none, and the same object without any. Raises `MCPError`."""
+        text = self._text()
+        members = _done(members_of(text, 0, (name,)), ARGUMENTS)
+        last = members.last().get(name)
+        value = None if last is None else _part(text, last)
+        return value, Unread(b"{", *without(text, members, members.places), b"}")
+
+    def at(self, paths: Iterable[Path], where: str = ARGUMENTS) -> Json:
+        """What stands at these paths: texts, numbers, booleans and nulls; of a list or an object, an empty one.
+
+        Of members with one name on the way, the last one counts and the others go nowhere. Raises `MCPError`.
+        """
+        deeper: dict[str, list[Path]] = {}
+        for name, *rest in paths:
+            deeper.setdefault(name, []).append(tuple(rest))
+        text = self._text()
+        members = _done(members_of(text, 0, tuple(deeper)), where)
+        found: Json = {}
+        inner: dict[str, Unread] = {}
+        for name, place in members.last().items():
+            found[name] = value = _shallow(text, place, f"{where}.{name}")
+            if isinstance(value, dict) and (beyond := [path for path in deeper[name] if path]):
+                inner[name] = Unread(memoryview(text)[place.value : place.value_end])
+                found[name] = inner[name].at(beyond, f"{where}.{name}")
+        if len(members.places) > len(found) or any(len(one.pieces) > 1 for one in inner.values()):
+            self.pieces = tuple(piece for piece in _last_of_each(text, members, inner) if len(piece) > 0)
+        return found
+
+    def _text(self) -> Text:
+        return self.pieces[0] if len(self.pieces) == 1 else self.raw
 
 
 def arguments_in(params: Json) -> Any:
     """The arguments, read where they were not; None for none. Raises `MCPError` as `Unread.read`."""
-    arguments = params.get(ARGUMENTS)
-    return arguments.read() if isinstance(arguments, Unread) else arguments
+    return member_in(params, ARGUMENTS)
 
 
-def with_arguments_read(params: Json) -> Json:
-    """The same params with their arguments read. Raises `MCPError` as `Unread.read`."""
+def member_in(params: Json, name: str) -> Any:
+    """A member of params, read where it was not; None for none. Raises `MCPError` as `Unread.read`."""
+    value = params.get(name)
+    return value.read(name) if isinstance(value, Unread) else value
+
+
+def arguments_at(params: Json, paths: Callable[[], Iterable[Path]]) -> Any:
+    """The arguments, of unread ones only what stands at these paths. Raises `MCPError` as `Unread.at`."""
     arguments = params.get(ARGUMENTS)
-    return {**params, ARGUMENTS: arguments.read()} if isinstance(arguments, Unread) else params
+    if not isinstance(arguments, Unread):
+        return arguments
+    return arguments.at(paths()) if arguments.value is None else arguments.value
+
+
+def taken_out(params: Json, name: str) -> tuple[Any, Json]:
+    """An argument, and the params without it. Raises `MCPError` as `Unread.looked_at`."""
+    arguments = params.get(ARGUMENTS) or {}
+    if not isinstance(arguments, Unread):
+        kept = {other: value for other, value in arguments.items() if other != name}
+        return arguments.get(name), {**params, ARGUMENTS: kept}
+    value, rest = arguments.taken_out(name)
+    if isinstance(value, Unread):
+        value = value.looked_at(f"{ARGUMENTS}.{name}")
+    return value, {**params, ARGUMENTS: rest}
+
+
+def all_read(params: Json) -> Json:
+    """The same params without what no node looks at, the rest read. Raises `MCPError` as `Unread.looked_at`."""
+    read = {
+        name: value.looked_at(name) if isinstance(value, Unread) else value
+        for name, value in params.items()
+        if name != BESIDE
+    }
+    if isinstance(meta := read.get(META), dict) and BESIDE in meta:
+        read[META] = {name: value for name, value in meta.items() if name != BESIDE}
+    return read
+
+
+def has_unread(members: Json) -> bool:
+    """Whether anything in params, or in their `_meta`, is unread."""
+    meta = members.get(META)
+    return any(type(one) is Unread for one in members.values()) or (isinstance(meta, dict) and has_unread(meta))
+
+
+def written(members: Json) -> list[Text]:
+    """Params with unread members as JSON, in at least two parts; the arguments are last. Raises `TypeError`."""
+    meta = members.get(META)
+    apart = {name for name, value in members.items() if type(value) is Unread}
+    if isinstance(meta, dict) and has_unread(meta):
+        apart.add(META)
+    glue = orjson.dumps({name: value for name, value in members.items() if name not in apart})[:-1]
+    is_first, parts = glue == b"{", list[Text]()
+    for name in sorted(apart, key=lambda one: (one == ARGUMENTS, one)):
+        comma = b"" if is_first else b","
+        named = b"" if name == BESIDE else orjson.dumps(name) + b":"
+        value = members[name]
+        parts.append(glue + comma + named)
+        parts += written(value) if name == META and type(value) is not Unread else _as_json(value)
+        glue, is_first = b"", False
+    return [*parts, glue + b"}"] if parts else [glue, b"}"]
+
+
+def on_one_line(piece: Text) -> Text:
+    """The same JSON with spaces for raw line breaks, which are white space, and would end a message over a pipe."""
+    return bytes(piece).translate(_LINE_BREAKS) if _has_line_breaks(piece) else piece
+
+
+def _has_line_breaks(piece: Text) -> bool:
+    if isinstance(piece, bytes):
+        return b"\n" in piece or b"\r" in piece
+    parts = (bytes(piece[at : at + _LOOKED_THROUGH_BYTES]) for at in range(0, len(piece), _LOOKED_THROUGH_BYTES))
+    return any(map(_has_line_breaks, parts))
+
+
+def _as_json(value: Unread) -> tuple[Text, ...]:
+    return value.pieces if value.value is None else (orjson.dumps(value.value),)
+
+
+def _part(text: Text, place: Place) -> Any:
+    """The value of a member, unread where it is large."""
+    raw = memoryview(text)[place.value : place.value_end]
+    return read_json(raw) if len(raw) <= _PART_BYTES_MAX else Unread(raw)
+
+
+def _shallow(text: Text, place: Place, where: str) -> Any:
+    """The value of a member, with nothing in it where it is a list or an object. Raises `MCPError`."""
+    raw = memoryview(text)[place.value : place.value_end]
+    if (begin := bytes(raw[:1])) == b"{":
+        return {}
+    return [] if begin == b"[" else Unread(raw).looked_at(where)
+
+
+def _last_of_each(text: Text, members: Members, inner: Mapping[str, Unread]) -> Iterator[Text]:
+    """The object without members that are followed by one of the same name; `inner`: in place of such values."""
+    view, at, last = memoryview(text), members.begin, members.last()
+    yield b"{"
+    for place in members.places:
+        if place is not last[place.name]:
+            yield view[at : place.begin]
+            at = place.end
+        elif place.name in inner:
+            yield view[at : place.value]
+            yield from inner[place.name].pieces
+            at = place.value_end
+    yield view[at : members.end]
+    yield b"}"
+
+
+def _done(steps: Generator[None, None, Members], where: str) -> Members:
+    """What they lead to, at once. Raises `MCPError`."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            members: Members = end.value
+            return members
+        except TooMany as exc:
+            raise _refused(f"{where}: {exc}") from exc
+
+
+def _refused(words: str) -> MCPError:
+    return MCPError(code=INVALID_PARAMS, message=words)

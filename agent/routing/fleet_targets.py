@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from agent.errors import MCPError
-from agent.lossless_json.unread import arguments_in
+from agent.lossless_json.unread import taken_out
 from agent.model import Json
 from agent.routing.fleet import ALL, ANY
 from agent.routing.table import Fleet, Route
@@ -43,9 +43,7 @@ def targets_of(route: Route, params: Json) -> OneNode | SeveralNodes:
     """The nodes that a call names. Raises `MCPError`: it names none, unknown ones, or several where only one may be."""
     fleet = route.fleet
     assert fleet is not None
-    arguments = arguments_in(params) or {}
-    named = arguments.get(fleet.argument)
-    rest = {**params, "arguments": {name: value for name, value in arguments.items() if name != fleet.argument}}
+    named, rest = taken_out(params, fleet.argument)
     if isinstance(named, str) and named != ALL:
         if named == ANY:
             return OneNode(route, rest)

@@ -18,6 +18,7 @@ from agent.dispatch.call import Forwarded
 from agent.dispatch.retry import deadline_ms_to_tell, received_deadline_s
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, MCPError
 from agent.lossless_json.raw import exact
+from agent.lossless_json.unread import member_in
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import ALTERNATIVES_META_KEY, DEADLINE_META_KEY, IN_SESSION_META_KEY, Json
 from agent.routing.fleet import NODE_VARIABLE, nodes_uri
@@ -139,7 +140,7 @@ def fleet_resource(fleet: Fleet, uri: str) -> Json:
 
 def completed_nodes(fleet: Fleet, params: Json) -> Json:
     """The result of a completion: the nodes whose names begin so."""
-    argument = params.get("argument")
+    argument = member_in(params, "argument")
     asked = argument if isinstance(argument, dict) else {}
     begin = str(asked.get("value") or "")
     found = [name for name in fleet.members if name.startswith(begin)] if asked.get("name") == NODE_VARIABLE else []

@@ -13,7 +13,7 @@ import orjson
 from agent.errors import MCPError
 from agent.late import Late
 from agent.lossless_json.exact import with_own_numbers
-from agent.lossless_json.unread import with_arguments_read
+from agent.lossless_json.unread import all_read
 from agent.mcp_terms import (
     LATEST_HANDSHAKE_VERSION,
     MODERN_PROTOCOL_VERSIONS,
@@ -165,7 +165,7 @@ def _instructions(servers: Introduction) -> str:
 def plain(params: Json) -> Json:
     """Params for Python code: numbers that are passed on as text are numbers again. Raises `MCPError`."""
     try:
-        own_numbers: Json = with_own_numbers(with_arguments_read(params))
+        own_numbers: Json = with_own_numbers(all_read(params))
     except orjson.JSONEncodeError as exc:
         raise MCPError(code=INVALID_PARAMS, message="params: nested too deeply") from exc
     except ValueError as exc:  # Python reads no integer of more than 4,300 digits.

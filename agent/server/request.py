@@ -1,7 +1,7 @@
 """The first steps of an MCP request over HTTP: its body within limits, and the media types of its sender.
 
 Called by the servers of both eras before anything is parsed. The one rule: a body comes whole and within its limits of
-size and time, and of values but for arguments that stay unread, or is refused with a JSON-RPC error that names no ID.
+size and time, and of values but for what stays unread, or is refused with a JSON-RPC error that names no ID.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ T = TypeVar("T")
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024  # The MCP SDK's own limit for a streamable HTTP request.
 # For requests of nodes: to a client's body they add an envelope, a deadline and a session's capabilities (8 KiB).
 FROM_NODE_BYTES_MAX: Final = BODY_BYTES_MAX + 64 * 1024
-# The arguments of a call with a larger body stay unread (docs/adr/0026): read, they take up to forty times their bytes.
+# What no node looks at in a larger body stays unread (docs/adr/0026): read, it takes up to forty times its bytes.
 READ_WHOLE_BYTES_MAX: Final = 256 * 1024
 # The check of a large body holds the event loop for so long at a time, but for msgspec's part of it.
 _SLICE_S: Final = 0.002
@@ -56,25 +56,27 @@ def body_at_hand(request: web.Request) -> bytes:
 
 
 async def read_body(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> bytes | Json | web.Response:
-    """Return the body, or the refusal to send in its place; of a large call its message, with `Unread` arguments."""
+    """Return the body, or the refusal to send in its place; of a large one mostly its message, partly `Unread`."""
     if isinstance(request, FastRequest):  # There are no large ones.
         return request.whole_body
     body, from_node = await _whole_body(request, bytes_max), bytes_max > BODY_BYTES_MAX
     if not isinstance(body, bytes):
         return body
-    if len(body) > READ_WHOLE_BYTES_MAX and (call := await _large_call(body, from_node=from_node)) is not None:
-        return call
+    if len(body) > READ_WHOLE_BYTES_MAX:
+        read = await _large_message(body, from_node=from_node)
+        if read is not None:
+            return refuse(413, read) if isinstance(read, str) else read
     if holds_more_values(body, VALUES_MAX + (_ADDED_VALUES_MAX if from_node else 0)):
         return refuse(413, f"The body holds more than {VALUES_MAX} values")
     return body
 
 
-async def _large_call(body: bytes, *, from_node: bool) -> Json | None:
-    """The message of a large call; None where the body has to be read whole."""
+async def _large_message(body: bytes, *, from_node: bool) -> Json | str | None:
+    """The message of a large body, or why it is refused; None where it has to be read whole."""
     if not await _with_turns(writable(body)):
         return None
-    call: Json | None = await _with_turns((await _ENVELOPE.get()).read_call(body, from_node=from_node))
-    return call
+    message: Json | str | None = await _with_turns((await _ENVELOPE.get()).read_message(body, from_node=from_node))
+    return message
 
 
 async def _with_turns(steps: Generator[None, None, T]) -> T:

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from agent.errors import MCPError
 from agent.lossless_json.exact import with_own_numbers
-from agent.lossless_json.unread import arguments_in
+from agent.lossless_json.unread import Unread
 from agent.model import Json
 from agent.routing.table import RouteTable
 from agent.rpc_codes import INVALID_PARAMS
@@ -45,11 +45,15 @@ def unwrapped(method: str, params: Json) -> Json | None:
     """The params of the call that a `call_tool` names; None for every other request. Raises `MCPError`."""
     if method != "tools/call" or params.get("name") != CALL_TOOL:
         return None
-    asked = arguments_in(params)
+    asked = params.get("arguments")
+    if isinstance(asked, Unread):
+        asked = asked.parts(("name", "arguments"))
     name = asked.get("name") if isinstance(asked, dict) else None
     if not isinstance(asked, dict) or not isinstance(name, str) or name == CALL_TOOL:
         raise MCPError(code=INVALID_PARAMS, message="arguments.name: the name of another tool is required")
     arguments = asked.get("arguments")  # Checked by the call that it becomes.
+    if isinstance(arguments, Unread) and not arguments.is_object:
+        arguments = []  # Which is refused, whatever it holds.
     return {**params, "name": name, "arguments": {} if arguments is None else arguments}
 
 

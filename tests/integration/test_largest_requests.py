@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from agent.lossless_json.envelope import REST_BYTES_MAX
+from agent.lossless_json.unread import LOOKED_AT_VALUES_MAX
 from agent.lossless_json.values import VALUES_MAX
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from agent.server.request import BODY_BYTES_MAX
@@ -182,13 +183,48 @@ async def test_large_arguments_that_are_no_object_or_too_deep_are_refused_as_sma
             assert "error" in refusals[0][1]
 
 
+async def told_back(request: Seen) -> tuple[bytes, bool]:
+    """The same server, which tells what stood beside its arguments."""
+    if request.body.get("method") != "tools/call":
+        return await answer(request)
+    params = request.body["params"]
+    meta = params["_meta"]
+    told = {
+        kind: digest(
+            orjson.dumps([more, {name: held[name] for name in held if name.startswith("m") and name[1:].isdigit()}])
+        )
+        for kind, held, more in (("params", params, params["more"]), ("meta", meta, meta["example.org/more"]))
+    }
+    return rpc_result(request, {"content": [], "structuredContent": told}), True
+
+
+@pytest.mark.parametrize("hops", [1, 2])
 @pytest.mark.parametrize("era", Era)
-async def test_too_many_values_beside_the_arguments_are_refused(era: Era, tmp_path: Path) -> None:
+async def test_any_number_of_values_may_stand_beside_the_arguments_where_no_node_looks(
+    era: Era, hops: int, tmp_path: Path
+) -> None:
+    crowd = {f"m{number}": [1, {}] for number in range(VALUES_MAX // 8)}
+    async with calling(era, hops, tmp_path, told_back) as (http, url, message, told):
+        params = message["params"] | {"more": [1] * VALUES_MAX, **crowd}
+        params["_meta"] = {**params.get("_meta", {}), "example.org/more": [1] * VALUES_MAX, **crowd}
+        body = orjson.dumps({**message, **crowd, "params": params})
+        status, answered = await answer_to(http, url, body, told)
+        assert status == 200, answered
+        assert answered["result"]["structuredContent"] == {
+            "params": digest(orjson.dumps([[1] * VALUES_MAX, crowd])),
+            "meta": digest(orjson.dumps([[1] * VALUES_MAX, crowd])),
+        }
+
+
+@pytest.mark.parametrize("era", Era)
+async def test_what_a_node_has_to_look_at_has_a_limit(era: Era, tmp_path: Path) -> None:
     async with calling(era, 1, tmp_path) as (http, url, message, told):
-        message["params"]["more"] = [1] * VALUES_MAX
-        status, answered = await answer_to(http, url, message_of(message, KINDS["records"]), told)
-        assert status == 413
-        assert f"more than {VALUES_MAX} values" in answered["error"]["message"]
+        for task, limit in (([1] * LOOKED_AT_VALUES_MAX, f"{LOOKED_AT_VALUES_MAX} values"), ("x" * 2**20, "bytes")):
+            message["params"]["task"] = task
+            status, answered = await answer_to(http, url, b" " * 300_000 + orjson.dumps(message), told)
+            assert status == 413
+            assert answered["error"]["message"].startswith("The body cannot be read: params.task: ")
+            assert limit in answered["error"]["message"]
 
 
 @pytest.mark.parametrize("era", Era)
@@ -218,34 +254,29 @@ async def test_of_arguments_that_stand_twice_the_first_go_nowhere(era: Era, tmp_
 
 
 @pytest.mark.parametrize("era", Era)
-async def test_a_tool_of_the_nodes_own_reads_large_arguments_within_the_limit_of_values(
-    era: Era, tmp_path: Path
-) -> None:
+async def test_a_tool_of_the_nodes_own_reads_large_arguments_within_limits(era: Era, tmp_path: Path) -> None:
     async with calling(era, 1, tmp_path) as (http, url, message, told):
         message["params"]["name"] = "list_mcp_servers"
         if era is Era.MODERN:
             told["Mcp-Name"] = "list_mcp_servers"
-        few, many = (b'{"rows":[%s]}' % b",".join([b"1"] * count) for count in (200_000, VALUES_MAX))
+        few, many = (
+            b'{"rows":[%s],"text":"%s"}' % (b",".join([b"1"] * count), b"x" * 300_000)
+            for count in (10_000, LOOKED_AT_VALUES_MAX)
+        )
         _, answered = await answer_to(http, url, message_of(message, few), told)
         assert answered["result"]["isError"] is True  # The tool takes no rows.
         _, answered = await answer_to(http, url, message_of(message, many), told)
         assert answered["error"]["code"] == -32602
-        assert f"more than {VALUES_MAX} values" in answered["error"]["message"]
+        assert f"more than {LOOKED_AT_VALUES_MAX} values" in answered["error"]["message"]
 
 
 @pytest.mark.parametrize("era", Era)
-async def test_the_tool_that_calls_others_reads_large_arguments_within_the_limit_of_values(
-    era: Era, tmp_path: Path
-) -> None:
-    async with calling(era, 1, tmp_path, search_mode=True) as (http, url, message, told):
+async def test_the_tool_that_calls_others_hands_on_large_arguments_byte_for_byte(era: Era, tmp_path: Path) -> None:
+    async with calling(era, 1, tmp_path, digested, search_mode=True) as (http, url, message, told):
         message["params"]["name"] = "call_tool"
         if era is Era.MODERN:
             told["Mcp-Name"] = "call_tool"
-        few, many = (
-            b'{"name":"kit__take","arguments":{"text":[%s]}}' % b",".join([b"1"] * count)
-            for count in (200_000, VALUES_MAX)
-        )
-        _, answered = await answer_to(http, url, message_of(message, few), told)
-        assert answered["result"]["structuredContent"] == {"size": 200_000}
-        _, answered = await answer_to(http, url, message_of(message, many), told)
-        assert f"more than {VALUES_MAX} values" in answered["error"]["message"]
+        for kind, arguments in KINDS.items():
+            asked = b'{"name":"kit__take","arguments":%s}' % arguments
+            _, answered = await answer_to(http, url, message_of(message, asked), told)
+            assert answered["result"]["structuredContent"] == {"digest": digest(arguments)}, kind

@@ -148,7 +148,7 @@ def only_polls(params: Json) -> bool:
 
 def answers_of(params: Json) -> Json:
     """The `inputResponses` of a retry, as a server of 2025-11-25 may read them. Raises `RpcError`."""
-    given = params.get("inputResponses")
+    given = jsonrpc.input_responses(params)
     if given is None:
         return {}
     if not isinstance(given, dict) or not all(isinstance(answer, dict) for answer in given.values()):

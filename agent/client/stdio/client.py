@@ -37,6 +37,7 @@ from agent.errors import (
     RpcError,
     Unreachable,
 )
+from agent.lossless_json.ends import Text
 from agent.lossless_json.raw import answered_id_of_ends
 from agent.model import Era, Json, StdioTarget
 
@@ -266,7 +267,7 @@ class StdioClient:
     def _stamped(self, params: Json | None) -> Json | None:
         return self._stamp.params(params) if self._stamp is not None else without_envelope(params)
 
-    def _write(self, *line: bytes) -> bool:
+    def _write(self, *line: Text) -> bool:
         if not self.child.write(*line):
             raise self.child.ended_as(CallNotSent)
         return True

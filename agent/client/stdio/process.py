@@ -33,6 +33,7 @@ from agent.client.stdio.last_words import last_words
 from agent.client.stdio.lines import LINE_BYTES_MAX, LINE_BYTES_SKIPPED_MAX, LineCutter
 from agent.descriptors import give_usual_limit, said_shortage
 from agent.errors import MeshError, Unreachable
+from agent.lossless_json.ends import Text
 from agent.model import StdioTarget
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Child(asyncio.SubprocessProtocol):
         """Whether a message can be handed over now without waiting."""
         return self._writable.is_set()
 
-    def write(self, *line: bytes) -> bool:
+    def write(self, *line: Text) -> bool:
         """Hand a message (without its newline), in consecutive parts, to the child.
 
         False when its stdin is gone; nothing was written then.
@@ -177,9 +178,11 @@ class Child(asyncio.SubprocessProtocol):
             return False
         # What a client wrote may pass as it came, with its line breaks: the child would take each line for a message.
         for part in line:
-            one_line = part.translate(_AS_ONE_LINE) if b"\n" in part or b"\r" in part else part
+            # What stays unread is on one line already.
+            breaks = isinstance(part, bytes) and (b"\n" in part or b"\r" in part)
+            one_line = bytes(part).translate(_AS_ONE_LINE) if breaks else part
             if part is line[-1] and len(part) < _ONE_WRITE_BYTES:
-                self._stdin.write(one_line + b"\n")
+                self._stdin.write(bytes(one_line) + b"\n")
                 return True
             self._stdin.write(one_line)
         self._stdin.write(b"\n")

@@ -196,7 +196,7 @@ class SessionServer:
         if method == "initialize" and "id" in message:
             if session is not None:
                 raise _Refused(400, f"The session is initialized; leave out {SESSION_HEADER} to begin another one")
-            if len(body) > INITIALIZE_BYTES_MAX:
+            if isinstance(body, dict) or len(body) > INITIALIZE_BYTES_MAX:  # A message is of a large one.
                 raise _Refused(413, f"initialize has more than {INITIALIZE_BYTES_MAX} bytes")
             return await self._initialize(request, message["id"], params, preferences)
         if session is None:

@@ -8,7 +8,15 @@ import pytest
 from agent.client.jsonrpc import encode_parts, encode_request, swap_progress_token
 from agent.dispatch.param_headers import ParamHeaders, disagreement
 from agent.errors import MCPError, RpcError
-from agent.lossless_json.unread import Unread, arguments_in, with_arguments_read
+from agent.lossless_json.unread import (
+    BESIDE,
+    LOOKED_AT_BYTES_MAX,
+    LOOKED_AT_VALUES_MAX,
+    Unread,
+    all_read,
+    arguments_in,
+    member_in,
+)
 from agent.lossless_json.values import VALUES_MAX
 from agent.model import Json
 from agent.routing.fleet_targets import OneNode, targets_of
@@ -57,31 +65,104 @@ def test_what_was_read_is_what_goes_out() -> None:
     sent = encode_request(1, "tools/call", params)
     assert encode_parts(1, "tools/call", params) == (sent,)
     assert b'"arguments":{"a":2,"big":12345678901234567890123,"more":1e400,"s":"\xc3\xa9"}' in sent
-    assert with_arguments_read(params)["arguments"] is arguments_in(params)
+    assert all_read(params)["arguments"] is arguments_in(params)
 
 
 def test_it_counts_as_an_object() -> None:
     check_object(of(b"{}"), "arguments")
 
 
-def test_it_is_read_within_the_limit_of_values_wherever_something_looks_into_it() -> None:
-    asking = route({"n": {"type": "integer", "x-mcp-header": "N"}})
-    assert ParamHeaders().outgoing("tools/call", asking, of(b'{"n":7}'), {}) == {"Mcp-Param-N": "7"}
-    assert disagreement(asking.definition["inputSchema"], of(b'{"n":7}'), {"mcp-param-n": "8"}) is not None
-    inner = unwrapped("tools/call", {**of(b'{"name":"x","arguments":{"n":1}}'), "name": "call_tool"})
-    assert inner == {**of(b"{}"), "name": "x", "arguments": {"n": 1}}
+def test_what_nothing_looks_at_goes_out_beside_what_was_read_and_never_by_mistake() -> None:
+    params: Json = {
+        BESIDE: Unread(b'"a":[1.50],', b'"a": 2'),
+        "_meta": {BESIDE: Unread(b'"b":1'), "progressToken": 3},
+        "inputResponses": Unread(b"[1,\r2]"),
+    }
+    with pytest.raises(TypeError):
+        orjson.dumps(params)
+    sent = encode_request(1, "m", params)
+    assert orjson.loads(sent)["params"] == {
+        "a": 2,
+        "_meta": {"progressToken": 3, "b": 1},
+        "inputResponses": [1, 2],
+    }
+    assert b'"a":[1.50],"a": 2' in sent
+    assert b"".join(encode_parts(1, "m", params)) == sent
+    assert encode_request(1, "m", {"_meta": {BESIDE: Unread(b'"b":1')}}).endswith(b'"params":{"_meta":{"b":1}}}')
+    assert all_read(params) == {"_meta": {"progressToken": 3}, "inputResponses": [1, 2]}
+    assert member_in(params, "inputResponses") == [1, 2]
+    assert encode_request(1, "m", params).count(b"[1,2]") == 1
+
+
+def test_what_cannot_be_written_beside_it_is_refused_as_ever() -> None:
+    for params in (of(b"{}") | {"x": object()}, {BESIDE: Unread(b'"a":1'), "x": object()}, {"x": object()}):
+        with pytest.raises(RpcError, match="cannot be sent as JSON"):
+            encode_request(1, "m", params)
+
+
+ASKING = route(
+    {
+        "n": {"type": "integer", "x-mcp-header": "N"},
+        "in": {"type": "object", "properties": {"s": {"type": "string", "x-mcp-header": "S"}}},
+    }
+)
+
+
+@pytest.mark.parametrize("more", [b'"rows":[{"n":1},[[]]]', b'"rows":' + b"[" * 200 + b"]" * 200, TOO_MANY[1:-1]])
+def test_what_looks_into_it_reads_what_it_needs_and_no_more(more: bytes) -> None:
+    known = b'{"n":1,%s,"in":{"s":"a","t":[],"s":"b"},"\\u006e":7}' % more
+    params = of(known)
+    assert disagreement(ASKING.definition["inputSchema"], params, {"mcp-param-n": "7", "mcp-param-s": "b"}) is None
+    assert disagreement(ASKING.definition["inputSchema"], of(known), {"mcp-param-n": "1"}) is not None
+    told = ParamHeaders().outgoing("tools/call", ASKING, params, {})
+    assert told == {"Mcp-Param-N": "7", "Mcp-Param-S": "b"}
+    # No server may read another one of two than the headers tell.
+    kept = b'{%s,"in":{"t":[],"s":"b"},"\\u006e":7}' % more
+    assert params["arguments"].raw == kept
+    inner = unwrapped("tools/call", {**of(b'{"arguments":{},"name":"x","arguments":%s}' % kept), "name": "call_tool"})
+    assert inner is not None
+    assert (inner["name"], inner["_meta"]) == ("x", {"progressToken": "p"})
+    arguments = inner["arguments"]
+    assert (arguments.raw if isinstance(arguments, Unread) else orjson.dumps(arguments)) in (
+        kept,
+        orjson.dumps(orjson.loads(kept)),
+    )
     usage = three().tools["disk__usage"]
-    one = targets_of(usage, of(b'{"node":"node-001","path":"/"}'))
+    one = targets_of(usage, of(b'{"node":[1],%s,"path" : 1.50,"n\\u006fde":"node-001"}' % more))
     assert isinstance(one, OneNode)
-    assert one.params["arguments"] == {"path": "/"}
+    assert one.params["arguments"].raw == b'{%s,"path" : 1.50}' % more
+
+
+def test_an_argument_that_headers_repeat_or_that_names_a_node_has_a_limit() -> None:
+    usage = three().tools["disk__usage"]
+    names = b",".join([b'"node-001"'] * (LOOKED_AT_VALUES_MAX + 10))
+    text = b'"%s"' % (b"x" * (LOOKED_AT_BYTES_MAX + 1))
+    with pytest.raises(MCPError, match=rf"arguments\.node: more than {LOOKED_AT_VALUES_MAX} values"):
+        targets_of(usage, of(b'{"node":[%s]}' % names))
+    with pytest.raises(MCPError, match=rf"arguments\.node: more than {LOOKED_AT_BYTES_MAX} bytes"):
+        targets_of(usage, of(b'{"node":%s}' % text))
+    with pytest.raises(RpcError, match=r"arguments\.n: more than"):
+        ParamHeaders().outgoing("tools/call", ASKING, of(b'{"n":%s}' % text), {})
+    with pytest.raises(MCPError, match=r"arguments\.in\.s: more than"):
+        disagreement(ASKING.definition["inputSchema"], of(b'{"in":{"s":%s}}' % text), {})
+    often = b"{%s}" % b",".join([b'"node":"a"'] * 2_000)
+    with pytest.raises(MCPError, match="arguments: 'node' stands there again and again"):
+        targets_of(usage, of(often))
+
+
+@pytest.mark.parametrize("arguments", [b"[%s]" % (b"1," * 70_000 + b"1"), b'"%s"' % (b"x" * 70_000)])
+def test_large_arguments_of_an_inner_call_that_are_no_object_are_refused_as_small_ones(arguments: bytes) -> None:
+    inner = unwrapped("tools/call", {**of(b'{"name":"x","arguments":%s}' % arguments), "name": "call_tool"})
+    assert inner is not None
+    with pytest.raises(MCPError, match="arguments: an object is required"):
+        check_object(inner, "arguments")
+
+
+def test_a_tool_of_the_nodes_own_reads_it_within_limits() -> None:
     assert plain(of(b'{"n":7}'))["arguments"] == {"n": 7}
-    with pytest.raises(RpcError, match="more than"):
-        ParamHeaders().outgoing("tools/call", asking, of(TOO_MANY), {})
-    for look in (
-        lambda: disagreement(asking.definition["inputSchema"], of(TOO_MANY), {}),
-        lambda: unwrapped("tools/call", {**of(TOO_MANY), "name": "call_tool"}),
-        lambda: targets_of(usage, of(TOO_MANY)),
-        lambda: plain(of(TOO_MANY)),
-    ):
-        with pytest.raises(MCPError, match="more than"):
-            look()
+    with pytest.raises(MCPError, match=f"arguments: more than {LOOKED_AT_VALUES_MAX} values"):
+        plain(of(b'{"n":[%s]}' % (b"1," * LOOKED_AT_VALUES_MAX + b"1")))
+    with pytest.raises(MCPError, match=f"arguments: more than {LOOKED_AT_BYTES_MAX} bytes"):
+        plain(of(TOO_MANY))
+    with pytest.raises(MCPError, match=f"arguments: more than {VALUES_MAX} values"):
+        arguments_in(of(TOO_MANY))

@@ -1,0 +1,254 @@
+"""A message is read by its outline as reading it whole finds it, and goes on with all that no node looks at."""
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import mcp_terms, model
+from agent.client.jsonrpc import encode_parts, encode_request, swap_progress_token
+from agent.lossless_json import outline as module
+from agent.lossless_json.envelope import read_message
+from agent.lossless_json.exact import read_json
+from agent.lossless_json.outline import CALLS, META_NAMES, PARAMS, read_outline
+from agent.lossless_json.unread import BESIDE, LOOKED_AT_BYTES_MAX, LOOKED_AT_VALUES_MAX, Unread, all_read
+from agent.lossless_json.writable import writable
+from tests.unit.lossless_json.test_members import JSON, NAMES, spelled
+from tests.unit.lossless_json.test_writable import found
+
+read_json(b"[1e400]")  # Raises Python's limit of recursion for good, which hypothesis would note in mid-test.
+AGENT = Path(__file__).parents[3] / "agent"
+KNOWN = st.sampled_from(["name", "arguments", "_meta", "requestState", "inputResponses", "task", "uri"])
+META = st.dictionaries(NAMES | st.sampled_from(["progressToken", "mesh-agent/path", "x/y"]), JSON, max_size=4)
+METHODS = st.sampled_from([*sorted(CALLS), "resources/read", "completion/complete", "tools/list", "odd"])
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> bytes:
+    """A message with members of any names, some of them twice."""
+
+    def member(name: str, text: str) -> str:
+        return f"{spelled(name, draw(st.lists(st.integers(0, 3), max_size=4)))}:{text}"
+
+    members = []
+    for name, value in draw(st.lists(st.tuples(KNOWN | NAMES, JSON), max_size=8)):
+        shown = draw(META) if name == "_meta" and draw(st.booleans()) else value
+        members.append(member(name, json.dumps(shown, indent=draw(st.sampled_from([None, 1])))))
+    params = f"{{{','.join(members)}}}"
+    top = [member("method", json.dumps(draw(METHODS))), member("params", params), member("jsonrpc", '"2.0"')]
+    top += [member("id", json.dumps(draw(st.integers() | st.text(max_size=2))))]
+    top += [member(name, json.dumps(value)) for name, value in draw(st.lists(st.tuples(NAMES, JSON), max_size=3))]
+    return "{{{}}}".format(",\r\n ".join(draw(st.permutations(top)))).encode()
+
+
+def as_written(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def sent(params: Any) -> Any:
+    """Params as a server gets them."""
+    raw = encode_request(1, "m", params)
+    assert b"".join(encode_parts(1, "m", params)) == raw
+    assert b"\n" not in raw
+    assert b"\r" not in raw
+    return read_json(raw)["params"]
+
+
+@given(body=messages(), stays=st.integers(0, 12))
+def test_a_message_goes_out_as_reading_it_whole_sends_it(body: bytes, stays: int) -> None:
+    whole = read_json(body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_READ_BYTES_MAX", stays)
+        message = found(read_outline(body))
+    assert isinstance(message, dict)
+    assert as_written({**message, "params": 0}) == as_written(
+        {"jsonrpc": "2.0", "id": whole["id"], "method": whole["method"], "params": 0}
+    )
+    is_odd = whole["method"] in CALLS and message["params"].get("arguments") == []
+    if is_odd:  # Refused, whatever it holds.
+        assert not isinstance(whole["params"]["arguments"], dict)
+        return
+    assert as_written(sent(message["params"])) == as_written(whole["params"])
+    swapped, token = swap_progress_token(message["params"], 9)
+    swapped_whole, token_whole = swap_progress_token(whole["params"], 9)
+    assert as_written(sent(swapped)) == as_written(swapped_whole)
+    assert type(token) is type(token_whole)
+    for name in PARAMS & message["params"].keys():
+        if not isinstance(message["params"][name], Unread) and name != "_meta":
+            assert as_written(message["params"][name]) == as_written(whole["params"][name])
+    known = {name: value for name, value in whole["params"].items() if name in PARAMS | {"arguments"}}
+    if all(not isinstance(one, dict) or BESIDE not in one for one in (message["params"].get("_meta"),)):
+        kept = {name: value for name, value in all_read(message["params"]).items() if name in known}
+        assert as_written(kept) == as_written({name: known[name] for name in kept})
+
+
+DAMAGE = st.sampled_from(
+    [
+        *(bytes([code]) for code in range(128)),
+        b"\xff",
+        b"\xed\xa0\x80",
+        b"\\u",
+        b"\\ud83d",
+        b"1e999",
+        b"]}",
+        b"\\\\",
+        b"{}",
+    ]
+)
+
+
+@given(
+    body=messages(),
+    cuts=st.lists(st.tuples(st.integers(0), st.integers(0, 3), DAMAGE), min_size=1, max_size=3),
+    stays=st.integers(0, 12),
+)
+def test_nothing_passes_damaged_that_the_reader_refuses_or_reads_otherwise(
+    body: bytes, cuts: list[tuple[int, int, bytes]], stays: int
+) -> None:
+    for place, dropped, put in cuts:
+        at = place % len(body)
+        body = body[:at] + put + body[at + dropped :]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_READ_BYTES_MAX", stays)
+        message = found(read_message(body)) if found(writable(body)) else None
+    if not isinstance(message, dict):
+        return
+    whole = read_json(body)  # Raises within where the whole is refused.
+    assert isinstance(whole, dict)
+    params = message.pop("params", None)
+    assert as_written(message) == as_written({name: whole[name] for name in message})
+    if not isinstance(params, dict) or params.get("arguments") == []:
+        assert type(params) is type(whole.get("params"))
+        return
+    assert as_written(sent(params)) == as_written(whole["params"])
+
+
+def looked_at_in(tree: ast.AST, holders: set[str]) -> set[str]:
+    """The names of members that are looked up in what is called so."""
+    names: set[str] = set()
+
+    def is_held(node: ast.expr) -> bool:
+        return (isinstance(node, ast.Name) and node.id in holders) or (
+            isinstance(node, ast.Attribute) and node.attr in holders
+        )
+
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=of, attr="get"), args=[ast.Constant(value=str(name)), *_]) if (
+                is_held(of)
+            ):
+                names.add(name)
+            case ast.Subscript(value=of, slice=ast.Constant(value=str(name))) if is_held(of):
+                names.add(name)
+            case ast.Compare(left=ast.Constant(value=str(name)), ops=[ast.In() | ast.NotIn()], comparators=[of]) if (
+                is_held(of)
+            ):
+                names.add(name)
+    return names
+
+
+# Of messages that no client sends here: from servers, to clients, between nodes; and initialize, which is never large.
+_OTHERS = {
+    *("event", "sessions", "server", "canBeAsked", "status", "progressToken", "mode", "elicitationId", "tools"),
+    *("toolChoice", "method", "params", "capabilities", "clientInfo", "protocolVersion", "arguments"),
+}
+
+
+def test_all_that_a_node_looks_at_in_params_is_read_of_large_ones() -> None:
+    rooms = ("server", "dispatch", "client", "routing", "tasks", "tracing", "subscriptions", "links")
+    looked_at: set[str] = set()
+    for room in rooms:
+        for file in (AGENT / room).rglob("*.py"):
+            looked_at |= looked_at_in(ast.parse(file.read_text()), {"params", "sent_params"})
+    assert {"name", "uri", "taskId", "requestState"} <= looked_at
+    assert looked_at - PARAMS - _OTHERS == set()
+
+
+def test_all_that_requests_have_in_meta_for_a_node_is_read_of_large_ones() -> None:
+    keys = {
+        value
+        for room in (model, mcp_terms)
+        for name, value in vars(room).items()
+        if name.endswith("_META_KEY") and isinstance(value, str)
+    }
+    of_results = {
+        *(model.ORIGIN_META_KEY, model.ERROR_META_KEY, model.PENDING_META_KEY, model.CHANGE_META_KEY),
+        mcp_terms.SERVER_INFO_META_KEY,
+    }
+    assert keys - of_results <= META_NAMES
+
+
+def message_with(params: bytes, method: bytes = b"tools/call", more: bytes = b"") -> bytes:
+    return b'{"jsonrpc":"2.0","id":1,"method":"%s","params":%s%s}' % (method, params, more)
+
+
+CROWD = b",".join(b'"m%d":[%d]' % (number, number) for number in range(30_000))
+
+
+@pytest.mark.parametrize("method", [b"tools/call", b"resources/read"])
+def test_a_crowd_of_members_goes_on_and_none_of_them_is_read(method: bytes) -> None:
+    params = b'{"name":"a",%s,"_meta":{"progressToken":1,%s}}' % (CROWD, CROWD)
+    body = message_with(params, method, b"," + CROWD)
+    assert found(writable(body))
+    message = found(read_message(body))
+    assert isinstance(message, dict)
+    assert message.keys() == {"jsonrpc", "id", "method", "params"}
+    assert message["params"].keys() == {"name", "_meta", BESIDE}
+    assert message["params"]["_meta"].keys() == {"progressToken", BESIDE}
+    assert sent(message["params"]) == orjson.loads(params)
+
+
+@pytest.mark.parametrize("name", sorted(PARAMS - {"_meta", "inputResponses", "argument"}))
+def test_what_a_node_looks_at_has_limits_of_bytes_and_of_values(name: str) -> None:
+    for value, limit in (
+        (b'"%s"' % (b"x" * LOOKED_AT_BYTES_MAX), f"{LOOKED_AT_BYTES_MAX} bytes"),
+        (b"[%s]" % b",".join([b"1"] * (LOOKED_AT_VALUES_MAX + 1)), f"{LOOKED_AT_VALUES_MAX} values"),
+    ):
+        refusal = found(read_message(message_with(b'{"%s":%s,%s}' % (name.encode(), value, CROWD))))
+        assert isinstance(refusal, str)
+        assert f"params.{name}: " in refusal
+        assert limit in refusal
+
+
+def test_of_another_node_more_is_read_since_it_may_have_written_anew_what_it_had_read() -> None:
+    capabilities = b"[%s]" % b",".join([b"9e15"] * (LOOKED_AT_VALUES_MAX - 10))
+    anew = orjson.dumps(orjson.loads(capabilities))
+    meta = b'{"_meta":{"io.modelcontextprotocol/clientCapabilities":%s,%s}}'
+    for of_client in (capabilities, b'"%s"' % (b"x" * (LOOKED_AT_BYTES_MAX - 1_000))):
+        assert isinstance(found(read_message(message_with(meta % (of_client, CROWD)))), dict)
+    assert isinstance(found(read_message(message_with(meta % (anew, CROWD)), from_node=True)), dict)
+
+
+def test_a_member_that_stands_there_again_and_again_is_refused() -> None:
+    often = b",".join([b'"name":"a"'] * 30_000)
+    refusal = found(read_message(message_with(b"{%s}" % often)))
+    assert isinstance(refusal, str)
+    assert "'name' stands there again and again" in refusal
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"[%s]" % message_with(b"{}"), b'{"jsonrpc":"2.0","id":1,"result":{}}', b"1", b"{}"),
+        message_with(b"{}").replace(b'"tools/call"', b"1"),
+        message_with(b"{}", model.CLIENT_METHOD.encode()),
+    ],
+)
+def test_any_other_body_is_read_whole(body: bytes) -> None:
+    assert found(read_message(b" " * 70_000 + body)) is None
+
+
+def test_params_that_are_no_object_keep_their_kind() -> None:
+    large = b",".join([b"1"] * 200_000)
+    for params, kept in ((b"[%s]" % large, []), (b"null", None), (b"7", 7)):
+        message = found(read_message(b" " * 70_000 + message_with(params)))
+        assert isinstance(message, dict)
+        assert message["params"] == kept
+    message = found(read_message(message_with(b'{"arguments":[%s]}' % large)))
+    assert isinstance(message, dict)
+    assert message["params"] == {"arguments": []}
