@@ -96,6 +96,8 @@ async def test_a_token_ends_with_what_it_opened_though_the_file_of_tokens_hangs(
         async with http.get(node.url, headers=session) as stream:
             assert stream.status == 200
             let_hang(path, hung)
+            node.process.send_signal(signal.SIGHUP)  # Else it would be looked at for ever, and not read.
+            await eventually(partial(has_said, node, "reload asked for by a signal"))
             async with asyncio.timeout(LIVES_S + ENDED_WITHIN_S):
                 await stream.content.read()
     measured(f"its stream ended {time.time() - ends_s:.1f} s after the token")
