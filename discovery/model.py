@@ -167,8 +167,13 @@ class MaintenanceRecord(Protocol):
         """Keep a reason; None: the maintenance has ended. Returns whether it is kept; raises nothing."""
         ...
 
-    async def note_listed(self, *, is_listed: bool) -> bool:
-        """Our entry is about to be registered, or was taken out in order. Returns what was noted before."""
+    async def note_listed(self, *, is_listed: bool) -> None:
+        """Our entry was registered, or was taken out in order; raises nothing."""
+        ...
+
+    @property
+    def was_listed(self) -> bool:
+        """What was noted last, as `load` has found it."""
         ...
 
     @property
@@ -181,6 +186,7 @@ class _Forgetful:
     """For an entry that ends with its process."""
 
     fault = ""
+    was_listed = False
 
     async def load(self) -> str | None:
         return None
@@ -188,8 +194,8 @@ class _Forgetful:
     async def save(self, _reason: str | None) -> bool:
         return True
 
-    async def note_listed(self, *, is_listed: bool) -> bool:  # noqa: ARG002 - as above
-        return False
+    async def note_listed(self, *, is_listed: bool) -> None:
+        pass
 
 
 FORGETFUL = _Forgetful()

@@ -39,15 +39,17 @@ class SavedMaintenance:
 
     def __init__(self, folder: Path, heard: Callable[[str], None] = lambda _reason: None) -> None:
         self._path, self._mark, self._heard = folder / FILE_NAME, folder / MARK_NAME, heard
-        self.fault = ""
+        self.fault, self.was_listed = "", False
 
     def __repr__(self) -> str:
         return f"<SavedMaintenance {self._path.name} fault={self.fault!r}>"
 
     async def load(self) -> str | None:
         """The reason; None where the node was in no maintenance. Raises OSError: the system refuses to read it now."""
+        loop = asyncio.get_running_loop()
         try:
-            reason, self.fault = await asyncio.get_running_loop().run_in_executor(None, _read, self._path)
+            self.was_listed = await loop.run_in_executor(None, self._mark.exists)
+            reason, self.fault = await loop.run_in_executor(None, _read, self._path)
         except OSError as exc:
             fault = f"{self._path}: whether this node was in maintenance before is not known: {exc.strerror}; "
             fault += "the file stays as it is and is read again"
@@ -58,9 +60,9 @@ class SavedMaintenance:
         self._heard(reason or "")
         return reason
 
-    async def note_listed(self, *, is_listed: bool) -> bool:
-        """Keep whether the catalog may list us; returns what was kept before. A disk that refuses costs a finding."""
-        return await asyncio.get_running_loop().run_in_executor(None, _mark, self._mark, is_listed)
+    async def note_listed(self, *, is_listed: bool) -> None:
+        """Keep whether the catalog may list us. A disk that refuses costs a finding."""
+        await asyncio.get_running_loop().run_in_executor(None, _mark, self._mark, is_listed)
 
     async def save(self, reason: str | None) -> bool:
         """Keep the reason; None: the maintenance has ended. Returns whether the disk has it."""
@@ -85,14 +87,12 @@ def _write(path: Path, reason: str) -> None:
     write_durably(path, orjson.dumps({"schema": SCHEMA, "reason": reason}, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def _mark(path: Path, is_set: bool) -> bool:
-    was_set = path.exists()
+def _mark(path: Path, is_set: bool) -> None:
     with suppress(OSError):
-        if is_set and not was_set:
-            write_durably(path, b"")
-        elif not is_set:
+        if not is_set:
             path.unlink(missing_ok=True)
-    return was_set
+        elif not path.exists():
+            write_durably(path, b"")
 
 
 def _read(path: Path) -> tuple[str | None, str]:

@@ -131,10 +131,13 @@ class KeptMaintenance:
         was = str(checks.get(self._check_id, {}).get("Notes") or "")
         return self._check(reason if was != reason else f"{reason} ")
 
-    def registered(self) -> None:
+    async def registered(self) -> None:
         """The agent has taken the registration with it: from now on, its word counts."""
         if self._is_owed:
             self._is_blind = self.is_to_be_asked = False
+        if not self._is_noted:
+            self._is_noted = True
+            await self._record.note_listed(is_listed=True)
 
     def _check(self, notes: str) -> dict[str, Any]:
         return {"CheckID": self._check_id, "Name": _NAME, "Notes": notes, "Status": "critical", "TTL": _TTL}
@@ -151,13 +154,11 @@ class KeptMaintenance:
             log.warning("the maintenance of before is not known", extra={"reason": _GONE})
 
     async def _load(self) -> None:
-        if not self._is_noted:
-            self._is_noted = True
-            self._may_have_gone = await self._record.note_listed(is_listed=True)
         if not self._loaded:
             with suppress(OSError):  # It is read again at the next look, and says so meanwhile.
                 self._reason = await self._record.load()
                 self._loaded = True
+            self._may_have_gone = self._record.was_listed and not self._is_noted
 
     async def left(self) -> None:
         """The catalog has our entry no more, as we wanted."""

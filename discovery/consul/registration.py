@@ -257,7 +257,7 @@ class ConsulRegistrar:
         self._notes_total += changed_notes
         also = await self._maintenance.check_to_register(renewed=changed_notes or self._sent is None)
         await self._send(wanted, also)
-        self._maintenance.registered()
+        await self._maintenance.registered()
         self._compare_at_s = clock.now_s() + self._compare_s
         if not self._registered:
             log.info("registered", extra={"service_id": wanted.service_id, "service": wanted.service_name})

@@ -94,10 +94,16 @@ async def test_a_file_that_the_system_refuses_to_read_stays_and_is_read_again(
 
 
 async def test_a_mark_says_whether_the_catalog_may_list_us(tmp_path: Path) -> None:
-    assert not await SavedMaintenance(tmp_path).note_listed(is_listed=True)
-    assert await SavedMaintenance(tmp_path).note_listed(is_listed=True)
-    assert await SavedMaintenance(tmp_path).note_listed(is_listed=False)
-    assert not await SavedMaintenance(tmp_path).note_listed(is_listed=False)
+    async def was_listed() -> bool:
+        record = SavedMaintenance(tmp_path)
+        await record.load()
+        return record.was_listed
+
+    assert not await was_listed()
+    for is_listed in (True, True, False, False):
+        await SavedMaintenance(tmp_path).note_listed(is_listed=is_listed)
+        assert await was_listed() is is_listed
     # A disk that refuses costs no more than a finding.
     (tmp_path / f"{MARK_NAME}.tmp").mkdir()
-    assert not await SavedMaintenance(tmp_path).note_listed(is_listed=True)
+    await SavedMaintenance(tmp_path).note_listed(is_listed=True)
+    assert not await was_listed()
