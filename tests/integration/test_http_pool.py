@@ -13,6 +13,8 @@ from contextlib import closing
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from agent.client.event import Event, within
+from agent.client.http import dial
 from agent.client.http.coding import CODINGS
 from agent.client.http.dial import Dialler
 from agent.client.http.open_pool import open_pool
@@ -205,6 +207,26 @@ async def test_a_large_request_arrives_whole_at_a_slow_server() -> None:
     async with raw_server(handle) as url, pool_of(url) as pool:
         assert await ask(pool, b"x" * (4 << 20)) == b'{"ok":true}'
     assert sizes == [4 << 20]
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
+async def test_a_large_request_waits_for_a_server_that_is_too_busy_to_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dial, "TCP_USER_TIMEOUT_MS", 300)
+    size, busy_s = 8 << 20, 1.5
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head_of(reader)
+        await within(Event(), busy_s)
+        await reader.readexactly(size)
+        writer.write(OK)
+        await reader.read()
+
+    async with raw_server(handle) as url, pool_of(url) as pool:
+        assert await ask(pool, b"x" * size) == b'{"ok":true}'
+        (connection,) = pool._connections
+        assert connection._transport is not None
+        sock = connection._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 300, "as before"
 
 
 async def test_an_answer_before_the_whole_request_is_given_and_the_connection_is_not_used_again() -> None:

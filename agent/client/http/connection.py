@@ -23,6 +23,7 @@ from agent.client.http.answer import (
     parsed_head,
     whole_answer,
 )
+from agent.client.http.dial import UNREAD_BYTES_MAX, wait_for_reader
 from agent.client.http.received import Response
 from agent.client.http.silence import is_silence
 from agent.turns import turn_of
@@ -69,6 +70,7 @@ class Connection(asyncio.Protocol):
         "_closing",
         "_held",
         "_is_full",
+        "_is_large",
         "_loop",
         "_owner",
         "_paused",
@@ -96,6 +98,7 @@ class Connection(asyncio.Protocol):
         self._closing = False
         self._paused = False
         self._is_full = False  # The socket takes no more for now.
+        self._is_large = False  # The request under way is: it has more time to be read.
         self._unsent: memoryview | None = None  # Of a large body.
         self._batch = 0  # Of the request that was started, in the turn of the event loop.
         self._poll: select.poll | None = None  # Of one that was used before.
@@ -148,6 +151,8 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None, "exchange on a connection that is over"
         assert self._waiting is None, "exchange during another"
         assert self._taker is None, "exchange during another"
+        if len(body) > UNREAD_BYTES_MAX:
+            self._wait_for_reader(is_large=True)
         turn = self._turn
         self._batch = turn.written
         turn.write(self._transport, head + body)
@@ -158,12 +163,19 @@ class Connection(asyncio.Protocol):
         assert self._waiting is None, "exchange during another"
         assert self._taker is None, "exchange during another"
         assert self._response is None, "exchange during another"
+        if len(body) > UNREAD_BYTES_MAX:
+            self._wait_for_reader(is_large=True)
         if len(body) < _ONE_WRITE_BYTES:
             self._transport.write(head + body)
         else:
             self._transport.write(head)
             self._unsent = memoryview(body)
             self._write_on()
+
+    def _wait_for_reader(self, *, is_large: bool) -> None:
+        self._is_large = is_large
+        if self._transport is not None:
+            wait_for_reader(self._transport.get_extra_info("socket"), is_large=is_large)
 
     def _write_on(self) -> None:
         """Write of a large body what the socket takes."""
@@ -208,6 +220,8 @@ class Connection(asyncio.Protocol):
             else:
                 if self._paused:  # Its last bytes were too many for a slow reader; the next answer is another one.
                     self.resume_reading()
+                if self._is_large:
+                    self._wait_for_reader(is_large=False)
                 self._owner.take_back(self)
 
     def abort(self, failure: ConnectionBroken) -> None:

@@ -41,6 +41,10 @@ TCP_KEEPALIVE_IDLE_S: Final = 1
 TCP_KEEPALIVE_INTERVAL_S: Final = 1
 TCP_KEEPALIVE_PROBES: Final = 3
 TCP_USER_TIMEOUT_MS: Final = 4_000
+# Linux takes a server that is too busy to read for one that is not heard, once its kernel holds all that it can: what
+# is larger than that, at least, has as long as a client that is slow to read its answer (`agent.app.sockets`).
+UNREAD_BYTES_MAX: Final = 32 * 1024
+TCP_USER_TIMEOUT_LARGE_MS: Final = 30_000
 
 # Contexts with files of servers, which many links to them share.
 _CONTEXTS_MAX: Final = 64
@@ -311,6 +315,13 @@ def _socket(address: AddrInfoType) -> socket.socket:
         if option is not None:
             made.setsockopt(socket.IPPROTO_TCP, option, value)
     return made
+
+
+def wait_for_reader(sock: socket.socket | None, *, is_large: bool) -> None:
+    """Have a request that is large wait for a busy server to read it; have the ones after it wait as usual."""
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if sock is not None and sock.fileno() >= 0 and option is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, option, TCP_USER_TIMEOUT_LARGE_MS if is_large else TCP_USER_TIMEOUT_MS)
 
 
 def tls_context(own: TlsFiles | None, common: TlsFiles) -> ssl.SSLContext | None:

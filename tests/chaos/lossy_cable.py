@@ -1,0 +1,96 @@
+"""A second machine on this one whose packets take their time, and may be lost: two TUN devices, and a loop.
+
+As `tests/chaos/namespace.py`, for kernels without netem; needs root. The one rule: nothing of it stays, and its name
+tells whose it is.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import random
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.namespace import NUMBERS, PREFIX, why_not
+
+DEVICE = Path("/dev/net/tun")
+PACKET_BYTES = 65_536
+# <linux/if_tun.h>
+_TUNSETIFF = 0x400454CA
+_IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
+
+
+@dataclass
+class LossyCable:
+    """`name`: of the namespace at the far end. `delay_s`: of each packet; `loss`: the share that is lost, each way."""
+
+    name: str
+    number: int
+    delay_s: float
+    loss: float = 0.0
+    _rng: random.Random = field(default_factory=lambda: random.Random(7))
+
+    @property
+    def near(self) -> str:
+        return f"10.214.{self.number}.1"
+
+    @property
+    def far(self) -> str:
+        return f"10.214.{self.number}.2"
+
+    def command(self, *words: str) -> list[str]:
+        """What runs these words at the far end, as the process that is started."""
+        return ["ip", "netns", "exec", self.name, *words]
+
+    def carry(self, source: int, target: int) -> None:
+        """Take what has come at one end, for the other one."""
+        with contextlib.suppress(BlockingIOError):
+            while packet := os.read(source, PACKET_BYTES):
+                if self._rng.random() >= self.loss:
+                    asyncio.get_running_loop().call_later(self.delay_s, _hand_over, target, packet)
+
+
+def _hand_over(target: int, packet: bytes) -> None:
+    with contextlib.suppress(OSError):  # The test is over.
+        os.write(target, packet)
+
+
+def why_no_cable() -> str:
+    """Why none can be made here; empty where it can."""
+    return why_not() or ("" if DEVICE.exists() else f"there is no {DEVICE}")
+
+
+@contextmanager
+def lossy_cable(delay_s: float) -> Iterator[LossyCable]:
+    """Make the other machine; in an event loop, which carries the packets."""
+    number = os.getpid() % NUMBERS + 1
+    cable, ends = LossyCable(f"{PREFIX}{os.getpid()}", number, delay_s), list[int]()
+    near, far = f"lossy{number}", f"lossy{number}f"
+    loop = asyncio.get_running_loop()
+    _ip("netns", "add", cable.name)
+    try:
+        for device in (near, far):
+            ends.append(end := os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK))
+            fcntl.ioctl(end, _TUNSETIFF, struct.pack("16sH22x", device.encode(), _IFF_TUN | _IFF_NO_PI))
+        _ip("link", "set", far, "netns", cable.name)
+        _ip("addr", "add", f"{cable.near}/30", "dev", near)
+        _ip("link", "set", near, "up")
+        _ip("-n", cable.name, "addr", "add", f"{cable.far}/30", "dev", far)
+        _ip("-n", cable.name, "link", "set", far, "up")
+        for source, target in (ends, reversed(ends)):
+            loop.add_reader(source, cable.carry, source, target)
+        yield cable
+    finally:
+        for end in ends:
+            loop.remove_reader(end)
+            os.close(end)
+        _ip("netns", "del", cable.name)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], capture_output=True, timeout=10, check=True)
