@@ -193,7 +193,7 @@ async def test_a_call_whose_answer_has_begun_is_cancelled_on_the_server_too(mcp:
 
 @in_both_eras
 async def test_a_call_that_takes_too_long_times_out_and_is_cancelled_on_the_server(mcp: Running) -> None:
-    with pytest.raises(CallTimedOut, match=r"tools/call within 0\.3 s"):
+    with pytest.raises(CallTimedOut, match=r"tools/call within 0\.\d+ s"):
         await mcp.client.request(Request.within("tools/call", call("wait"), timeout_s=0.3))
     async with asyncio.timeout(20):
         await mcp.diary.cancelled.wait()

@@ -5,6 +5,7 @@ nothing gets what it always got.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -56,6 +57,11 @@ async def answered(url: str, era: str, message: Json) -> Json:
     return told
 
 
+def without_seconds(text: str) -> str:
+    """What is left of a call's time differs where the machine took some of it before the call was sent."""
+    return re.sub(r"within [\d.]+ s", "in time", text)
+
+
 @ERAS
 async def test_a_call_without_a_known_outcome_is_a_result_for_a_client_that_asks_for_results(
     era: str, tmp_path: Path
@@ -68,7 +74,8 @@ async def test_a_call_without_a_known_outcome_is_a_result_for_a_client_that_asks
         assert [part["type"] for part in result["content"]] == ["text"]
         assert "did not answer tools/call" in result["content"][0]["text"]
         assert usual["error"]["message"].startswith("kit__never may have been executed: server kit on ")
-        assert result["content"][0]["text"] == f"{usual['error']['message']}; look before you make it again."
+        said = f"{usual['error']['message']}; look before you make it again."
+        assert without_seconds(result["content"][0]["text"]) == without_seconds(said)
         assert result["_meta"][ERROR_META_KEY]["code"] == OUTCOME_UNKNOWN
         unknown = await answered(f"{node.url}?errors=result", era, call("kit__no"))
         assert unknown["error"]["code"] == -32602, "the client's own mistake stays an error"
