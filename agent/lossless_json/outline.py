@@ -44,8 +44,8 @@ CALLS: Final = frozenset({"tools/call", "prompts/get"})
 # The members of a request that any part of a node looks at.
 PARAMS: Final = frozenset(
     {
-        *("name", "uri", "ref", "argument", "cursor", "level", "requestId", "taskId", "task", "notifications"),
-        *("requestState", "inputResponses", META),
+        *("name", "uri", "ref", "argument", "cursor", "level", "requestId", "taskId", "task"),
+        *("requestState", "inputResponses", "notifications", META),
     }
 )
 META_NAMES: Final = frozenset(
@@ -58,6 +58,8 @@ META_NAMES: Final = frozenset(
 )
 # What a node looks at only to hand it to a server of an earlier version, or to answer for a fleet.
 _SELDOM: Final = frozenset({ARGUMENTS, "inputResponses", "argument"})
+# The names in it have limits of their own, with an error of their own: only their number counts here.
+_NOTIFICATIONS: Final = "notifications"
 _PARAMS: Final = "params"
 _TOP: Final = frozenset({"jsonrpc", "id", "method", _PARAMS})
 # A member of those that may stay unread is read up to here.
@@ -96,7 +98,8 @@ class _Looked:
 
     def at(self, field: str, members: Json, place: Place, body: bytes) -> None:
         """Have a member read, into `members`. Raises `_TooMuch`."""
-        self._bytes_len += place.value_end - place.value
+        if place.name != _NOTIFICATIONS:
+            self._bytes_len += place.value_end - place.value
         if self._bytes_len > self._bytes_max:
             raise _TooMuch(f"{field}: a node has to look at more than {self._bytes_max} bytes")
         self._texts.append((field, members, place.name, body[place.value : place.value_end]))

@@ -25,9 +25,9 @@ META: Final = "_meta"
 # The name, in params and in `_meta`, of all members that no node looks at: no name that is read holds half a surrogate
 # pair, and orjson writes none, so it can neither come from outside nor go out by mistake.
 BESIDE: Final = "\ud800"
-# What a node has to look into, it reads up to here: at most 2 MB as a text and 4 MB as values.
+# What a node has to look into, it reads up to here: at most 2 MB as a text and 6 MB as values.
 LOOKED_AT_BYTES_MAX: Final = 512 << 10
-LOOKED_AT_VALUES_MAX: Final = 20_000
+LOOKED_AT_VALUES_MAX: Final = 30_000
 # A member that one looks for, and that is not larger, is read; a larger one may be an object to be passed on.
 _PART_BYTES_MAX: Final = 64 << 10
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")

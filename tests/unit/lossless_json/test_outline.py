@@ -203,7 +203,7 @@ def test_a_crowd_of_members_goes_on_and_none_of_them_is_read(method: bytes) -> N
     assert sent(message["params"]) == orjson.loads(params)
 
 
-@pytest.mark.parametrize("name", sorted(PARAMS - {"_meta", "inputResponses", "argument"}))
+@pytest.mark.parametrize("name", sorted(PARAMS - {"_meta", "inputResponses", "argument", "notifications"}))
 def test_what_a_node_looks_at_has_limits_of_bytes_and_of_values(name: str) -> None:
     for value, limit in (
         (b'"%s"' % (b"x" * LOOKED_AT_BYTES_MAX), f"{LOOKED_AT_BYTES_MAX} bytes"),
@@ -213,6 +213,17 @@ def test_what_a_node_looks_at_has_limits_of_bytes_and_of_values(name: str) -> No
         assert isinstance(refusal, str)
         assert f"params.{name}: " in refusal
         assert limit in refusal
+
+
+def test_the_names_of_a_subscription_have_limits_of_their_own() -> None:
+    wanted = b'{"resourceSubscriptions":[%s]}' % b",".join([b'"%s"' % (b"x" * 500)] * 5_000)
+    message = found(read_message(message_with(b'{"notifications":%s,%s}' % (wanted, CROWD), b"subscriptions/listen")))
+    assert isinstance(message, dict)
+    assert message["params"]["notifications"] == orjson.loads(wanted)
+    many = b"[%s]" % b",".join([b'""'] * (LOOKED_AT_VALUES_MAX + 1))
+    refusal = found(read_message(message_with(b'{"notifications":%s,%s}' % (many, CROWD))))
+    assert isinstance(refusal, str)
+    assert "params.notifications: " in refusal
 
 
 def test_of_another_node_more_is_read_since_it_may_have_written_anew_what_it_had_read() -> None:
