@@ -111,7 +111,8 @@ def pause_s(*, now_s: float, last_update_at_s: float | None, idle_returns: int) 
 #   that answer lacks them too               | the same, as critical    | query again when that is long ago
 #   vanished ones answer, and may be hidden  | the answer + the missing | query now, index-less, consistent
 #   that answer does not prove them gone     | the same, as critical    | query again in HIDDEN_AGAIN_S
-#   more than half or all others vanished    | the answer + the missing | query now, index-less, consistent
+#   more than half or all others vanished,   | the answer + the missing | query now, index-less, consistent
+#   nodes that answer among them, with news  |                          |
 #   the same ones vanished in that answer    | the answer               |
 def weigh(
     shown: Catalog | None,
@@ -159,7 +160,9 @@ def weigh(
     # Suspects stay until a confirming answer lacks them too, even where newcomers have made a minority of them.
     held = vanished & forgotten
     rest = vanished - held
-    in_doubt = bool(hidden) or _is_mass(shown, rest, canary) or not rest.isdisjoint(suspects)
+    # Those that answer count as well: an answer with news that lacks most is doubted in all that it says.
+    is_mass = not vanished <= _doubted_of(shown) and _is_mass(shown, vanished, canary)
+    in_doubt = bool(hidden) or is_mass or not rest.isdisjoint(suspects)
     if in_doubt and not (confirming and rest <= suspects):
         return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
     if not held:
@@ -172,10 +175,14 @@ def _doubted(shown: Catalog, answer: Catalog, vanished: frozenset[InstanceKey], 
 
     A read of the leader tells them apart; what it lacked once is not read again for each answer that lacks it.
     """
-    doubted = {one.key for one in shown.instances if one.trouble == FORGOTTEN}
-    if confirming or vanished <= doubted:
+    if confirming or vanished <= _doubted_of(shown):
         return Verdict(Trust.DOUBTED, _with_missing(shown, answer, vanished, trouble=FORGOTTEN), vanished)
     return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
+
+
+def _doubted_of(shown: Catalog) -> AbstractSet[InstanceKey]:
+    """What a catalog has lacked before."""
+    return {one.key for one in shown.instances if one.trouble == FORGOTTEN}
 
 
 def is_canary(instance: Instance, service_id: str, holder: str) -> bool:
