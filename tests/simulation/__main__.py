@@ -1,12 +1,15 @@
 """`python -m tests.simulation`: many seeds, or one again with all that happened in it (`make simulation`).
 
-The one rule: exit code 1 when a seed broke a rule, with the command that replays it.
+With `--mistakes` instead what notices each mistake of a list. The one rule: exit code 1 when a seed broke a rule, with
+the command that replays it, or when a mistake that seeds should notice was not.
 """
 
 import argparse
+import subprocess
 import sys
 import time
 
+from tests.simulation.mistakes import MISTAKES
 from tests.simulation.runs import KINDS, SeedFailed, silent, try_seed, try_seeds
 
 
@@ -18,9 +21,12 @@ def main() -> int:
     )
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--replay", nargs=2, metavar=("KIND", "SEED"), help=f"one seed again: {', '.join(KINDS)}")
+    parser.add_argument("--mistakes", nargs="*", metavar="NAME", help="try these, or all; names by their beginnings")
     asked = parser.parse_args()
     if asked.replay:
         return replay(asked.replay[0], int(asked.replay[1]))
+    if asked.mistakes is not None:
+        return try_mistakes(asked.mistakes or [""], asked.seeds)
     return sum(many(kind, asked.first, asked.seeds // KINDS[kind].one_in) for kind in KINDS) and 1
 
 
@@ -51,6 +57,35 @@ def replay(kind: str, seed: int) -> int:
     finally:
         print("\n".join(log))
     return 0
+
+
+# In a process of its own, which imports the real code only once it has the mistake.
+_CHILD = """
+import sys
+from tests.simulation.mistakes import make
+name, kinds, seeds = sys.argv[1:]
+make(name)
+from tests.simulation.runs import noticed
+sys.stdout.write(noticed(kinds.split(), int(seeds)))
+"""
+
+
+def try_mistakes(beginnings: list[str], seeds: int) -> int:
+    """Try each against so many seeds, and say what noticed it; returns 1 where one went unnoticed that should not."""
+    unnoticed = 0
+    for name, mistake in MISTAKES.items():
+        if not name.startswith(tuple(beginnings)):
+            continue
+        if mistake.held_by:
+            print(f"{name}: {mistake.held_by}, for {mistake.why}", flush=True)
+            continue
+        command = [sys.executable, "-c", _CHILD, name, " ".join(mistake.kinds), str(seeds)]
+        began_s = time.monotonic()
+        tried = subprocess.run(command, check=False, capture_output=True, text=True)
+        said = tried.stdout or (tried.stderr.strip().splitlines() or ["NOT NOTICED"])[-1]
+        unnoticed += not tried.stdout
+        print(f"{name}: {said} ({time.monotonic() - began_s:.0f} s)", flush=True)
+    return unnoticed and 1
 
 
 if __name__ == "__main__":

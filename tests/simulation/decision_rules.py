@@ -7,11 +7,12 @@ facts (`tests.simulation.surroundings`), never what a node believes of them.
 from typing import TYPE_CHECKING, cast
 
 from agent.control.absence import is_suppressed
+from agent.control.selection import select
 from agent.model import LinkState, PeerSource, PeerSpec
-from discovery.consul.blocking_query import RESTORED_S
-from discovery.consul.forgotten import FORGOTTEN_S
+from tests.simulation.calls import look_at_refused
 from tests.simulation.lying_catalog import Lie
 from tests.simulation.rules import CAUSE_LASTS_S
+from tests.simulation.surroundings import identity_of
 
 if TYPE_CHECKING:
     from tests.simulation.decisions import HeldLink, Observer
@@ -28,10 +29,12 @@ KEPT_SILENT_MAX_S, VAIN_TURNS_MAX = 135.0, 3
 CRITICAL_TURNS_MAX = 1
 # Our own entry is missed, doubted and registered again in so many turns.
 TURNS_MAX = 4
-# What the catalog has forgotten for longer than any doubt lasts is read once more and gone in so many.
-DOUBT_MAX_S, GONE_TURNS_MAX = FORGOTTEN_S + RESTORED_S, 2
-# Away names are known for an hour; the turn before is when they were noted.
-AWAY_KNOWN_S = 3_500.0
+# What the catalog has forgotten for longer than any doubt lasts (docs/reliability.md) is read once more and gone in so
+# many, a plain server without the first part; what has left is gone in so many once Consul has been well for a while.
+FORGOTTEN_MAX_S, RESTORED_MAX_S, SETTLED_S = 180.0, 180.0, 10.0
+DOUBT_MAX_S, GONE_TURNS_MAX, LEFT_TURNS_MAX = FORGOTTEN_MAX_S + RESTORED_MAX_S, 2, 4
+# Away names are known for ten minutes; the turn before is when they were noted.
+AWAY_KNOWN_S = 540.0
 
 
 def look(observer: "Observer") -> None:
@@ -42,14 +45,29 @@ def look(observer: "Observer") -> None:
         _look_at_away(observer)
     _look_at_entries(observer)
     _look_at_catalog(observer)
-    if observer.store.overrides or observer.store.suppressions:
-        _operator_wins(observer)
+    if observer.outcomes.refused_at_s:
+        look_at_refused(observer)
+    if observer.servers.misused:
+        observer.broken(f"Consul is asked for what it does not have: {observer.servers.misused}")
     linked = [held.node_id for held in observer.links.values() if held.record.view.connected]
     if len(set(linked)) < len(linked):
         observer.broken(f"two links to one node: {linked}")
     backing_off = [held.record.standing.state for held in observer.links.values()].count(LinkState.BACKOFF)
     if (observer.crowd.up, observer.crowd.down + observer.crowd.named_down) != (len(linked), backing_off):
         observer.broken(f"links are counted wrongly: {observer.crowd}")
+
+
+def decided(observer: "Observer") -> None:
+    """After each step of the selection: an operator's word wins, and of a node one entry is wanted."""
+    if observer.links.keys() != observer.desired.keys():
+        observer.broken(
+            f"links are not those that are wanted: {sorted(observer.links.keys() ^ observer.desired.keys())}"
+        )
+    if observer.store.overrides or observer.store.suppressions:
+        _operator_wins(observer)
+    wanted = [spec for spec in observer.desired.values() if spec.source is PeerSource.DISCOVERY]
+    if len({spec.expected_node_id or spec.name for spec in wanted}) < len(wanted):
+        observer.broken(f"two links to one node are wanted: {[spec.name for spec in wanted]}")
 
 
 def closed(observer: "Observer", spec: PeerSpec, *, up: bool) -> None:
@@ -62,8 +80,9 @@ def closed(observer: "Observer", spec: PeerSpec, *, up: bool) -> None:
     # what answers is when it has been lost for long.
     causes += [] if up else [one.lost_at_s, one.lapsed_at_s]
     lost_for_s = observer.loop.time() - one.unlisted_at_s
-    is_gone = not one.alive or (not one.listed and (not up or lost_for_s >= FORGOTTEN_S))
+    is_gone = not one.alive or (not one.listed and (not up or lost_for_s >= FORGOTTEN_MAX_S))
     is_gone |= not up and not one.passing
+    is_gone |= spec.name != one.name  # It has another name by now, or has a namesake.
     if not is_gone and observer.loop.time() - max(causes) > CAUSE_LASTS_S:
         observer.broken(f"removed without a cause: {spec.name}")
 
@@ -89,11 +108,10 @@ def ended_for_silence(observer: "Observer", held: "HeldLink") -> None:
 
 
 def _look_at_entries(observer: "Observer") -> None:
-    """Of a node one entry is wanted, none that is down and critical, and what has just registered is dialled."""
-    wanted = [spec for spec in observer.desired.values() if spec.source is PeerSource.DISCOVERY]
-    if len({spec.expected_node_id or spec.name for spec in wanted}) < len(wanted):
-        observer.broken(f"two links to one node are wanted: {[spec.name for spec in wanted]}")
-    for spec in wanted:
+    """Nothing is wanted that is down and critical, and what has just registered is dialled."""
+    for spec in observer.desired.values():
+        if spec.source is not PeerSource.DISCOVERY:
+            continue
         held = observer.links[spec.key]
         is_down = not held.record.view.connected
         held.critical_turns = held.critical_turns + 1 if is_down and not spec.sighting else 0
@@ -124,10 +142,15 @@ def _look_at_catalog(observer: "Observer") -> None:
     for key, held in observer.links.items():
         one = facts.at(cast("PeerSpec", held.record.view.spec).target.url)
         is_known = one.listed or one.ghost is not None or observer.desired[key].source is not PeerSource.DISCOVERY
-        is_gone = not is_known and now_s - max(doubted_at_s, one.unlisted_at_s) > DOUBT_MAX_S
+        doubt_max_s = RESTORED_MAX_S if one.is_plain else DOUBT_MAX_S
+        is_gone = not is_known and now_s - max(doubted_at_s, one.unlisted_at_s) > doubt_max_s
         held.forgotten_turns = held.forgotten_turns + 1 if is_gone else 0
         if held.forgotten_turns > GONE_TURNS_MAX:
             observer.broken(f"what the catalog has long forgotten is kept: {key}")
+        is_settled = now_s - max(doubted_at_s, one.unlisted_at_s) > SETTLED_S
+        held.left_turns = held.left_turns + 1 if is_settled and not (is_known or one.alive) else 0
+        if held.left_turns > LEFT_TURNS_MAX:
+            observer.broken(f"what has left is kept: {key}")
 
 
 def _look_at_silence(observer: "Observer") -> None:
@@ -138,6 +161,26 @@ def _look_at_silence(observer: "Observer") -> None:
         long = observer.loop.time() - (held.silent_s or 0.0) > KEPT_SILENT_MAX_S
         if held.vain_turns > VAIN_TURNS_MAX or long:
             observer.broken(f"a link is kept that answers nothing: {held.record.view.key}")
+
+
+def look_at_the_end(observer: "Observer") -> None:
+    """Selecting everything anew changes nothing, where more than one entry or word may concern a peer."""
+    store, selector = observer.store, observer.selector
+    names = [one.name for one in observer.facts.nodes]
+    if not (store.overrides or store.suppressions or len(set(names)) < len(names)):
+        return
+    anew = select(
+        observer.catalog,
+        identity_of(observer.own),
+        overrides=store.overrides,
+        suppressions=store.suppressions,
+        learned=selector._learned,
+        connected=selector._connected,
+        previous=selector.selection.peers,
+    )
+    if anew.peers != selector.selection.peers:
+        others = [one.name for one in {*anew.peers} ^ {*selector.selection.peers}]
+        observer.broken(f"a selection has not come to its end: {sorted(others)}")
 
 
 def _silent(observer: "Observer") -> tuple[list["HeldLink"], int]:
@@ -154,6 +197,8 @@ def _look_at_away(observer: "Observer") -> None:
     expected = observer.absences.absence(views, (), now_s).expected
     for key, (spec, at_s) in list(observer.away.items()):
         by_word = is_suppressed(spec, observer.store.suppressions)
+        if by_word and key in expected and key not in observer.links:
+            observer.broken(f"the names of a peer are kept that an operator removed: {key}")
         if key in observer.desired or by_word or now_s - at_s > AWAY_KNOWN_S:
             del observer.away[key]
         elif key not in expected:
@@ -164,9 +209,9 @@ def _look_at_away(observer: "Observer") -> None:
 def _operator_wins(observer: "Observer") -> None:
     peers, store = observer.selector.selection.peers, observer.store
     added = {observer.facts.at(known.target.url).node_id for known in store.overrides}
-    suppressed = {known.node_id for known in store.suppressions} - added
     for spec in peers:
-        if spec.source is PeerSource.DISCOVERY and spec.expected_node_id in suppressed:
+        hidden = store.hidden.get(spec.expected_node_id or "") is not None and spec.expected_node_id not in added
+        if spec.source is PeerSource.DISCOVERY and hidden:
             observer.broken(f"an operator's word does not win: {spec.name} was removed")
     by_name = {name: spec for spec in peers for name in (spec.name, *spec.aliases)}
     for known in store.overrides:

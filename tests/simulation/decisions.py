@@ -33,10 +33,10 @@ from agent.links.state import (
 from agent.model import LinkState, Offer, PeerSource, PeerSpec
 from discovery.consul.watch import ConsulWatch
 from discovery.model import Catalog, Instance
-from tests.simulation.calls import call
-from tests.simulation.decision_rules import PROBES_OF_TURN, closed, ended, ended_for_silence, look
+from tests.simulation.calls import Outcomes, call
+from tests.simulation.decision_rules import PROBES_OF_TURN, closed, decided, ended, ended_for_silence, look
 from tests.simulation.network import INFO
-from tests.simulation.node import NoRecorder
+from tests.simulation.orders import kept_away
 from tests.simulation.rules import DIALS_OF_LINK_MAX, DIALS_WINDOW_S, RuleBroken
 from tests.simulation.surroundings import (
     Facts,
@@ -52,6 +52,10 @@ from tests.simulation.virtual_time import VirtualTimeLoop
 
 # One link's sessions: it is held down for ten seconds after the fourth in a row that did not last so long.
 SESSIONS_OF_LINK_MAX, SESSIONS_WINDOW_S = 4, 10.0
+# After so many failures in a row a link's wait no longer grows, if it waits at all.
+ATTEMPTS_UNLIKE, WAITED_S = 7, 0.5
+# A server that stumbles answers all calls but one in so many.
+STUMBLES_ONE_IN = 3
 
 _OFFER = Offer(tools=({"name": "read"},), digest="d")
 
@@ -62,8 +66,8 @@ class HeldLink:
 
     `node_id`, `epoch`: the node that answered last, and its life; `silent_s`, `missed`, `vain_turns`: since when it has
     answered no probe, how many, and for how many turns in which most others did; `critical_turns`, `forgotten_turns`:
-    how many it is down and critical, or has long been lost; `sighting`, `was_down`: what the catalog last said of it,
-    and whether it was down then.
+    how many it is down and critical, or has long been lost, and `left_turns` has left; `sighting`, `was_down`: what the
+    catalog last said of it, and whether it was down then.
     """
 
     record: LinkRecord
@@ -77,6 +81,7 @@ class HeldLink:
     vain_turns: int = 0
     critical_turns: int = 0
     forgotten_turns: int = 0
+    left_turns: int = 0
     sighting: str = ""
     was_down: bool = True
 
@@ -84,7 +89,8 @@ class HeldLink:
 class Observer:
     """One life of one node, on a loop and a clock of its own, and the facts around it.
 
-    Long because it is the loop that takes a turn of each part.
+    `proven`: URL -> the node that has proven itself there last. Long because it is the loop that takes a turn of each
+    part.
     """
 
     def __init__(self, own: NodeFacts, facts: Facts, rng: random.Random, store: Store, loop: VirtualTimeLoop) -> None:
@@ -100,7 +106,9 @@ class Observer:
         self.hooks = LinkHooks(_ignored, _ignored, _ignored, crowd=self.crowd)
         self.links: dict[str, HeldLink] = {}
         self.desired: dict[str, PeerSpec] = {}
-        self.stats = ReplicaStats(NoRecorder(), rng, self._up_since_s, lambda _key: 1, self._is_ready)
+        self.outcomes = Outcomes()
+        self.proven: dict[str, str] = {}
+        self.stats = ReplicaStats(self.outcomes, rng, self._up_since_s, lambda _key: 1, self._is_ready)
         self.executed: Counter[str] = Counter()
         self.words: dict[str, float] = {}
         self.absences = AbsenceTracker(waits_for_catalog=False)
@@ -133,7 +141,8 @@ class Observer:
         if changed := [key for key, view in before.items() if self.links[key].record.view is not view]:
             await self._reconcile(changed)
         self.turned_at_s = self.loop.time()
-        call(self)
+        if changed or self.outcomes.refused_at_s:  # Else it would be the same call again.
+            call(self)
         look(self)
 
     def _has_news(self) -> bool:
@@ -161,6 +170,7 @@ class Observer:
         if changed is None:
             keys |= self.desired.keys() ^ self.links.keys()
         if not keys:
+            decided(self)
             return
         actual = {key: held.record.view.spec for key in sorted(keys) if (held := self.links.get(key)) is not None}
         desired = {key: spec for key in sorted(keys) if (spec := self.desired.get(key)) is not None}
@@ -169,6 +179,7 @@ class Observer:
             self._carry_out(action)
         if actions and reconcile(desired, {key: self.links[key].record.view.spec for key in keys & self.links.keys()}):
             self.broken(f"reconciling does not end: {desired} {list(self.links)}")
+        decided(self)
 
     def _carry_out(self, action: Action) -> None:
         match action:
@@ -184,6 +195,9 @@ class Observer:
                 if gone.source is PeerSource.DISCOVERY:
                     self.away[key] = gone, self.loop.time()
                 self.stats.forget(key)
+                self.outcomes.forget(key)
+                if any(key in group.healths for group in self.stats._groups.values()):
+                    self.broken(f"what is gone keeps its ejection: {key}")
             case RelabelLink(spec=spec, sighted=sighted):
                 held = self.links[spec.key]
                 if held.record.view.spec.target != spec.target:
@@ -199,22 +213,23 @@ class Observer:
 
     def _probe_all(self) -> None:
         """As many probes of each as end a link that answers none; where nothing is lost, all are answered."""
-        if not self.facts.cut and not self.crowd.silent:
+        if not self.facts.cut and not self.facts.lossy and not self.crowd.silent:
             for held in self.links.values():
                 held.silent_s, held.missed, held.vain_turns = None, 0, 0
             self.crowd.heard += PROBES_OF_TURN * self.crowd.up
             return
-        for _ in range(PROBES_OF_TURN):
+        for number in range(PROBES_OF_TURN):
             for held in self.links.values():
-                self._probe(held)
+                self._probe(held, loses=number == 0)
 
-    def _probe(self, held: HeldLink) -> None:
+    def _probe(self, held: HeldLink, *, loses: bool) -> None:
+        """`loses`: packets that are lost now and then are lost now."""
         record = held.record
         spec = cast("PeerSpec", record.view.spec)
         one = self.facts.at(spec.target.url)
         if not (record.view.connected and one.alive and one.url == spec.target.url):
             return
-        if not self.answers(one):
+        if not self.answers(one) or (loses and one.number in self.facts.lossy):
             if held.silent_s is None:
                 held.silent_s = self.loop.time()
             held.missed += 1
@@ -238,10 +253,15 @@ class Observer:
             if not there or held.epoch != one.epoch:
                 self._failed(held, Unreachable("reset"), now_s)
             return
-        # What has passed since the last turn may have been time for many dials.
+        # What has passed since the last turn may have been time for many dials. Those of a link that has waited the
+        # longest already are all alike: one of them is made.
+        is_there = there and self.answers(one)
         while now_s >= held.due_s and not record.view.connected:
             at_s = max(held.due_s, self.turned_at_s)
-            self._dial(key, held, at_s, is_there=there and self.answers(one))
+            self._dial(key, held, at_s, is_there=is_there)
+            if record.view.attempts > ATTEMPTS_UNLIKE and held.due_s > at_s + WAITED_S:
+                held.due_s = max(held.due_s, now_s)
+                break
 
     def _dial(self, key: str, held: HeldLink, now_s: float, *, is_there: bool) -> None:
         record = held.record
@@ -257,6 +277,8 @@ class Observer:
             self._failed(held, IdentityRefused("another node"), now_s)
         else:
             held.node_id, held.epoch = one.node_id, one.epoch
+            if not one.is_plain:
+                self.proven[spec.target.url] = one.node_id
             held.readied = [at_s for at_s in held.readied if now_s - at_s < SESSIONS_WINDOW_S] + [now_s]
             if len(held.readied) > SESSIONS_OF_LINK_MAX:
                 self.broken(f"a flapping link is not held down: {key}")
@@ -289,7 +311,9 @@ class Observer:
             return CallNotSent("refused")
         if self.facts.carries(self.own.number, one.number):
             self.executed[call_id] += 1
-        return None if self.answers(one) and not one.server_hangs else CallOutcomeUnknown("no answer")
+        stumbles = one.stumbles and self.calls % STUMBLES_ONE_IN == 0
+        answers = self.answers(one) and not one.server_hangs and not stumbles
+        return None if answers else CallOutcomeUnknown("no answer")
 
     def answers(self, one: NodeFacts) -> bool:
         """Whether packets arrive in both directions."""
@@ -304,7 +328,7 @@ class Observer:
 
     def unconverged(self) -> str:
         """What is not yet as it must be; empty when everything is."""
-        suppressed = {known.node_id for known in self.store.suppressions}
+        hidden = kept_away(self.store, self.facts)
         added = {self.facts.at(known.target.url).node_id for known in self.store.overrides}
         # An operator's URL of a node that has moved: the operator's word wins, and leads nowhere.
         urls = [one.target.url for one in self.store.overrides]
@@ -312,7 +336,7 @@ class Observer:
         wanted = {
             one.node_id
             for one in self.facts.nodes
-            if one.alive and one is not self.own and (one.node_id not in suppressed or one.node_id in added)
+            if one.alive and one is not self.own and (one.node_id not in hidden or one.node_id in added)
         }
         linked = {held.node_id for held in self.links.values() if held.record.view.connected}
         if self.desired != {spec.key: spec for spec in self.selector.selection.peers}:

@@ -1,7 +1,8 @@
 """A Consul without processes: its servers' state, an agent for each node, and the lies that both are known to tell.
 
-Each kind of lie is one that real Consul has been seen to tell (docs/reliability.md, "Consul differs by version"). An
-`Agent` has the methods of `discovery.consul.client.ConsulClient` that the real watch and registrar call. The one rule:
+Each kind of lie but the partial one is one that real Consul has been seen to tell (docs/reliability.md, "Consul
+differs by version"). An `Agent` has the methods of `discovery.consul.client.ConsulClient` that the real watch and
+registrar call. The one rule:
 a consistent read without an index tells the truth or fails, as Consul promises; everything else may lie.
 """
 
@@ -28,6 +29,8 @@ SLOW_S = 8.0
 USUAL_LIMIT_S = 5.0
 # Consul's own anti-entropy: an agent compares all that it holds with the servers about once a minute.
 SYNC_EVERY_S = 75.0
+# One in so many of the others is in a partial answer.
+PARTIAL_OF = 3
 
 
 class Lie(StrEnum):
@@ -43,6 +46,7 @@ class Lie(StrEnum):
     BEHIND = "behind"  # a follower that is behind: an older list under an older index
     DOUBLED = "doubled"  # each row twice, in any order
     REORDERED = "reordered"  # the rows in any order
+    PARTIAL = "partial"  # a wait gets our own row and some others, as a cache that is not yet filled would answer
     SLOW = "slow"  # answers after 8 s
 
 
@@ -134,10 +138,10 @@ class Consul:
         self.waiting.clear()
 
     async def changed_from(self, index: int, wait_s: float) -> None:
-        """Return when the index is another one, or after `wait_s`."""
+        """Return when the index is a higher one, or after `wait_s`."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + wait_s
-        while self.index == index and loop.time() < until_s:
+        while self.index <= index and loop.time() < until_s:
             future: asyncio.Future[None] = loop.create_future()
             self.waiting[future] = None
             try:
@@ -166,7 +170,7 @@ class Agent:
     """One Consul agent, and in one the client that a node has to it. `lie`: how it answers now.
 
     `token`: what the node sends; `token_rotates`: it comes from a file; `hid_at_s`: when it last hid others' rows.
-    Long because it is a whole client.
+    `misused`: how it was asked for what it does not have. Long because it is a whole client.
     """
 
     consul: Consul
@@ -180,6 +184,8 @@ class Agent:
     registrations: int = 0
     last: Answer | None = None
     hid_at_s: float = 0.0
+    answered_index: int = 0
+    misused: str = ""
     _sync: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
@@ -192,6 +198,13 @@ class Agent:
     ) -> Answer:
         """One health query."""
         assert not dc
+        if index > self.answered_index:
+            self.misused = f"a wait at index {index} after an answer of {self.answered_index}"
+        answer = await self._asked(index, wait_s, consistent=consistent)
+        self.answered_index = answer.index
+        return answer
+
+    async def _asked(self, index: int, wait_s: float, *, consistent: bool) -> Answer:
         self.queries += 1
         await self._answer_s(wait_s)
         refused = self.token in self.consul.refused_tokens
@@ -208,7 +221,7 @@ class Agent:
         if index and self.lie is not Lie.BEHIND:
             await self.consul.changed_from(index, wait_s)
             await self._answer_s(0.0)
-        return self._answer(consistent=consistent)
+        return self._answer(consistent=consistent, waited=bool(index))
 
     async def register(self, payload: Mapping[str, Any]) -> None:
         """`PUT /v1/agent/service/register`; the agent sends on what differs from what it believes."""
@@ -324,7 +337,7 @@ class Agent:
     def _reaches_servers(self) -> bool:
         return self.lie not in (Lie.AWAY, Lie.LEADERLESS, Lie.FROZEN)
 
-    def _answer(self, *, consistent: bool) -> Answer:
+    def _answer(self, *, consistent: bool, waited: bool) -> Answer:
         index, rows = self.consul.index, self.consul.rows()
         match self.lie:
             case Lie.BLIND:
@@ -335,6 +348,10 @@ class Agent:
                 return Answer(index, seen, filtered=True, backend="blocking-query")
             case Lie.BEHIND if self.consul.history and not consistent:
                 index, rows = self.consul.history[-1]
+            case Lie.PARTIAL if waited:
+                ours = tuple([one.row for one in self.consul.entries.values() if one.agent == self.name])
+                others = tuple([row for row in rows if row not in ours])
+                return Answer(index, ours + others[: len(others) // PARTIAL_OF], backend="blocking-query")
             case Lie.DOUBLED | Lie.REORDERED:
                 shuffled = [*rows] * (2 if self.lie is Lie.DOUBLED else 1)
                 self.consul.rng.shuffle(shuffled)

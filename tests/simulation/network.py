@@ -47,7 +47,8 @@ class Host(Protocol):
 class Network:
     """`cut`: pairs (from, to) of host names whose packets are lost. `at`: URL -> the host there.
 
-    `dials`, `opened_at`: (when, from, URL) of each dial and each connection since the rules looked last.
+    `dials`, `opened_at`: (when, from, URL) of each dial and each connection since the rules looked last. `dialled_at`:
+    when a host last dialled a URL.
     """
 
     at: dict[str, Host] = field(default_factory=dict)
@@ -55,6 +56,7 @@ class Network:
     slow_s: dict[str, float] = field(default_factory=dict)
     dials: list[tuple[float, str, str]] = field(default_factory=list)
     opened_at: list[tuple[float, str, str]] = field(default_factory=list)
+    dialled_at: dict[tuple[str, str], float] = field(default_factory=dict)
     began_most: int = 0
     _began: dict[str, int] = field(default_factory=dict)
 
@@ -77,6 +79,7 @@ class Network:
         now_s = asyncio.get_running_loop().time()
         host = self.at.get(url)
         self.dials.append((now_s, source.name, url))
+        self.dialled_at[source.name, url] = now_s
         over = self._note_begun(source.name)
         try:
             await self._connect(source, host)

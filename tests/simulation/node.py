@@ -7,7 +7,7 @@ everything of Consul. The one rule: nothing here decides; parts are wired as `ag
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -37,7 +37,7 @@ from agent.routing.names import node_alias
 from agent.routing.table import RouteKind, RouteTable
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
 from agent.state.overrides import OverrideStore
-from discovery.consul.registration import LEAVE_TIMEOUT_S, ConsulRegistrar
+from discovery.consul.registration import ConsulRegistrar
 from discovery.consul.watch import ConsulWatch
 from discovery.model import Registration
 from tests.simulation.lying_catalog import Agent
@@ -111,6 +111,18 @@ class Kit:
         return {"content": [{"type": "text", "text": self.name}]}
 
 
+class SteppingMesh(Mesh):
+    """A mesh whose steps are looked at, each of them; not all make another route table."""
+
+    def __init__(self, stepped: Callable[[], None], **parts: Any) -> None:
+        super().__init__(**parts)
+        self._looks = stepped
+
+    def _note_step(self, generation: int) -> None:
+        super()._note_step(generation)
+        self._looks()
+
+
 class SimulatedNode:
     """See the module. One object for all lives of a node; `run` is one life.
 
@@ -177,7 +189,8 @@ class SimulatedNode:
         crowd = Crowd()
         self.link_hooks = LinkHooks(self._link_changed, _ignored, _ignored, settled=self._settled, crowd=crowd)
         async with Supervisor(self._make_link) as self.supervisor, asyncio.TaskGroup() as tasks:
-            self.mesh = Mesh(
+            self.mesh = SteppingMesh(
+                lambda: self.world.rules.stepped(self),
                 own=self.identity,
                 supervisor=self.supervisor,
                 store=self.store,
@@ -211,10 +224,10 @@ class SimulatedNode:
             open_client.end_streams()
         for task in self.members:
             task.cancel()
-        was_well, began_s = self.agent.is_well, self.world.now_s
+        was_well, disturbances = self.agent.is_well, self.world.disturbances
         await self.registrar.leave()
-        # A clock that jumps ahead takes the time that there is for it.
-        self.world.rules.left(self, was_well=was_well and self.world.now_s - began_s < LEAVE_TIMEOUT_S)
+        # A clock that jumps ahead takes the time that there is for it, and a token may be deleted meanwhile.
+        self.world.rules.left(self, was_well=was_well and self.world.disturbances == disturbances)
         await asyncio.sleep(0.5)
 
     def move(self) -> None:
@@ -227,7 +240,9 @@ class SimulatedNode:
     def reached_by(self, name: str) -> None:
         """Another node has got through to us."""
         if self.alive:
-            self.mesh.heard_of(self.world.nodes[name].identity.node_id)
+            other = self.world.nodes[name]
+            self.mesh.heard_of(other.identity.node_id)
+            self.world.rules.reached(self, other)
 
     async def serve(self, method: str, params: Json) -> Json:
         """Answer as a node's local endpoint does."""
@@ -313,6 +328,8 @@ class SimulatedNode:
 
     def _gone(self, key: str) -> None:
         self.dispatch.forget(key)
+        if any(key in group.healths for group in self.dispatch._stats._groups.values()):
+            self.world.rules.broken("what is gone keeps its ejection", f"{self.name}: {key}")
         spec = self.specs.pop(key, None)
         if spec is not None:
             departed = next((one for one in self.mesh.departed() if one.spec.key == key), None)
@@ -320,7 +337,6 @@ class SimulatedNode:
 
     def _routes_changed(self) -> None:
         self.dispatch.renewals.routes_changed()
-        self.world.rules.stepped(self)
 
 
 def as_answer(failure: CallRefused | CallUnanswered | NoLongerOffered) -> RpcError:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
+from agent.errors import Unreachable
+from agent.links.link import Link
 from agent.links.supervisor import DIALS_MAX
-from agent.model import LinkView, PeerSource, PeerSpec
+from agent.model import HttpTarget, LinkState, LinkView, PeerSource, PeerSpec
 from discovery.consul.forgotten import FORGOTTEN_S
 from tests.simulation.node import READ, WRITE, replicas_of
 
@@ -30,6 +32,8 @@ TWO_LINKS_FOR_S = 2.0
 DIALS_OF_LINK_MAX, DIALS_WINDOW_S = 25, 10.0
 # And its sessions: it is held down for ten seconds after the fourth in a row that lasted less; one of a life before.
 SESSIONS_OF_LINK_MAX = 6
+# A node that has reached us is dialled at once where the last dial is longer ago than this; the dial waits for a place.
+REACHED_EVERY_S, REACHED_WITHIN_S = 5.0, 1.0
 # A read may be executed once for each attempt.
 ATTEMPTS_MAX = 3
 
@@ -104,6 +108,23 @@ class Rules:
         if now_s - max(causes) > CAUSE_LASTS_S:
             self.broken("removed without a cause", f"{node.name} closed {spec.name} at {spec.target.url}")
 
+    def reached(self, node: "SimulatedNode", other: "SimulatedNode") -> None:
+        """Another node has got through to this one: where its link waits in vain, the way may be open again."""
+        link, now_s = node.mesh.link(node.mesh._selector.key_of(other.identity.node_id)), self.world.now_s
+        way, dialled_at = (node.name, other.url), self.world.network.dialled_at
+        if link is None or link.spec.target != HttpTarget(other.url) or not _waits(link, now_s):
+            return
+        if now_s - dialled_at.get(way, 0.0) <= REACHED_EVERY_S:
+            return
+
+        def look() -> None:
+            is_same = node.alive and node.mesh.link(link.spec.key) is link
+            if is_same and _waits(link, now_s) and dialled_at.get(way, 0.0) < now_s:
+                what = f"{other.name} by {node.name}"
+                self.failure = self.failure or self._failed("who has reached us is not dialled", what)
+
+        asyncio.get_running_loop().call_later(REACHED_WITHIN_S, look)
+
     def left(self, node: "SimulatedNode", *, was_well: bool) -> None:
         """A node has left: where its agent was well all the time, the catalog does not list it."""
         if was_well and node.agent.is_well and node.service_id in self.world.consul.entries:
@@ -166,9 +187,11 @@ class Rules:
 
     def broken(self, rule: str, what: str) -> None:
         """End the run, at the latest with the next look: a node's mesh goes on whatever is raised in one step of it."""
-        text = f"{rule}, at {self.world.now_s - self.world.began_s:.3f} s: {what}"
-        self.failure = self.failure or RuleBroken(text)
+        self.failure = self.failure or self._failed(rule, what)
         raise self.failure
+
+    def _failed(self, rule: str, what: str) -> RuleBroken:
+        return RuleBroken(f"{rule}, at {self.world.now_s - self.world.began_s:.3f} s: {what}")
 
     def held(self) -> None:
         """Raises the first `RuleBroken`, if there was one."""
@@ -259,6 +282,13 @@ class Rules:
             yield f"{node.name} is not passing in the catalog; its agent has {held}, its token is {node.agent.token}"
 
 
+def _waits(link: Link, now_s: float) -> bool:
+    """Whether it waits to dial what may be back at any moment."""
+    standing = link._record.standing
+    soon = link.view.failure == Unreachable.__name__
+    return standing.state is LinkState.BACKOFF and standing.held_until_s <= now_s and soon
+
+
 def _same_objects(views: Sequence[LinkView], known: Sequence[LinkView]) -> bool:
     return len(views) == len(known) and all(map(is_, views, known))
 
@@ -271,3 +301,5 @@ async def every_second(world: "World") -> None:
         world.rules.held()
         for node in world.nodes.values():
             world.rules.stepped(node)
+            if node.agent.misused:
+                world.rules.broken("Consul is asked for what it does not have", f"{node.name}: {node.agent.misused}")

@@ -16,7 +16,7 @@ from agent.model import NodeIdentity, Override, Suppression
 from discovery.consul.client import Answer
 from discovery.consul.rows import RowReader
 from discovery.model import AccessRefused, AgentUnreachable, Catalog, CatalogUnavailable, Instance, RegistrarStatus
-from tests.simulation.lying_catalog import Lie, row_of
+from tests.simulation.lying_catalog import PARTIAL_OF, Lie, row_of
 
 if TYPE_CHECKING:
     from tests.simulation.virtual_time import VirtualTimeLoop
@@ -38,12 +38,13 @@ SHARED_MAX = 8192
 class NodeFacts:
     """One node as it is. `listed`, `passing`: what the servers have of it, which need not be true.
 
-    `shown`: the epoch and port that they have; `created`: the index at which they made its entry. `token`: which of the
-    mesh's ACL tokens its agent holds its registration by; `has_token`: which one it knows itself. `lost_at_s`: when
-    they lost its entry, as news to others; `unlisted_at_s`: since when they do not have it; `lapsed_at_s`: when its
-    check was last critical. `server_hangs`: it answers probes and no calls. `ghost`: an entry of its life before, that
-    an agent of another name left behind. `is_plain`: no node but an MCP server that people have registered, whose agent
-    alone brings back what the servers lost. `agent_away`: nothing registers it now.
+    `shown`: the epoch, port and name that they have; `created`: the index at which they made its entry. `token`: which
+    of the mesh's ACL tokens its agent holds its registration by; `has_token`: which one it knows itself. `lost_at_s`:
+    when they lost its entry, as news to others; `unlisted_at_s`: since when they do not have it; `lapsed_at_s`: when
+    its check was last critical. `server_hangs`: it answers probes and no calls; `stumbles`: all but each third call.
+    `ghost`: an entry of its life before, that an agent of another name left behind. `is_plain`: no node but an MCP
+    server that people have registered, whose agent alone brings back what the servers lost. `agent_away`: nothing
+    registers it now.
     """
 
     number: int
@@ -52,7 +53,6 @@ class NodeFacts:
     passing: bool = True
     epoch: int = 1
     port: int = 8000
-    shown: tuple[int, int] = (1, 8000)
     created: int = 1
     caused_at_s: float = 0.0
     lost_at_s: float = 0.0
@@ -61,6 +61,7 @@ class NodeFacts:
     token: int = 0
     has_token: int = 0
     server_hangs: bool = False
+    stumbles: bool = False
     ghost: bytes | None = None
     is_plain: bool = False
     agent_away: bool = False
@@ -68,10 +69,12 @@ class NodeFacts:
     name: str = field(init=False)
     service_id: str = field(init=False)
     address: str = field(init=False)
+    shown: tuple[int, int, str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.node_id, self.name, self.service_id, self.address = _words_of(self.number)
         self.name = self.service_id if self.is_plain else self.name
+        self.shown = self.epoch, self.port, self.name
 
     @property
     def url(self) -> str:
@@ -79,11 +82,12 @@ class NodeFacts:
 
     def row(self) -> bytes:
         """Its row of the catalog."""
-        return _row("agent", self.number, *self.shown, self.created, passing=self.passing, is_plain=self.is_plain)
+        return _row("agent", self.number, self.shown, self.created, passing=self.passing, is_plain=self.is_plain)
 
     def ghost_row(self) -> bytes:
         """What an agent of another name has of it, as it is now, and never takes back."""
-        return _row("agent-old", self.number, self.epoch, self.port, self.created, passing=True)
+        former = "a-former" if self.number % 2 else "z-former"  # In the catalog before the other entry, or behind it.
+        return _row(former, self.number, (self.epoch, self.port, self.name), self.created, passing=True)
 
 
 @lru_cache(maxsize=1024)
@@ -133,9 +137,9 @@ class SharedEntries(CatalogReader):
 
 @lru_cache(maxsize=4096)
 def _row(
-    agent: str, number: int, epoch: int, port: int, created: int, *, passing: bool, is_plain: bool = False
+    agent: str, number: int, shown: tuple[int, int, str], created: int, *, passing: bool, is_plain: bool = False
 ) -> bytes:
-    node_id, name, service_id, address = _words_of(number)
+    (epoch, port, name), (node_id, _, service_id, address) = shown, _words_of(number)
     meta = {} if is_plain else {"node_id": node_id, "name": name, "epoch": str(epoch)}
     payload = {"ID": service_id, "Port": port, "Address": address, "Meta": meta}
     return row_of(agent, payload, created, passing=passing)
@@ -145,15 +149,16 @@ def _row(
 class Facts:
     """Everything that is so, whatever a node believes. `cut`: pairs (from, to) of numbers whose packets are lost.
 
-    `token`: the one ACL token of the mesh that the servers still know; `says_empty`: whether they answer a wait with
-    another one by 200 and an empty list, as 1.21, or by 403, as 1.8. `lost`: whose entries they lost, and since when.
-    `restored_at_s`: when a snapshot was.
+    `lossy`: the numbers of those of whose packets one is lost now and then. `token`: the one ACL token of the mesh that
+    the servers still know; `says_empty`: whether they answer a wait with another one by 200 and an empty list, as 1.21,
+    or by 403, as 1.8. `lost`: whose entries they lost, and since when. `restored_at_s`: when a snapshot was.
     """
 
     nodes: list[NodeFacts]
     rng: random.Random
     now_s: float = 0.0
     cut: set[tuple[int, int]] = field(default_factory=set)
+    lossy: set[int] = field(default_factory=set)
     index: int = 1_000_000
     before: list[tuple[int, tuple[bytes, ...]]] = field(default_factory=list)
     token: int = 0
@@ -200,6 +205,10 @@ class Facts:
             one.caused_at_s = self.now_s if one.is_plain else one.caused_at_s
         self._lose(some)
 
+    def wipe(self, some: list[NodeFacts]) -> None:
+        """Their agents lose what they held, which the servers hear."""
+        self._lose(some)
+
     def _lose(self, some: list[NodeFacts]) -> None:
         self.change()
         for one in some:
@@ -224,11 +233,15 @@ class Facts:
 
     # What nodes and their agents tell the servers
 
+    def takes(self, one: NodeFacts) -> bool:
+        """Whether it can register."""
+        return one.has_token == self.token and not one.agent_away
+
     def register(self, one: NodeFacts) -> None:
         """A living node registers with the token that it knows; the servers take none that was deleted."""
         if one.agent_away:
             return
-        one.token, entry = one.has_token, (one.epoch, one.port)
+        one.token, entry = one.has_token, (one.epoch, one.port, one.name)
         if one.token == self.token and not (one.listed and one.passing and one.shown == entry):
             self.change()
             one.created = one.created if one.listed else self.index
@@ -277,13 +290,18 @@ class OwnEntry:
 
 @dataclass
 class Servers:
-    """Consul for one node, in no time: a wait is a jump of the clock. `hid_at_s`: when it last hid others' rows."""
+    """Consul for one node, in no time: a wait is a jump of the clock. `hid_at_s`: when it last hid others' rows.
+
+    `answered_index`: that of its last answer; `misused`: how it was asked for what it does not have.
+    """
 
     facts: Facts
     own: NodeFacts
     lie: Lie = Lie.NONE
     last: Answer = field(default_factory=lambda: Answer(1, ()))
     hid_at_s: float = 0.0
+    answered_index: int = 0
+    misused: str = ""
     token_rotates: bool = True
     is_embedded: bool = False
 
@@ -296,6 +314,14 @@ class Servers:
         self, _name: str, *, index: int = 0, wait_s: float = 0.0, consistent: bool = False, **_dc: str
     ) -> Answer:
         """As `ConsulClient.health`."""
+        if index > self.answered_index:
+            # It would sleep over all that is new until the index is there again.
+            self.misused = f"a wait at index {index} after an answer of {self.answered_index}"
+        answer = self._answer(index, wait_s, consistent=consistent)
+        self.answered_index = answer.index
+        return answer
+
+    def _answer(self, index: int, wait_s: float, *, consistent: bool) -> Answer:
         loop, facts, lie = cast("VirtualTimeLoop", asyncio.get_running_loop()), self.facts, self.lie
         loop.jump(0.002)
         if lie not in _SILENT and self.own.has_token != facts.token:
@@ -307,7 +333,7 @@ class Servers:
         if lie is Lie.BEHIND and facts.before and not consistent:
             loop.jump(wait_s if index else 0.0)
             return Answer(*facts.before[-1])
-        loop.jump(wait_s if index == facts.index else 0.0)
+        loop.jump(wait_s if index >= facts.index else 0.0)
         if lie in _HIDING:
             self.hid_at_s = loop.time() if lie is Lie.SHORT_SIGHTED else self.hid_at_s
             return Answer(
@@ -317,6 +343,9 @@ class Servers:
             rows = [*facts.rows()] * (2 if lie is Lie.DOUBLED else 1)
             facts.rng.shuffle(rows)
             return Answer(facts.index, tuple(rows))
+        if lie is Lie.PARTIAL and index:
+            others = tuple([one.row() for one in facts.nodes if one.listed and one is not self.own])
+            return Answer(facts.index, (self.own.row(),) * self.own.listed + others[: len(others) // PARTIAL_OF])
         self.last = Answer(facts.index, facts.rows())
         return self.last
 
@@ -332,10 +361,14 @@ class Servers:
 
 @dataclass(slots=True)
 class Store:
-    """What operators said."""
+    """What operators said. `hidden`: node ID -> what a node was called that they removed once it had proven itself.
+
+    It stays away wherever it is, and whatever it calls itself.
+    """
 
     overrides: tuple[Override, ...] = ()
     suppressions: tuple[Suppression, ...] = ()
+    hidden: dict[str, str] = field(default_factory=dict)
 
 
 def identity_of(one: NodeFacts) -> NodeIdentity:

@@ -58,6 +58,7 @@ class World:
     crowd: list[QuietNode] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     began_s: float = 0.0
+    disturbances: int = 0
     _lives: dict[str, tuple[asyncio.Task[None], asyncio.Event]] = field(default_factory=dict)
     _tokens: int = 0
     _urls: dict[str, SimulatedNode | QuietNode] = field(default_factory=dict)
@@ -268,6 +269,7 @@ class World:
 
     def _rotated(self) -> str:
         before, self._tokens = f"t{self._tokens}", self._tokens + 1
+        self.disturbances += 1
         loop = asyncio.get_running_loop()
         for node in (*self.nodes.values(), *self.crowd):
             loop.call_later(self.rng.choice(TOKEN_LATE_S), self._read_token, node)
@@ -294,6 +296,7 @@ class World:
         assert isinstance(loop, VirtualTimeLoop)
         seconds = self.rng.choice((1.0, 20.0, 3600.0))
         loop.jump(seconds)
+        self.disturbances += 1
         return f"the clock jumps {seconds} s ahead"
 
     def _time_set(self) -> str:
