@@ -112,7 +112,8 @@ def pause_s(*, now_s: float, last_update_at_s: float | None, idle_returns: int) 
 #   that answer lacks them too, none linked  | the answer               |
 #   vanished ones answer, and may be hidden  | the answer + the missing | query now, index-less, consistent
 #   that answer does not prove them gone     | the same, as critical    | query again in HIDDEN_AGAIN_S
-#   more than half or all others vanished    | the answer + the missing | query now, index-less, consistent
+#   more than half or all others vanished,   | the answer + the missing | query now, index-less, consistent
+#   nodes that answer among them, with news  |                          |
 #   the same ones vanished in that answer    | the answer               |
 def weigh(
     shown: Catalog | None,
@@ -185,12 +186,9 @@ def _doubted(
 
     A read of the leader tells them apart; what it lacked once is not read again for each answer that lacks it.
     """
-    if not (confirming or vanished <= _doubted_of(shown)):
-        return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
-    held = vanished & linked
-    if not held:
-        return Verdict(Trust.BELIEVED, answer)
-    return Verdict(Trust.DOUBTED, _with_missing(shown, answer, held, trouble=FORGOTTEN), held)
+    if confirming or vanished <= _doubted_of(shown):
+        return Verdict(Trust.DOUBTED, _with_missing(shown, answer, vanished, trouble=FORGOTTEN), vanished)
+    return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
 
 
 def _doubted_of(shown: Catalog) -> AbstractSet[InstanceKey]:

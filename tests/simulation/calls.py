@@ -42,15 +42,15 @@ class Outcomes(NoRecorder):
         self.refused_at_s: dict[str, float] = {}
         self.called: deque[float] = deque()
         self.repeated: deque[float] = deque()
-        self._out = ""
+        self._out: tuple[str, str] | None = None
 
     def ejected(self, backend: str, reason: str) -> None:
         """As `Recorder`: the call that has just ended has ejected this one."""
-        self._out = reason
+        self._out = backend, reason
 
     def forget(self, backend: str) -> None:
         """Its link has ended, or what it did is no part of this."""
-        self._out = ""
+        self._out = None
         self.rows.pop(backend, None)
         self.refused_at_s.pop(backend, None)
 
@@ -58,15 +58,17 @@ class Outcomes(NoRecorder):
         """An attempt has failed; returns what is wrong with an ejection that it led to, if anything."""
         refused = isinstance(failure, CallNotSent)
         self.rows[backend] += 1
-        if not self._out:
+        if self._out is None:
             return ""
-        reason, self._out = self._out, ""
+        (out, reason), self._out = self._out, None
         row = self.rows.pop(backend)
         self.refused_at_s.pop(backend, None)
         if reason == "refused":
             self.refused_at_s[backend] = now_s
-        unfounded = (reason == "refused" and not refused) or (reason == "failures" and row < FAILURES_MAX)
-        return f"a replica is ejected that fails now and then: {backend}, {row} in a row" if unfounded else ""
+        known = {"refused": refused, "failures": row >= FAILURES_MAX}
+        if out == backend and known.get(reason, True):
+            return ""
+        return f"a replica is ejected that fails now and then: {out}, {row} in a row"
 
     def sent_again(self, now_s: float) -> str:
         """A call is sent again; returns what is wrong with that, if anything."""

@@ -60,7 +60,9 @@ def look(observer: "Observer") -> None:
 def decided(observer: "Observer") -> None:
     """After each step of the selection: an operator's word wins, and of a node one entry is wanted."""
     if observer.links.keys() != observer.desired.keys():
-        observer.broken(f"links are not those that are wanted: {sorted(observer.links.keys() ^ observer.desired.keys())}")
+        observer.broken(
+            f"links are not those that are wanted: {sorted(observer.links.keys() ^ observer.desired.keys())}"
+        )
     if observer.store.overrides or observer.store.suppressions:
         _operator_wins(observer)
     wanted = [spec for spec in observer.desired.values() if spec.source is PeerSource.DISCOVERY]
@@ -177,7 +179,8 @@ def look_at_the_end(observer: "Observer") -> None:
         previous=selector.selection.peers,
     )
     if anew.peers != selector.selection.peers:
-        observer.broken(f"a selection has not come to its end: {selector.selection.peers}, and then {anew.peers}")
+        others = [one.name for one in {*anew.peers} ^ {*selector.selection.peers}]
+        observer.broken(f"a selection has not come to its end: {sorted(others)}")
 
 
 def _silent(observer: "Observer") -> tuple[list["HeldLink"], int]:

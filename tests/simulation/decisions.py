@@ -52,6 +52,8 @@ from tests.simulation.virtual_time import VirtualTimeLoop
 
 # One link's sessions: it is held down for ten seconds after the fourth in a row that did not last so long.
 SESSIONS_OF_LINK_MAX, SESSIONS_WINDOW_S = 4, 10.0
+# After so many failures in a row a link's wait no longer grows, if it waits at all.
+ATTEMPTS_UNLIKE, WAITED_S = 7, 0.5
 # A server that stumbles answers all calls but one in so many.
 STUMBLES_ONE_IN = 3
 
@@ -87,7 +89,8 @@ class HeldLink:
 class Observer:
     """One life of one node, on a loop and a clock of its own, and the facts around it.
 
-    `proven`: URL -> the node that has proven itself there last. Long because it is the loop that takes a turn of each part.
+    `proven`: URL -> the node that has proven itself there last. Long because it is the loop that takes a turn of each
+    part.
     """
 
     def __init__(self, own: NodeFacts, facts: Facts, rng: random.Random, store: Store, loop: VirtualTimeLoop) -> None:
@@ -138,7 +141,8 @@ class Observer:
         if changed := [key for key, view in before.items() if self.links[key].record.view is not view]:
             await self._reconcile(changed)
         self.turned_at_s = self.loop.time()
-        call(self)
+        if changed or self.outcomes.refused_at_s:  # Else it would be the same call again.
+            call(self)
         look(self)
 
     def _has_news(self) -> bool:
@@ -249,10 +253,15 @@ class Observer:
             if not there or held.epoch != one.epoch:
                 self._failed(held, Unreachable("reset"), now_s)
             return
-        # What has passed since the last turn may have been time for many dials.
+        # What has passed since the last turn may have been time for many dials. Those of a link that has waited the
+        # longest already are all alike: one of them is made.
+        is_there = there and self.answers(one)
         while now_s >= held.due_s and not record.view.connected:
             at_s = max(held.due_s, self.turned_at_s)
-            self._dial(key, held, at_s, is_there=there and self.answers(one))
+            self._dial(key, held, at_s, is_there=is_there)
+            if record.view.attempts > ATTEMPTS_UNLIKE and held.due_s > at_s + WAITED_S:
+                held.due_s = max(held.due_s, now_s)
+                break
 
     def _dial(self, key: str, held: HeldLink, now_s: float, *, is_there: bool) -> None:
         record = held.record

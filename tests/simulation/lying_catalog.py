@@ -1,7 +1,8 @@
 """A Consul without processes: its servers' state, an agent for each node, and the lies that both are known to tell.
 
 Each kind of lie but the partial one is one that real Consul has been seen to tell (docs/reliability.md, "Consul
-differs by version"). An `Agent` has the methods of `discovery.consul.client.ConsulClient` that the real watch and registrar call. The one rule:
+differs by version"). An `Agent` has the methods of `discovery.consul.client.ConsulClient` that the real watch and
+registrar call. The one rule:
 a consistent read without an index tells the truth or fails, as Consul promises; everything else may lie.
 """
 

@@ -1,4 +1,4 @@
-"""What an operator orders of one node's decisions, and whom that keeps away: for `tests.simulation.decisions`.
+"""What an operator orders of one node's decisions, and which nodes that keeps away: for `tests.simulation.decisions`.
 
 The orders are those of `agent.control.operator`, without the tasks, the disk and the answer to a client; what is to be
 kept is what the real selection says. The one rule: who must stay away is known from the facts and the words alone.

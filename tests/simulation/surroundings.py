@@ -41,7 +41,7 @@ class NodeFacts:
     `shown`: the epoch, port and name that they have; `created`: the index at which they made its entry. `token`: which
     of the mesh's ACL tokens its agent holds its registration by; `has_token`: which one it knows itself. `lost_at_s`:
     when they lost its entry, as news to others; `unlisted_at_s`: since when they do not have it; `lapsed_at_s`: when
-    its check was last critical. `server_hangs`: it answers probes and no calls; `stumbles`: not each third call, either.
+    its check was last critical. `server_hangs`: it answers probes and no calls; `stumbles`: all but each third call.
     `ghost`: an entry of its life before, that an agent of another name left behind. `is_plain`: no node but an MCP
     server that people have registered, whose agent alone brings back what the servers lost. `agent_away`: nothing
     registers it now.
@@ -82,11 +82,12 @@ class NodeFacts:
 
     def row(self) -> bytes:
         """Its row of the catalog."""
-        return _row("agent", self.number, *self.shown, self.created, passing=self.passing, is_plain=self.is_plain)
+        return _row("agent", self.number, self.shown, self.created, passing=self.passing, is_plain=self.is_plain)
 
     def ghost_row(self) -> bytes:
         """What an agent of another name has of it, as it is now, and never takes back."""
-        return _row("agent-old", self.number, self.epoch, self.port, self.name, self.created, passing=True)
+        former = "a-former" if self.number % 2 else "z-former"  # In the catalog before the other entry, or behind it.
+        return _row(former, self.number, (self.epoch, self.port, self.name), self.created, passing=True)
 
 
 @lru_cache(maxsize=1024)
@@ -136,9 +137,9 @@ class SharedEntries(CatalogReader):
 
 @lru_cache(maxsize=4096)
 def _row(
-    agent: str, number: int, epoch: int, port: int, name: str, created: int, *, passing: bool, is_plain: bool = False
+    agent: str, number: int, shown: tuple[int, int, str], created: int, *, passing: bool, is_plain: bool = False
 ) -> bytes:
-    node_id, _, service_id, address = _words_of(number)
+    (epoch, port, name), (node_id, _, service_id, address) = shown, _words_of(number)
     meta = {} if is_plain else {"node_id": node_id, "name": name, "epoch": str(epoch)}
     payload = {"ID": service_id, "Port": port, "Address": address, "Meta": meta}
     return row_of(agent, payload, created, passing=passing)
@@ -148,9 +149,9 @@ def _row(
 class Facts:
     """Everything that is so, whatever a node believes. `cut`: pairs (from, to) of numbers whose packets are lost.
 
-    `lossy`: the numbers of those of whose packets one is lost now and then. `token`: the one ACL token of the mesh that the servers still know; `says_empty`: whether they answer a wait with
-    another one by 200 and an empty list, as 1.21, or by 403, as 1.8. `lost`: whose entries they lost, and since when.
-    `restored_at_s`: when a snapshot was.
+    `lossy`: the numbers of those of whose packets one is lost now and then. `token`: the one ACL token of the mesh that
+    the servers still know; `says_empty`: whether they answer a wait with another one by 200 and an empty list, as 1.21,
+    or by 403, as 1.8. `lost`: whose entries they lost, and since when. `restored_at_s`: when a snapshot was.
     """
 
     nodes: list[NodeFacts]

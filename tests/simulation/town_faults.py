@@ -1,4 +1,4 @@
-"""All that may happen to the nodes of a town (`tests.simulation.towns`): each fault draws whom it concerns and says so.
+"""All that may happen to the nodes of a town (`tests.simulation.towns`): each fault draws where, and says what it did.
 
 A fault changes the facts, what an observer's Consul answers, or the clocks; those that take time let turns pass
 themselves. The one rule: a fault is never known to a node but by its consequences.
@@ -105,13 +105,23 @@ def _called_much(town: "Town") -> str:
                 burst(observer)
     for one in some:
         one.server_hangs = one.stumbles = False
+    if kind == "die" and town.rng.random() < 0.5:
+        _come_back(town, some)
     return f"many calls, and {len(some)} {kind}"
+
+
+def _come_back(town: "Town", some: list["NodeFacts"]) -> None:
+    """Before their ejection is over."""
+    town.turn(0.2)
+    for one in some:
+        town.stop(one, "starts")
+    town.turn(2.0)
 
 
 def _called_in_panic(town: "Town") -> str:
     """Servers of half hang and get no more calls; then most others die."""
     others = [one for one in town.others() if one.alive]
-    if len(town.citizens) > 1 or len(others) < 4 or town.rng.random() > BURSTS:  # noqa: PLR2004 - half, and one, and one
+    if len(town.citizens) > 1 or len(others) < 4 or town.rng.random() > BURSTS:
         return "no panic"
     town.rng.shuffle(others)
     half = len(others) // 2
@@ -268,6 +278,26 @@ def _ordered(town: "Town") -> str:
     return f"an operator of n{number}: {word} {order(citizen.observer, word, one)}"
 
 
+def _removed_unreached(town: "Town") -> str:
+    """A node is away, is back in the catalog, and is removed before it is reached again; then it moves."""
+    one, (number, citizen) = town.other(), town.citizen()
+    if one.is_plain or not one.alive or number == one.number or town.rng.random() > RESTARTS:
+        return "no removal"
+    ways = {(one.number, number), (number, one.number)}
+    town.facts.cut |= ways
+    town.facts.lapse(one)
+    town.turn(15.0)
+    town.turn(2.0)
+    town.facts.register(one)
+    town.turn(2.0)
+    if citizen.observer is not None:
+        order(citizen.observer, "remove", one)
+    town.turn(0.2)
+    town.facts.cut -= ways
+    town.stop(one, "moves")
+    return f"{one.name} was away, removed by an operator of n{number}, and moves"
+
+
 def _time_set(town: "Town") -> str:
     """Each machine has a time of day of its own."""
     ahead_s = town.rng.choice((-86_400.0, -3_600.0, 0.0, 3_600.0, 40 * 86_400.0))
@@ -323,6 +353,7 @@ FAULTS: tuple[Callable[["Town"], str], ...] = (
     _registered_again,
     _ordered,
     _ordered,
+    _removed_unreached,
     _time_set,
     _jumped,
     _healed,

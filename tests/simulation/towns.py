@@ -41,7 +41,7 @@ class Citizen:
 
 
 class Town:
-    """See the module. `deciders`: the first so many nodes have an observer each; `plain`: the last are plain servers."""
+    """See the module. `deciders`: the first so many nodes have an observer each. `plain`: the last are no nodes."""
 
     def __init__(self, seed: int, *, size: int, deciders: int, plain: int = 0, log: list[str] | None = None) -> None:
         self.rng = rng = random.Random(seed)

@@ -184,6 +184,20 @@ def test_those_that_answer_and_may_be_hidden_stay_as_critical_and_the_others_are
     assert judged(second.catalog, answer, suspects=answering, confirming=True) == Verdict(Trust.BELIEVED, answer)
 
 
+def test_an_answer_that_lacks_most_is_read_again_also_where_what_it_lacks_answers_but_for_what_was_lost_before() -> (
+    None
+):
+    known = catalog("own", "a", "b", "c")
+    answering = frozenset({key("a"), key("b")})
+    told = {"canary": "own", "settling": False, "forgotten": answering}
+    first = weigh(known, catalog("own", "c"), suspects=frozenset(), confirming=False, **told)
+    assert first == Verdict(Trust.CONFIRM, known, answering)
+    second = weigh(known, catalog("own", "c"), suspects=answering, confirming=True, **told)
+    assert (second.trust, second.suspects) == (Trust.DOUBTED, answering)
+    again = weigh(second.catalog, catalog("own", "c"), suspects=answering, confirming=False, **told)
+    assert again == second
+
+
 def test_a_forgotten_node_stays_as_critical_and_does_not_make_others_that_leave_wait() -> None:
     def seen(shown: Catalog | None, *answer: str, suspects: frozenset[InstanceKey], confirming: bool) -> Verdict:
         return weigh(
