@@ -186,9 +186,12 @@ def _doubted(
 
     A read of the leader tells them apart; what it lacked once is not read again for each answer that lacks it.
     """
-    if confirming or vanished <= _doubted_of(shown):
-        return Verdict(Trust.DOUBTED, _with_missing(shown, answer, vanished, trouble=FORGOTTEN), vanished)
-    return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
+    if not (confirming or vanished <= _doubted_of(shown)):
+        return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
+    held = vanished & linked
+    if not held:
+        return Verdict(Trust.BELIEVED, answer)
+    return Verdict(Trust.DOUBTED, _with_missing(shown, answer, held, trouble=FORGOTTEN), held)
 
 
 def _doubted_of(shown: Catalog) -> AbstractSet[InstanceKey]:

@@ -101,32 +101,6 @@ def no_bugs() -> Iterator[None]:
         raise RuleBroken(f"an unforeseen failure: {bugs.first.getMessage()}: {bugs.first.exc_info[1]!r}")
 
 
-class Bugs(logging.Handler):
-    """Exceptions that nothing foresees: a node says each of them and goes on. `first`: of a run."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.first: logging.LogRecord | None = None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the first one."""
-        if record.exc_info and self.first is None:
-            self.first = record
-
-
-@contextmanager
-def no_bugs() -> Iterator[None]:
-    """Raises `RuleBroken` at the end of a run in which an exception came that no part of a node foresees."""
-    bugs, root = Bugs(), logging.getLogger()
-    root.addHandler(bugs)
-    try:
-        yield
-    finally:
-        root.removeHandler(bugs)
-    if bugs.first is not None and bugs.first.exc_info:
-        raise RuleBroken(f"an unforeseen failure: {bugs.first.getMessage()}: {bugs.first.exc_info[1]!r}")
-
-
 @contextmanager
 def silent() -> Iterator[None]:
     """Thousands of nodes say what happens to them, which would be most of a run's time, but for bugs.
