@@ -61,15 +61,16 @@ simulation: $(VENV)/.dev ## Simulate meshes under faults (SEEDS=10000 FIRST=0, o
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST) $(if $(REPLAY),--replay $(REPLAY))
 
 SEED ?=
-chaos: $(VENV)/.dev ## Faults on real processes for two minutes, by a seed (SEED=7); SEEDS=1000 simulates as well
+KILLS ?= 200
+chaos: $(VENV)/.dev ## Faults for two minutes, then 200 kills of a node, by a seed (SEED=7 KILLS=50); SEEDS=1000 simulates as well
 	$(SAY) "faults on real processes"
-	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
+	$(BIN)/python -m tests.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 ifneq ($(origin SEEDS),file)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST)
 endif
 
 SOAK_S ?= 900
-soak: $(VENV)/.dev ## The same for a quarter of an hour (SOAK_S=120 for two minutes), with a bound on memory
+soak: $(VENV)/.dev ## Two hours of faults and churn in a quarter of an hour (SOAK_S=120: a cut), with bounds on what a node holds
 	$(SAY) "a soak of $(SOAK_S) s"
 	$(BIN)/python -m tests.chaos --for $(SOAK_S) --soak $(if $(SEED),--seed $(SEED))
 

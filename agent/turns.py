@@ -10,7 +10,7 @@ is closed or written to by anybody else (`Turn.end`).
 import asyncio
 import selectors
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextvars import Context
 from typing import Any, Final, TypeVar, TypeVarTuple
 
@@ -21,6 +21,8 @@ _Ts = TypeVarTuple("_Ts")
 WRITES_MAX: Final = 32
 # Copying more than this to the kernel is itself as much work as a call.
 WRITE_BYTES_MAX: Final = 16 << 10
+# So many links are looked at in two milliseconds.
+PART_LEN: Final = 200
 
 
 class Turn:
@@ -133,3 +135,20 @@ def run(main: Coroutine[Any, Any, _T]) -> _T:
     """As `asyncio.run`, with turns that have an end."""
     with asyncio.Runner(loop_factory=Loop) as runner:
         return runner.run(main)
+
+
+async def let_others(count: int) -> None:
+    """Let others have their turn, where so many things are looked at that they are more than one part."""
+    if count > PART_LEN:
+        await asyncio.sleep(0)
+
+
+async def in_parts(things: Sequence[_T]) -> AsyncIterator[Sequence[_T]]:
+    """All of them, in parts between which others have their turn: for what would hold up calls in one piece.
+
+    Counted and not timed, so that a simulation takes the same turns each time.
+    """
+    for begin in range(0, len(things), PART_LEN):
+        if begin:
+            await asyncio.sleep(0)
+        yield things[begin : begin + PART_LEN]

@@ -1,4 +1,4 @@
-"""What the number of peers costs one node: idle links, dead peers, deaths, a link's change, a catalog's.
+"""What the number of peers costs one node: idle links, dead peers, deaths, a change of one link, of all, of a catalog.
 
 The peers are `bench.stub_nodes`, hundreds in a process, listed by a file; their own cost is theirs. Made for
 docs/scale.md, which says what follows for a mesh of thousands. The one rule: processor time is read from the kernel,
@@ -26,6 +26,7 @@ from agent.control.selector import Selector
 from agent.links.actions import reconcile
 from agent.model import LinkState, NodeIdentity, ServerScope
 from bench.catalog_change import costs_of_changes
+from bench.crowd_change import costs_of_crowds
 from bench.figures import Figure, percentile
 from bench.link_change import cost_ms
 from bench.long_catalog import row
@@ -52,7 +53,7 @@ TOOL = "echo__echo"
 
 
 async def measure() -> list[Figure]:
-    """Everything; `SCALE=idle,real,asked,dead,deaths,change,catalog` chooses."""
+    """Everything; `SCALE=idle,real,asked,dead,deaths,change,crowd,catalog` chooses."""
     parts: dict[str, Callable[[], Any]] = {
         "idle": _idle,
         "real": _real,
@@ -60,6 +61,7 @@ async def measure() -> list[Figure]:
         "dead": _dead,
         "deaths": _deaths,
         "change": _change,
+        "crowd": _crowd,
         "catalog": _catalog,
     }
     chosen = [name for name in os.environ.get("SCALE", "").split(",") if name] or list(parts)
@@ -178,6 +180,20 @@ async def _change() -> list[Figure]:
         for scope, what in scopes.items()
         for peers in LINKED
     ]
+
+
+async def _crowd() -> list[Figure]:
+    """All links of a node go down at once, come up at once, and are looked at every half minute."""
+    figures = []
+    for count in INSTANCES[-2:]:
+        for name, costs in (await costs_of_crowds(count, CHANGES)).items():
+            longest, whole = (1000 * statistics.median(part) for part in zip(*map(astuple, costs), strict=True))
+            what = f"{count:,} links, {name}: the event loop's"
+            figures += [
+                Figure(f"{what} longest piece of work", longest, "ms", LONGEST_PIECE_GOAL_MS),
+                Figure(f"{what} work in all", whole, "ms"),
+            ]
+    return figures
 
 
 async def _catalog() -> list[Figure]:

@@ -96,7 +96,8 @@ class AbsenceTracker:
 
         `views`: of all links; with `gone`, of those that have changed, and the keys of those that there are no more.
         """
-        keys = {view.key for view in views}
+        by_key = {view.key: view for view in views}
+        keys = by_key.keys()
         for key in self._wanted - keys if gone is None else gone:
             self._wanted.discard(key)
             self._expected = None
@@ -110,15 +111,15 @@ class AbsenceTracker:
                 self._first = set(self._wanted)
             pending = self._first is None or self._first & self._wanted - set(tried)
             self.starting = bool(pending) and self.start_left_s(now_s) != 0.0
-        for view in views:
-            self._note_view(view, now_s)
+        for key, view in by_key.items():
+            self._note_view(key, view, now_s)
         if self._expected is None:
             self._expected = frozenset(self._wanted | self._left.keys() | self._before.keys())
         unlisted, servers = tuple(self._unlisted.values()), tuple(self._servers.values())
         return Absence(self._expected, unlisted, self.starting, down=servers)
 
-    def _note_view(self, view: LinkView, now_s: float) -> None:
-        key, fails = view.key, _fails_to_list(view)
+    def _note_view(self, key: str, view: LinkView, now_s: float) -> None:
+        fails = _fails_to_list(view)
         if view.connected and not fails:
             self._down_since_s.pop(key, None)
         else:

@@ -35,6 +35,7 @@ from agent.routing.away import Absence
 from agent.routing.client_names import AS_BETWEEN_NODES, ClientNames
 from agent.routing.table import Route, RouteKind, RouteTable
 from agent.state.overrides import OverrideStore
+from agent.turns import in_parts, let_others
 from discovery.model import Catalog, Instance
 
 log = logging.getLogger(__name__)
@@ -319,7 +320,7 @@ class Mesh:
     async def step(self) -> None:
         """Act on what has changed since the last one; `run` does so whenever it is woken."""
         changed = await self._have_links(self._taken_changes())
-        await asyncio.sleep(0)  # Others have their turn: of thousands of links each part takes a while.
+        await asyncio.sleep(0)
         await self._rebuild_routes(changed)
 
     def _pause_s(self) -> float:
@@ -362,12 +363,14 @@ class Mesh:
 
         Returns the links that were changed, opened or closed.
         """
-        names, gone = [server.name for server in self.servers], None
-        if changed is not None:
-            gone = [key for key in changed if self._supervisor.link(key) is None]
+        names = [server.name for server in self.servers]
+        gone = None if changed is None else [key for key in changed if self._supervisor.link(key) is None]
         catalog = self.catalog
-        peers = await self._selector.select(catalog, names, self._views_of(changed), self.statics, gone=gone)
+        views = self._views_of(changed)
+        peers = await self._selector.select(catalog, names, views, self.statics, gone=gone)
+        await let_others(len(views))  # Of thousands of links each part takes a while.
         keys = self._desire(peers, gone) if gone is not None else self._desire_all()
+        await let_others(len(keys))
         desired = {key: spec for key in keys if (spec := self._desired.get(key)) is not None}
         links = {key: link for key in keys if (link := self._supervisor.link(key)) is not None}
         actual = {key: link.spec for key, link in links.items()}
@@ -390,9 +393,8 @@ class Mesh:
 
     def _views_of(self, keys: Collection[str] | None) -> tuple[LinkView, ...]:
         """The views of these links, as far as there are such; None: of all."""
-        if keys is None:
-            return self.views()
-        return tuple(link.view for key in keys if (link := self._supervisor.link(key)) is not None)
+        links = self._supervisor.links() if keys is None else map(self._supervisor.link, keys)
+        return tuple(link.view for link in links if link is not None)
 
     def _desire_all(self) -> Collection[str]:
         servers: list[BackendSpec] = [server for server in self.servers if server.enabled]
@@ -428,9 +430,13 @@ class Mesh:
             self._hooks.drained(self.maintenance.backends)
 
     async def _rebuild_routes(self, changed: Collection[str] | None) -> None:
-        def absent(views: Sequence[LinkView], now_s: float) -> Absence:
-            gone = None if changed is None else [key for key in changed if self._supervisor.link(key) is None]
-            return self._absences.absence(views, self._tried(), now_s, gone=gone)
+        async def absent(now_s: float) -> Absence:
+            views, none = ((), ()) if changed is not None else (self.views(), None)
+            found = self._absences.absence(views, self._tried(), now_s, gone=none)
+            async for keys in in_parts(tuple(changed or ())):
+                gone = [key for key in keys if self._supervisor.link(key) is None]
+                found = self._absences.absence(self._views_of(keys), self._tried(), now_s, gone=gone)
+            return found
 
         await self._tables.rebuild(changed, absent)
 

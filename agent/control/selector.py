@@ -17,6 +17,7 @@ from agent.errors import DialledOurselves
 from agent.model import LinkView, NodeIdentity, Override, PeerSpec, Suppression
 from agent.peer_kind import PeerKind
 from agent.state.overrides import OverrideStore
+from agent.turns import in_parts
 from discovery.model import Catalog, Instance
 
 # URLs of nodes that moved away are forgotten when there are more than this.
@@ -75,7 +76,7 @@ class Selector:
         more.
         """
         everything, self._failed = self._failed, True
-        touched = self._learn(views, gone)
+        touched = await self._learn(views, gone)
         names = frozenset(server_names)
         everything |= names != self._server_names
         around = Surroundings(names, self._server_names - names, self._learned, self._connected)
@@ -137,12 +138,13 @@ class Selector:
         for group in plan.made:
             self._keys.update(group.nodes)
 
-    def _learn(self, views: Sequence[LinkView], gone: Collection[str] | None) -> set[str]:
+    async def _learn(self, views: Sequence[LinkView], gone: Collection[str] | None) -> set[str]:
         """Remember what is up, and which node answered at which URL, so that one node named twice gets one link.
 
         Returns the words of all that is otherwise than before.
         """
-        touched = self._forget({url for url in self._forgotten if url in self._learned})
+        forgotten, self._forgotten = self._forgotten, set()  # What comes meanwhile is for the next time.
+        touched = self._forget({url for url in forgotten if url in self._learned})
         peers = [(view, view.spec) for view in views if isinstance(view.spec, PeerSpec)]
         if gone is None:
             gone = self._seen.keys() - {view.key for view, _ in peers}
@@ -150,15 +152,15 @@ class Selector:
             if self._seen.pop(key, None) is not None and key in self._connected:
                 self._connected.discard(key)
                 touched.add(key.partition(":")[2])
-        for view, spec in peers:
-            if self._seen.get(spec.key) is view and not self._forgotten:
-                continue
-            self._seen[spec.key] = view
-            if view.connected != (spec.key in self._connected):
-                self._connected ^= {spec.key}
-                touched.add(spec.name)
-            touched |= self._learned_of(view, spec)
-        self._forgotten.clear()
+        async for part in in_parts(peers):
+            for view, spec in part:
+                if self._seen.get(spec.key) is view and not forgotten:
+                    continue
+                self._seen[spec.key] = view
+                if view.connected != (spec.key in self._connected):
+                    self._connected ^= {spec.key}
+                    touched.add(spec.name)
+                touched |= self._learned_of(view, spec)
         if len(self._learned) > LEARNED_MAX:
             present = {view.spec.target.url for view in self._seen.values() if isinstance(view.spec, PeerSpec)}
             touched |= self._forget(self._learned.keys() - present)

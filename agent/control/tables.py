@@ -7,7 +7,7 @@ nothing else for that time; after a failure all is made anew.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
@@ -24,6 +24,7 @@ from agent.routing.fleet import changed_only_in_fleets
 from agent.routing.fleet_on import Decided, ShownFleets
 from agent.routing.rebuild import Rebuilt, RouteBuilder
 from agent.routing.table import Contribution, Imported, Route, RouteKind, RouteTable
+from agent.turns import in_parts, let_others
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,8 @@ LARGE_TABLE: Final = 1000
 # A peer that has listed nothing is two names in each of two tables.
 UNLISTED_ENTRIES: Final = 2
 
-# What may come back, by the views of the links that changed and the time.
-Absent = Callable[[Sequence[LinkView], float], Absence]
+# What may come back, by the time.
+Absent = Callable[[float], Awaitable[Absence]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +93,13 @@ class Tables:
             up = [view for view in self._views(changed) if view.connected]
             views = (view for view in up if view.identity is None or isinstance(view.spec, ServerSpec))
             await self._pinning.look_at_large([contribution_of(view, self._own) for view in views])
-        fresh = self._contributed(changed)
+        fresh = await self._contributed(changed)
         read = await read_large([part for part in fresh.values() if part], self._own, self.node_routes.parts)
         if read is not self.node_routes.parts:
-            fresh = self._contributed(changed)  # Read again after the await.
+            fresh = await self._contributed(changed)  # Read again after the await.
         now_s = clock.now_s()
-        absence = absent(self._views(changed), now_s)
+        absence = await absent(now_s)
+        await let_others(len(fresh))
         before, before_local, before_shown = self.node_routes, self.local_routes, self.routes
         is_less = absence.expected is not self._absence.expected and not self._absence.expected <= absence.expected
         everything = is_outdated(before, now_s) or is_outdated(before_local, now_s) or is_less
@@ -108,32 +110,38 @@ class Tables:
         if not fresh and not everything and absence.leaves_as_is(self._absence):
             return
         self._absence = absence
+        went = [known for key in fresh if (known := self._contributions.get(key)) is not None]
         for key, part in fresh.items():
             if part is None:
                 del self._contributions[key]
             else:
                 self._contributions[key] = part
 
-        def made() -> tuple[Rebuilt, Rebuilt, tuple[RouteTable, Decided | None]]:
+        def made() -> _Made:
             parts = {
                 key: None if part is None else imported(part, self._own, read.get(key)) for key, part in fresh.items()
             }
             routes = self._all.rebuilt(before, parts, absence, now_s, everything=everything)
             own = without_private(absence)
-            local = self._local.rebuilt(before_local, _local_of(parts), own, now_s, everything=everything)
-            return routes, local, self._shown_of(routes, before, before_shown)
+            local = self._local.rebuilt(before_local, _local_of(parts), own, now_s, everything=everything).table
+            shown, decided = self._shown_of(routes, before, before_shown)
+            changed_lists = changed_kinds(before_shown, shown, decided, tasks=routes.tasks)
+            in_fleets = changed_only_in_fleets(before_shown, shown, changed_lists, decided)
+            return _Made(
+                routes.table, local, shown, changed_lists - in_fleets, in_fleets, *_local_changes(before_local, local)
+            )
 
-        # In a thread, once there is much to decide.
-        looked_at = self._contributions.values() if everything else fresh.values()
+        # In a thread, once there is much to decide: what goes is as much as what comes.
+        looked_at = (*went, *(self._contributions.values() if everything else fresh.values()))
         entries = sum(size_of(part.offer) for part in looked_at if part) + UNLISTED_ENTRIES * len(absence.unlisted)
         entries += len(before.tools) if self._is_shown_otherwise else 0
         try:
-            routes, local, (shown, decided) = await asyncio.to_thread(made) if entries > LARGE_TABLE else made()
+            found = await asyncio.to_thread(made) if entries > LARGE_TABLE else made()
         except BaseException:
             self._begin()
             raise
-        self.node_routes, self.local_routes, self.routes = routes.table, local.table, shown
-        self._notify(before_shown, before_local, decided, tasks=routes.tasks)
+        self.node_routes, self.local_routes, self.routes = found.routes, found.local, found.shown
+        self._notify(found, before_shown)
 
     def _begin(self) -> None:
         """Begin with no contribution: all that there are will be new ones."""
@@ -164,19 +172,21 @@ class Tables:
             return self._supervisor.views()
         return [link.view for key in keys if (link := self._supervisor.link(key)) is not None]
 
-    def _contributed(self, changed: Collection[str] | None) -> dict[str, Contribution | None]:
+    async def _contributed(self, changed: Collection[str] | None) -> dict[str, Contribution | None]:
         """The contributions that are other ones than before, by backend key; None for one that is there no more."""
         views = {view.key: view for view in self._views(changed) if view.connected}
         found: dict[str, Contribution | None] = {}
-        for key in self._contributions if changed is None else changed:
-            if key not in views:
-                self._contributing.forget(key)
-                if key in self._contributions:
-                    found[key] = None
-        for key, view in views.items():
-            part = self._allowed(self._contributing.part(view))
-            if part is not None and part != self._contributions.get(key):
-                found[key] = part
+        async for keys in in_parts(tuple(self._contributions if changed is None else changed)):
+            for key in keys:
+                if key not in views:
+                    self._contributing.forget(key)
+                    if key in self._contributions:
+                        found[key] = None
+        async for some in in_parts(list(views.items())):
+            for key, view in some:
+                part = self._allowed(self._contributing.part(view))
+                if part is not None and part != self._contributions.get(key):
+                    found[key] = part
         return found
 
     def _allowed(self, part: Contribution) -> Contribution | None:
@@ -191,26 +201,14 @@ class Tables:
             return None
         return replace(part, blocked=blocked) if (blocked := pinning.blocked(part)) else part
 
-    def _notify(
-        self,
-        before: RouteTable,
-        before_local: RouteTable,
-        decided: Decided | None,
-        *,
-        tasks: bool,
-    ) -> None:
-        """Notify of new tables."""
+    def _notify(self, made: "_Made", before: RouteTable) -> None:
+        """Notify of new tables; `before`: what clients saw."""
         self._hooks.routes_changed()
-        changed = changed_kinds(before, self.routes, decided, tasks=tasks)
-        in_fleets = changed_only_in_fleets(before, self.routes, changed, decided)
-        self._hooks.fleets_changed(in_fleets)
-        self._hooks.mesh_changed(changed - in_fleets)
-        local = changed_kinds(before_local, self.local_routes)
-        if RouteKind.SERVER in local or before_local.places() != self.local_routes.places():
-            local |= {RouteKind.RESOURCE}  # Other nodes read it there.
-        self._hooks.local_changed(local)
-        if local:
-            self._hooks.offer_changed(table_digest(self.local_routes))
+        self._hooks.fleets_changed(made.in_fleets)
+        self._hooks.mesh_changed(made.changed)
+        self._hooks.local_changed(made.local_changed)
+        if made.local_digest is not None:
+            self._hooks.offer_changed(made.local_digest)
         if self.routes.conflicts == before.conflicts:
             return
         for conflict in set(self.routes.conflicts) - set(before.conflicts):
@@ -223,6 +221,29 @@ class Tables:
                     "reason": conflict.reason,
                 },
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """New tables, and whose lists look different: clients' (`in_fleets`: only in what nodes of fleets have), nodes'.
+
+    `local_digest`: of what other nodes see of our own servers, None where it is as it was.
+    """
+
+    routes: RouteTable
+    local: RouteTable
+    shown: RouteTable
+    changed: frozenset[RouteKind]
+    in_fleets: frozenset[RouteKind]
+    local_changed: frozenset[RouteKind]
+    local_digest: str | None
+
+
+def _local_changes(before: RouteTable, local: RouteTable) -> tuple[frozenset[RouteKind], str | None]:
+    changed = changed_kinds(before, local)
+    if RouteKind.SERVER in changed or before.places() != local.places():
+        changed |= {RouteKind.RESOURCE}  # Other nodes read it there.
+    return changed, table_digest(local) if changed else None
 
 
 def _local_of(parts: Mapping[str, Imported | None]) -> dict[str, Imported | None]:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 # Finagle's default: after 10 s a past latency counts for 1/e.
 DECAY_S: Final = 10.0
+# And after so many answers, however soon they come: what dozens have contradicted since was a moment, and a replica
+# that had one must not look like another one that is always slow.
+DECAY_ANSWERS: Final = 32
 # A replica that is idle and unmeasured, or whose peak has faded, costs this much: it is worth a try.
 LATENCY_FLOOR_S: Final = 0.001
 # One that got a call and has never answered costs this much: one call finds out, not all of a burst.
@@ -37,6 +40,7 @@ WIDE_HOP_S: Final = 0.05
 # A failure counts as an answer this much slower than usual: a replica that fails fast must not count as a fast one. The
 # factor multiplies with every failure in a row; a single one has faded after half a minute.
 FAILURE_FACTOR: Final = 10.0
+_KEPT_MAX: Final = 1.0 - 1.0 / DECAY_ANSWERS
 _ALL_IN: Final[Mapping[str, float]] = MappingProxyType({})
 
 
@@ -212,6 +216,8 @@ def _peak_s(load: Load, latency_s: float, now_s: float) -> float:
     if latency_s >= load.latency_ewma_s:
         return latency_s
     kept = _fade(load, now_s)
+    if kept > _KEPT_MAX:  # noqa: PLR1730 - a call of `min` costs each call more than this
+        kept = _KEPT_MAX
     return load.latency_ewma_s * kept + latency_s * (1.0 - kept)
 
 

@@ -104,7 +104,7 @@ class Books:
 
 
 @asynccontextmanager
-async def steady_load(node: RunningNode) -> AsyncGenerator[Books, None]:
+async def steady_load(node: RunningNode, *, callers_each: int = CALLERS_EACH) -> AsyncGenerator[Books, None]:
     """Call both tools of the `journal` over and over until the context is left; then every call has ended."""
     books, over = Books(), asyncio.Event()
     # A node closes idle connections; a call must never meet that moment.
@@ -121,7 +121,7 @@ async def steady_load(node: RunningNode) -> AsyncGenerator[Books, None]:
 
         async with asyncio.TaskGroup() as group:
             for tool in (READ, WRITE):
-                for number in range(CALLERS_EACH):
+                for number in range(callers_each):
                     group.create_task(keep_calling(tool), name=f"{tool} {number}")
             try:
                 yield books
@@ -150,6 +150,12 @@ async def _call(session: aiohttp.ClientSession, url: str, tool: str, call_id: st
         return Ended(call_id, tool, outcome, began_s, took_s, answer["error"])
     is_right = answer["result"]["content"] == [{"type": "text", "text": call_id}]
     return Ended(call_id, tool, "ok" if is_right else "another's answer", began_s, took_s)
+
+
+def percentile(calls: list[Ended], share: float, *, since_s: float = 0.0, before_s: float = float("inf")) -> float:
+    """Seconds that this share of the calls did not exceed that began in this time."""
+    took_s = sorted(call.took_s for call in calls if since_s <= call.began_s < before_s)
+    return took_s[int(len(took_s) * share)]
 
 
 def spread(calls: list[Ended], since_s: float = 0.0, before_s: float = float("inf")) -> str:

@@ -9,14 +9,14 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import median
+from types import MappingProxyType
+from typing import Any
 
-from bench.processes import resident_bytes
 from tests.chaos.fault_proxy import FaultProxy, Weather, fault_proxy
 from tests.chaos.journal_server import READ, JournalServer, journal_server
 from tests.chaos.load import Books, steady_load
@@ -28,10 +28,7 @@ CALL_TIMEOUT_S = 3.0
 # docs/reliability.md, REACHED_EVERY_S: a node that can be reached again in one direction is dialled within 15 s.
 HEALED_WITHIN_S = 15.0
 NAMES = ("one", "two")
-# The growth of half a run: a warm allocator moves by a megabyte or two however long it is, and books of what was called
-# grow with the calls. A leak of 200 bytes a call shows in a quarter of an hour, one of a kilobyte in two minutes.
-GROWTH_MB_MAX, GROWTH_BYTES_PER_CALL = 3.0, 64
-DESCRIPTORS_MORE_MAX = 20
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass
@@ -51,18 +48,13 @@ class Replica:
 
 @dataclass(frozen=True)
 class Struck:
-    """One fault. `healed_s`: after its end, until the front was connected with both again.
-
-    `memory_bytes`, `descriptors`: the front's, then.
-    """
+    """One fault. `healed_s`: after its end, until the front was connected with both again."""
 
     at_s: float
     fault: str
     replica: str
     lasted_s: float
     healed_s: float
-    memory_bytes: int
-    descriptors: int
 
 
 @dataclass
@@ -127,12 +119,16 @@ class Chaos:
             replica.node = await self.start(replica.node)
         ended_s = time.monotonic()
         limit_s = HEALED_WITHIN_S if "lost" in fault else PATIENCE_S
-        await eventually(partial(self.front.sees, *NAMES), limit_s)
+        await eventually(self.is_whole, limit_s)
         healed_s = time.monotonic() - ended_s
         later = await books.grows(20)
         assert not [call for call in later[-5:] if call.outcome != "ok"], f"{fault}: {later}"
-        held = holds(self.front.process.pid)
-        self.struck.append(Struck(at_s, fault, replica.name, lasts_s, healed_s, *held))
+        self.struck.append(Struck(at_s, fault, replica.name, lasts_s, healed_s))
+
+    async def is_whole(self) -> bool:
+        """Whether the front is linked with both replicas, whatever other peers it has."""
+        peers = await self.front.peers()
+        return all(peers[name]["connected"] for name in NAMES)
 
     async def is_quiet(self) -> bool:
         """Whether no server is busy any more."""
@@ -140,8 +136,13 @@ class Chaos:
 
 
 @asynccontextmanager
-async def proxied_mesh(folder: Path, rng: random.Random) -> AsyncGenerator[Chaos, None]:
-    """A front and two replicas, each way through a proxy; ready, and linked in both directions."""
+async def proxied_mesh(
+    folder: Path, rng: random.Random, *, front: Mapping[str, Any] = _NOTHING
+) -> AsyncGenerator[Chaos, None]:
+    """A front and two replicas, each way through a proxy; ready, and linked in both directions.
+
+    `front`: what else the front starts with, as `start_node` takes it.
+    """
     async with AsyncExitStack() as stack:
         start = await stack.enter_async_context(running_nodes())
         front_port, settings = free_port(), {"MESH_DISCOVERY": "off", "MESH_CALL_TIMEOUT_S": str(CALL_TIMEOUT_S)}
@@ -149,20 +150,22 @@ async def proxied_mesh(folder: Path, rng: random.Random) -> AsyncGenerator[Chaos
         settings["MESH_ALLOWED_HOSTS"] = "127.0.0.1"
         ways: list[tuple[str, int, JournalServer, FaultProxy, FaultProxy]] = []
         for name in NAMES:
-            server, port = await stack.enter_async_context(journal_server(folder / f"{name}.journal", rng)), free_port()
+            # By a generator of its own: how many calls there are must not decide which fault comes next.
+            journal = journal_server(folder / f"{name}.journal", random.Random(rng.getrandbits(32)))
+            server, port = await stack.enter_async_context(journal), free_port()
             to = await stack.enter_async_context(fault_proxy(port))
             ways.append((name, port, server, to, await stack.enter_async_context(fault_proxy(front_port))))
         peers = ",".join(f"{name}=http://127.0.0.1:{to.port}/mcp" for name, _, _, to, _ in ways)
-        starts = [start("front", folder / "front", port=front_port, MESH_PEERS=peers, **settings)]
+        starts = [start("front", folder / "front", port=front_port, MESH_PEERS=peers, **settings, **front)]
         for name, port, server, _, back in ways:
             own = {"servers": {"journal": {"url": server.url}}, "MESH_PEERS": f"front=http://127.0.0.1:{back.port}/mcp"}
             starts.append(start(name, folder / name, port=port, **own, **settings))
-        front, *nodes = await all_of(starts)
-        replicas = [Replica(node, *way[2:]) for node, way in zip(nodes, ways, strict=True)]
-        await eventually(partial(front.sees, *NAMES))
-        for one in replicas:
+        node, *nodes = await all_of(starts)
+        chaos = Chaos(node, [Replica(one, *way[2:]) for one, way in zip(nodes, ways, strict=True)], start, rng)
+        await eventually(chaos.is_whole)
+        for one in chaos.replicas:
             await eventually(partial(one.node.sees, "front"))
-        yield Chaos(front, replicas, start, rng)
+        yield chaos
 
 
 async def chaos_run(
@@ -189,21 +192,3 @@ def reads_failed(books: Books) -> list[str]:
     A link that is found dead in the call's last moment leaves no time for the other replica.
     """
     return [str(call) for call in books.failed(READ) if not call.timed_out and call.took_s < CALL_TIMEOUT_S]
-
-
-def grown(struck: list[Struck]) -> tuple[float, float]:
-    """How much the front's memory (MB) and descriptors grew from the second quarter of a run to its last one."""
-    quarter = max(1, len(struck) // 4)
-    early, late = struck[quarter : 2 * quarter] or struck, struck[-quarter:]
-    memory = median(one.memory_bytes for one in late) - median(one.memory_bytes for one in early)
-    return memory / 2**20, median(one.descriptors for one in late) - median(one.descriptors for one in early)
-
-
-def leaks(memory_mb: float, descriptors: float, *, calls: int) -> bool:
-    """Whether so much growth over so many calls is a leak."""
-    return memory_mb > GROWTH_MB_MAX + calls * GROWTH_BYTES_PER_CALL / 2**20 or descriptors > DESCRIPTORS_MORE_MAX
-
-
-def holds(process_id: int) -> tuple[int, int]:
-    """Bytes of memory and descriptors of a process."""
-    return resident_bytes(process_id), len(list(Path(f"/proc/{process_id}/fd").iterdir()))

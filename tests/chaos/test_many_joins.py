@@ -23,9 +23,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 PEERS, PROCESSES = 1_000, 4
 # On two cores a node needs a tenth of the minute that docs/reliability.md allows; other work on the machine makes every
-# clock lie, so its processor time is judged.
+# clock lie, so its processor time is judged as well.
 PROCESSOR_S_MAX = 15.0
-PATIENCE_S = 150.0
+# The minute, and what a test machine adds to it.
+LINKED_WITHIN_S = 60.0 + 30.0
 GROWTH_MB_MAX = 300.0
 
 
@@ -46,10 +47,10 @@ async def test_a_thousand_peers_that_join_at_once_are_linked_soon_and_gone_as_so
             await tally.grows(1)
             began_s = time.monotonic()
             listed(peers, ports)
-            await eventually(partial(has_ready, front, PEERS), PATIENCE_S)
+            await eventually(partial(has_ready, front, PEERS), LINKED_WITHIN_S)
             took_s = time.monotonic() - began_s
             listed(peers, ports[:1])
-            await eventually(partial(has_ready, front, 1), PATIENCE_S)
+            await eventually(partial(has_ready, front, 1), LINKED_WITHIN_S)
             gone_s = time.monotonic() - began_s - took_s
         grown_mb = (resident_bytes(front.process.pid) - held) / 2**20
         used_s = cpu_s(front.process.pid) - used_s

@@ -22,7 +22,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 # What the clients of another node may wait for once the peer is ready.
 TOLD_WITHIN_S = 2.0
+# A peer that has moved is dialled where it is, and left where it was.
+REDIALLED_WITHIN_S = 5.0
 TOOLS = {"clock": {"peer__kit__now", "peer__kit__convert"}, "dice": {"peer__kit__roll"}}
+
+# ESTABLISHED and CLOSE_WAIT, as the kernel writes them.
+_OPEN = ("01", "08")
 
 ENDS: tuple[tuple[str, Callable[[RunningNode], None], str, str], ...] = (
     ("killed", RunningNode.kill, "clock", "dice"),
@@ -47,7 +52,7 @@ async def test_a_peer_that_returns_elsewhere_with_other_tools_is_the_same_node_a
     node_id = (await front.peers())["peer"]["node_id"]
     async with told_of_changes(front, "auto") as modern, told_of_changes(front, "legacy") as legacy:
         for word, end, before, after in ENDS:
-            known = len(front.events("MCP offer changed"))
+            known, old_port = len(front.events("MCP offer changed")), peer.port
             end(peer)
             await peer.process.wait()
             await eventually(partial(lists, front, None))
@@ -62,11 +67,23 @@ async def test_a_peer_that_returns_elsewhere_with_other_tools_is_the_same_node_a
             )
             now = (await front.peers())["peer"]
             assert (now["url"], now["node_id"], now["connected"]) == (peer.url, node_id, True)
+            await eventually(partial(is_left, old_port), REDIALLED_WITHIN_S)
             await eventually(partial(lists, front, after))
             # In one line, or in two where the peer is linked before its server is up, or is still there when that ends.
             changes = front.events("MCP offer changed")[known:]
             named = {kind: sorted(name for one in changes for name in one.get(kind, [])) for kind in ("added", "gone")}
             assert named == {"added": sorted(TOOLS[after]), "gone": sorted(TOOLS[before])}, changes
+
+
+async def is_left(port: int) -> bool:
+    """Whether this machine has closed all its connections to a port, where the other end is gone."""
+    found = [row for row in connections() if int(row[2].partition(":")[2], 16) == port and row[3] in _OPEN]
+    assert not found, found
+    return True
+
+
+def connections() -> list[list[str]]:
+    return [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
 
 
 async def lists(node: RunningNode, example_name: str | None) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.load import steady_load
-from tests.chaos.seeded import HEALED_WITHIN_S, Struck, grown, leaks, proxied_mesh, reads_failed
+from tests.chaos.seeded import HEALED_WITHIN_S, proxied_mesh, reads_failed
 from tests.measured import measured
 from tests.waiting import eventually
 
@@ -29,22 +29,3 @@ async def test_faults_of_the_network_cost_no_read_double_no_write_and_heal_soon(
     assert not books.compare(*(one.server for one in chaos.replicas))
     assert not reads_failed(books)
     assert all(one.healed_s < HEALED_WITHIN_S for one in chaos.struck), chaos.struck
-
-
-@pytest.mark.parametrize(
-    ("lasts_s", "bytes_per_call", "is_leak"),
-    [(900, 0, False), (900, 200, True), (120, 0, False), (120, 1024, True)],
-)
-def test_soak_tells_a_leak_of_each_call_from_the_moves_of_an_allocator(
-    lasts_s: int, bytes_per_call: int, *, is_leak: bool
-) -> None:
-    calls = 75 * lasts_s  # As `make soak` makes a second.
-    allocator = (0, 1 << 20, 500_000, 2 << 20)
-
-    def held(at_s: int, number: int) -> Struck:
-        memory = 60_000_000 + bytes_per_call * 75 * at_s + allocator[number % 4]
-        return Struck(at_s, "reset", "one", 1.0, 0.1, memory, 40)
-
-    struck = [held(at_s, number) for number, at_s in enumerate(range(12, lasts_s + 1, 12))]
-    assert leaks(*grown(struck), calls=calls // 2) is is_leak
-    assert leaks(0.0, 21.0, calls=calls)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from agent import turns
-from agent.turns import WRITE_BYTES_MAX, WRITES_MAX, Turn, turn_of
+from agent.turns import PART_LEN, WRITE_BYTES_MAX, WRITES_MAX, Turn, in_parts, turn_of
+from tests.waiting import one_pass
 
 LIMIT_S = 10
 
@@ -194,3 +195,30 @@ def test_what_the_coroutine_returns_is_returned(code: int) -> None:
         return code
 
     assert turns.run(main()) == code
+
+
+async def test_others_have_their_turn_between_parts_and_none_is_left_out_or_comes_twice() -> None:
+    turns, parts = 0, list[int]()
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await one_pass()
+            turns += 1
+
+    async with asyncio.TaskGroup() as group:
+        counting = group.create_task(count(), name="count")
+        await one_pass()
+        before, seen = turns, list[int]()
+        async for part in in_parts(range(3 * PART_LEN + 1)):
+            seen += part
+            parts.append(turns - before)
+        counting.cancel()
+    assert seen == list(range(3 * PART_LEN + 1))
+    assert parts == [0, 1, 2, 3]
+
+
+async def test_a_few_are_one_part_at_once() -> None:
+    parts = [list(part) async for part in in_parts([1, 2, 3])]
+    assert parts == [[1, 2, 3]]
+    assert [part async for part in in_parts([])] == []

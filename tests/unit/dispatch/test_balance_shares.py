@@ -70,6 +70,22 @@ def test_the_slow_one_hardly_shows_in_the_latency_of_the_fleet(seed: int) -> Non
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("size", [2, 5])
+def test_moments_in_which_all_are_slow_send_hardly_a_call_to_the_one_that_always_is(size: int, seed: int) -> None:
+    def stalled(latency_s: LatencyOf) -> LatencyOf:
+        """As on a machine that stands still for so long every five seconds: what begins then waits for the rest."""
+        return lambda key, now_s: latency_s(key, now_s) + max(0.0, 0.2 - now_s % 5.0)
+
+    def slow_one(key: str, _: float) -> float:
+        return 0.68 if key == "peer:1" else 0.017
+
+    shares, sick = simulate(FLEET[:size], stalled(slow_one), seed, ends_s=60.0)
+    _, well = simulate(FLEET[:size], stalled(lambda *_: 0.017), seed, ends_s=60.0)
+    assert shares["peer:1"] < 0.01, f"seed {seed}: {shares}"
+    assert percentile(sick, 0.99) < 1.5 * percentile(well, 0.99), f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_a_replica_that_hangs_holds_only_a_handful_of_calls(seed: int) -> None:
     def latency_s(key: str, now_s: float) -> float:
         return 600.0 if key == "peer:1" and now_s > 5.0 else 0.005
