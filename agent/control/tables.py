@@ -133,10 +133,9 @@ class Tables:
 
         # In a thread, once there is much to decide: what goes is as much as what comes.
         looked_at = (*went, *(self._contributions.values() if everything else fresh.values()))
-        entries = sum(size_of(part.offer) for part in looked_at if part) + UNLISTED_ENTRIES * len(absence.unlisted)
-        entries += len(before.tools) if self._is_shown_otherwise else 0
+        entries = UNLISTED_ENTRIES * len(absence.unlisted) + (len(before.tools) if self._is_shown_otherwise else 0)
         try:
-            found = await asyncio.to_thread(made) if entries > LARGE_TABLE else made()
+            found = await asyncio.to_thread(made) if _are_many(entries, looked_at) else made()
         except BaseException:
             self._begin()
             raise
@@ -237,6 +236,15 @@ class _Made:
     in_fleets: frozenset[RouteKind]
     local_changed: frozenset[RouteKind]
     local_digest: str | None
+
+
+def _are_many(entries: int, parts: Iterable[Contribution | None]) -> bool:
+    """Whether these entries and those of parts are many; to count thousands of offers takes a while, too."""
+    for part in parts:
+        if entries > LARGE_TABLE:
+            break
+        entries += 0 if part is None else size_of(part.offer)
+    return entries > LARGE_TABLE
 
 
 def _local_changes(before: RouteTable, local: RouteTable) -> tuple[frozenset[RouteKind], str | None]:

@@ -45,8 +45,9 @@ SWAPS_BEFORE = 4
 # Of all that happens; what comes then is judged.
 WARM_UP_SHARE = 0.25
 SLOPE_MB_PER_H_MAX = 1.0
-# An allocator that is warm moves by as much however long it is; it hides a slope where few hours are looked at.
-ALLOCATOR_MB = 1.5
+# The caches of a node are full after half an hour of the plain pace; a shorter soak is in the middle of that, and may
+# grow by so much as a whole.
+SHORT_H, SHORT_MB = 1.0, 3.0
 DESCRIPTORS_MORE_MAX = TASKS_MORE_MAX = 20
 # A machine on which all takes longer than so many times as long is too slow to tell anything.
 LONGER_MAX = 3.0
@@ -143,7 +144,7 @@ def judged(samples: Sequence[Sample]) -> Verdict:
     return Verdict(
         span_h,
         slope,
-        max(SLOPE_MB_PER_H_MAX, ALLOCATOR_MB / span_h),
+        SLOPE_MB_PER_H_MAX if span_h >= SHORT_H else SHORT_MB / span_h,
         medians(lambda one: one.descriptors),
         medians(lambda one: one.tasks),
         frozenset().union(*stayed),
