@@ -8,7 +8,6 @@ tokens.
 import asyncio
 import errno
 import logging
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -67,7 +66,7 @@ class LoginStore:
         self._disk = asyncio.Lock()
         self._logins: dict[str, Login] = {}
         self._refusal = ""
-        self._unread_until_s: float | None = -math.inf  # When the file may be read again; None: it was read.
+        self._unread_until_s: float | None = 0.0  # When it may be read again after a refusal; None: it was read.
         self._read_once()
 
     def __repr__(self) -> str:
@@ -99,7 +98,9 @@ class LoginStore:
 
     def _read_once(self) -> None:
         """Read the file, if that has not yet been possible; what was done since counts."""
-        if self._path is None or self._unread_until_s is None or clock.now_s() < self._unread_until_s:
+        if self._path is None or self._unread_until_s is None:
+            return
+        if self._refusal and clock.now_s() < self._unread_until_s:
             return
         try:
             self._logins = {**_read(self._path), **self._logins}
