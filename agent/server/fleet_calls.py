@@ -19,7 +19,7 @@ from agent.dispatch.param_headers import looked_into
 from agent.dispatch.retry import deadline_ms_to_tell, received_deadline_s
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, MCPError
 from agent.lossless_json.raw import exact
-from agent.lossless_json.unread import Unread, member_in
+from agent.lossless_json.unread import Unread
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import ALTERNATIVES_META_KEY, DEADLINE_META_KEY, IN_SESSION_META_KEY, Json
 from agent.routing.fleet import NODE_VARIABLE, nodes_uri
@@ -146,7 +146,9 @@ def fleet_resource(fleet: Fleet, uri: str) -> Json:
 
 def completed_nodes(fleet: Fleet, params: Json) -> Json:
     """The result of a completion: the nodes whose names begin so."""
-    argument = member_in(params, "argument")
+    argument = params.get("argument")
+    if isinstance(argument, Unread):
+        argument = argument.looked_at("argument")
     asked = argument if isinstance(argument, dict) else {}
     begin = str(asked.get("value") or "")
     found = [name for name in fleet.members if name.startswith(begin)] if asked.get("name") == NODE_VARIABLE else []
