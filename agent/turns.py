@@ -10,7 +10,7 @@ is closed or written to by anybody else (`Turn.end`).
 import asyncio
 import selectors
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Generator, Sequence
 from contextvars import Context
 from typing import Any, Final, TypeVar, TypeVarTuple
 
@@ -23,6 +23,8 @@ WRITES_MAX: Final = 32
 WRITE_BYTES_MAX: Final = 16 << 10
 # So many links are looked at in two milliseconds.
 PART_LEN: Final = 200
+# Steps are taken for so long before others have their turn.
+SLICE_S: Final = 0.002
 
 
 class Turn:
@@ -152,3 +154,17 @@ async def in_parts(things: Sequence[_T]) -> AsyncIterator[Sequence[_T]]:
         if begin:
             await asyncio.sleep(0)
         yield things[begin : begin + PART_LEN]
+
+
+async def in_slices(steps: Generator[None, None, _T]) -> _T:
+    """What steps lead to, with turns for others between them."""
+    until_s = time.perf_counter() + SLICE_S
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: _T = end.value
+            return found
+        if time.perf_counter() >= until_s:
+            await asyncio.sleep(0)
+            until_s = time.perf_counter() + SLICE_S

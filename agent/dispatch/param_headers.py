@@ -5,13 +5,13 @@ argument is written from the body that we send, never copied from the client.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import Final
 
 import orjson
 
 from agent.errors import MCPError, RpcError
-from agent.lossless_json.unread import arguments_at
+from agent.lossless_json.unread import Unread, arguments_at
 from agent.mcp_headers import (
     PARAM_HEADER,
     ParamPath,
@@ -51,6 +51,14 @@ def disagreement(schema: Json, params: Json, headers: Mapping[str, str]) -> str 
     """Where a client's headers do not say what the arguments of its call say, if its tool's schema asks for headers."""
     arguments = arguments_at(params, lambda: param_header_map(schema))
     return param_disagreement(schema, with_whole_numbers(arguments or {}), headers)
+
+
+def looked_into(schema: object, arguments: Unread) -> Generator[None, None, None]:
+    """The steps of looking into large arguments for a call's headers; what asks for these then finds it remembered.
+
+    Raises `MCPError` for arguments that hold too many values to be looked into.
+    """
+    yield from arguments.look_at(_header_map(schema))
 
 
 class ParamHeaders:

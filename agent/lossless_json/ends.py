@@ -1,4 +1,4 @@
-"""PURE: where a value ends in a JSON text, however large and deep it is, told without reading it.
+"""PURE: where a value ends in a JSON text, however large and deep it is, told without reading it, in steps.
 
 Used by `agent.lossless_json.members`. The text is JSON, and a value begins where it is said to. The one rule: a large
 value is passed in pieces whose marks are counted, as `agent.lossless_json.outside_texts` gives them; only some bytes at
@@ -6,6 +6,7 @@ its ends are looked at one by one, so time grows with the text, and memory is th
 """
 
 import re
+from collections.abc import Generator
 from itertools import accumulate
 from typing import Final, NamedTuple, TypeAlias
 
@@ -34,8 +35,8 @@ class _State(NamedTuple):
     depth: int
 
 
-def end_of_value(text: Text, at: int) -> int:
-    """Where the value ends that begins at `at`."""
+def end_of_value(text: Text, at: int) -> Generator[None, None, int]:
+    """The steps, one for each piece, to where the value ends that begins at `at`."""
     begin = text[at]
     if begin not in _OPENING and begin != _QUOTE:
         scalar = _SCALAR.match(text, at)
@@ -51,6 +52,7 @@ def end_of_value(text: Text, at: int) -> int:
         if size == _LOOKED_AT_BYTES:
             end, after = _looked_at(text, at, state)
         else:
+            yield
             after = _after(bytes(text[at : at + size]), state)
             if after is None:  # It ends there.
                 size, grows = max(_LOOKED_AT_BYTES, size // _SHRINKAGE), False

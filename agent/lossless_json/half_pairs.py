@@ -10,9 +10,9 @@ from typing import Final
 
 import orjson
 
-# So many escapes are passed at once, and so many texts; then others have their turn.
+# So many escapes are passed at once, and texts within so many bytes; then others have their turn.
 _RUN_LEN: Final = 4_096
-_TEXTS_AT_ONCE: Final = 256
+_TURN_BYTES: Final = 8 << 10
 _SURROGATE: Final = rb"u[dD][89a-fA-F]"
 _BEFORE: Final = rb"(?:[^\\]++|\\(?!" + _SURROGATE + b").){0,%d}+" % _RUN_LEN
 _MORE: Final = rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4}){0,%d}+' % _RUN_LEN
@@ -33,16 +33,16 @@ def may_have_half_pairs(text: bytes) -> bool:
 
 def without_pairs(text: bytes) -> Generator[None, None, bytearray | None]:
     """The steps to the text, what follows surrogates in its texts written over; None where a name has half a pair."""
-    filled, at, texts = bytearray(text), 0, 0
+    filled, at, turn_at = bytearray(text), 0, 0
     while at < len(text):
         found = _NEXT.match(text, at)
         assert found is not None, "it may be empty"
         begin, end = found.span(1)
-        if found.end() == at or begin == end:
+        if found.end() == at or 0 <= begin == end:
             break  # A backslash at the end, or no four digits, as in no JSON.
         at = found.end()
-        texts += 1
-        if begin < 0 or texts % _TEXTS_AT_ONCE == 0:
+        if at - turn_at >= _TURN_BYTES:
+            turn_at = at
             yield
         if begin < 0:
             continue

@@ -7,16 +7,17 @@ so time grows with the text alone and memory with nothing: small members are pas
 
 import re
 import sys
-from collections.abc import Collection, Generator, Iterable
+from collections import Counter
+from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import orjson
 
 from agent.lossless_json.ends import Text, end_of_value
 
-# So many members that are looked for may stand in one object; honest objects have each name once.
+# So many members of one name that is looked for may stand in one object; honest objects have each name once.
 PLACES_MAX: Final = 1_000
 # So many members may be passed by themselves, some 75 µs each at worst: those that are looked for, those of more than
 # 4 KiB, a thousand at most, and those of more than 32 levels, which honest members have not.
@@ -28,6 +29,7 @@ _LEVELS: Final = 32
 
 _SPACE: Final = rb"[ \t\r\n]*+"
 _TEXT: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_BRACE: Final = ord("{")
 _REMEMBERED_MAX: Final = 256
 
 
@@ -60,14 +62,20 @@ class TooMany(Exception):
     """An object has too many members that have to be passed by themselves: `PLACES_MAX`, `APART_MAX`."""
 
 
+# Names that are looked for, each with those that are looked for in its value.
+Tree: TypeAlias = Mapping[str, "Tree"]
+_NONE: Final[Tree] = {}
+
+
 class Place(NamedTuple):
-    """Where a member stands, with the comma behind it; and its value."""
+    """Where a member stands, with the comma behind it; and its value. `inner`: what was looked for in that."""
 
     name: str
     begin: int
     value: int
     value_end: int
     end: int
+    inner: "Members | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +99,15 @@ class _LookedFor:
     others: re.Pattern[bytes]
 
 
-def members_of(text: Text, at: int, names: Collection[str]) -> Generator[None, None, Members]:
-    """The steps to the members of these names in the object that begins at `at`. Raises `TooMany`."""
+def members_of(text: Text, at: int, names: Collection[str], deeper: Tree = _NONE) -> Generator[None, None, Members]:
+    """The steps to the members of these names in the object that begins at `at`. Raises `TooMany`.
+
+    `deeper`: what is looked for in their values on the way, where these are objects.
+    """
     looked_for = _looked_for(frozenset(names))
     begin = at = _past(_OPENING, text, at)
     places: list[Place] = []
+    counts: Counter[str] = Counter()
     apart = 0
     while True:
         yield
@@ -105,16 +117,25 @@ def members_of(text: Text, at: int, names: Collection[str]) -> Generator[None, N
         if (key := _QUOTE.match(text, member)) is None:
             return Members(tuple(places), begin, _past(_END, text, member) - 1)
         if (apart := apart + 1) > APART_MAX:
-            raise TooMany(f"more than {APART_MAX} members of an object are nested deeper than {_LEVELS} levels")
-        key_end = end_of_value(text, key.end())
+            kinds = f"looked for, large, or nested deeper than {_LEVELS} levels"
+            raise TooMany(f"more than {APART_MAX} members of an object are {kinds}")
+        key_end = yield from end_of_value(text, key.end())
         value = _past(_COLON, text, key_end)
-        value_end = end_of_value(text, value)
+        if looked_for.names.fullmatch(text, key.end(), key_end) is None:
+            at = _past(_AFTER, text, (yield from end_of_value(text, value)))
+            continue
+        name = orjson.loads(text[key.end() : key_end])
+        if (count := counts[name]) == PLACES_MAX:
+            raise TooMany(f"{name!r} stands there again and again, {PLACES_MAX} times and more")
+        counts[name] = count + 1
+        inner, tree = None, deeper.get(name)
+        if tree and text[value] == _BRACE:
+            inner = yield from members_of(text, value, tree, tree)
+            value_end = inner.end + 1
+        else:
+            value_end = yield from end_of_value(text, value)
         at = _past(_AFTER, text, value_end)
-        if looked_for.names.fullmatch(text, key.end(), key_end) is not None:
-            name = orjson.loads(text[key.end() : key_end])
-            if len(places) == PLACES_MAX:
-                raise TooMany(f"{name!r} stands there again and again, {PLACES_MAX} times and more")
-            places.append(Place(name, member, value, value_end, at))
+        places.append(Place(name, member, value, value_end, at, inner))
 
 
 def without(text: Text, members: Members, cut: Iterable[Place]) -> list[memoryview]:

@@ -58,10 +58,11 @@ META_NAMES: Final = frozenset(
 )
 # What a node looks at only to hand it to a server of an earlier version, or to answer for a fleet.
 _SELDOM: Final = frozenset({ARGUMENTS, "inputResponses", "argument"})
-# The names in it have limits of their own, with an error of their own: only their number counts here.
-_NOTIFICATIONS: Final = "notifications"
-_PARAMS: Final = "params"
-_TOP: Final = frozenset({"jsonrpc", "id", "method", _PARAMS})
+# What a subscription names has limits of its own, with an error of its own: 512 KiB each of resources, tasks, sessions.
+_SUBSCRIPTIONS: Final = "subscriptions/listen"
+_SUBSCRIPTION_BYTES_MAX: Final = 3 * LOOKED_AT_BYTES_MAX
+_METHOD, _PARAMS = "method", "params"
+_TOP: Final = frozenset({"jsonrpc", "id", _METHOD, _PARAMS})
 # A member of those that may stay unread is read up to here.
 _READ_BYTES_MAX: Final = 64 << 10
 # What another node has read it may have written anew, `9e15` as 9000000000000000.0, and added to.
@@ -91,6 +92,7 @@ class _Looked:
     """What is read of a message, within limits. `from_node`: see `_FROM_NODE_TIMES`."""
 
     def __init__(self, *, from_node: bool) -> None:
+        self.from_node = from_node
         self._bytes_max = LOOKED_AT_BYTES_MAX * (_FROM_NODE_TIMES if from_node else 1)
         self._values_max = LOOKED_AT_VALUES_MAX + (_ADDED_VALUES_MAX if from_node else 0)
         self._bytes_len = 0
@@ -98,11 +100,14 @@ class _Looked:
 
     def at(self, field: str, members: Json, place: Place, body: bytes) -> None:
         """Have a member read, into `members`. Raises `_TooMuch`."""
-        if place.name != _NOTIFICATIONS:
-            self._bytes_len += place.value_end - place.value
+        self._bytes_len += place.value_end - place.value
         if self._bytes_len > self._bytes_max:
             raise _TooMuch(f"{field}: a node has to look at more than {self._bytes_max} bytes")
         self._texts.append((field, members, place.name, body[place.value : place.value_end]))
+
+    def may_be_larger(self) -> None:
+        """Let there be as many bytes as a subscription may name."""
+        self._bytes_max = max(self._bytes_max, _SUBSCRIPTION_BYTES_MAX)
 
     def read(self) -> None:
         """Read it all. Raises `_TooMuch`."""
@@ -121,15 +126,18 @@ def _message(body: bytes, looked: _Looked) -> Generator[None, None, Json | None]
         if name != _PARAMS:
             looked.at(name, message, place, body)
     looked.read()
-    method = message.get("method")
-    if not isinstance(method, str) or method == CLIENT_METHOD:
+    method = message.get(_METHOD)
+    if _METHOD not in top or (method == CLIENT_METHOD and looked.from_node):
         return None
+    if method == _SUBSCRIPTIONS:
+        looked.may_be_larger()
     if _PARAMS in top:
         place = top[_PARAMS]
-        if body[place.value : place.value + 1] == b"{":
+        is_object = body[place.value : place.value + 1] == b"{"
+        if is_object and isinstance(method, str):
             message[_PARAMS] = yield from _params(body, place.value, method, looked)
-        elif body[place.value : place.value + 1] == b"[":
-            message[_PARAMS] = []  # Which is refused, whatever it holds.
+        elif is_object or body[place.value : place.value + 1] == b"[":
+            message[_PARAMS] = {} if is_object else []  # Which is refused, whatever it holds.
         else:
             looked.at(_PARAMS, message, place, body)
     looked.read()

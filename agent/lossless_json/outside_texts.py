@@ -5,12 +5,10 @@ read need not be JSON: up to where it stops being that, what is found is right. 
 microseconds in honest texts and a millisecond in hostile ones, and nothing is kept of it but two words.
 """
 
-import re
 from functools import lru_cache
 from typing import Final
 
 PIECE_BYTES: Final = 16 << 10
-_TEXT: Final = re.compile(rb'"[^"]*"?')
 
 
 class OutsideTexts:
@@ -42,8 +40,7 @@ class OutsideTexts:
             marks = b'"' + marks
         self.in_text = marks.count(b'"') % 2 == 1
         # Taking out two quotes side by side changes for no mark whether an odd number stands before it.
-        marks = marks.replace(b'""', b"")
-        return _TEXT.sub(b"", marks) if b'"' in marks else marks
+        return b"".join(marks.replace(b'""', b"").split(b'"')[::2])
 
 
 @lru_cache

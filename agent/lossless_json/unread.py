@@ -7,7 +7,7 @@ that it needs. The one rule: an `Unread` is JSON on one line that `read_json` re
 looked at is what is sent: of two members with one name no server may take another one than we did.
 """
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
 import orjson
@@ -15,7 +15,7 @@ import orjson
 from agent.errors import MCPError
 from agent.lossless_json.ends import Text
 from agent.lossless_json.exact import read_json
-from agent.lossless_json.members import Members, Place, TooMany, members_of, without
+from agent.lossless_json.members import Members, Place, TooMany, Tree, members_of, without
 from agent.lossless_json.values import VALUES_MAX, holds_more_values
 from agent.model import Json
 from agent.rpc_codes import INVALID_PARAMS
@@ -40,14 +40,16 @@ Path: TypeAlias = tuple[str, ...]
 class Unread:
     """One JSON value as bytes, in `pieces`; as arguments it is an object, and under `BESIDE` the members of one.
 
-    `value`: the same, once it was read; not to be changed.
+    `value`: the same, once it was read; not to be changed. Where members stand is remembered, for it takes time.
     """
 
-    __slots__ = ("pieces", "value")
+    __slots__ = ("_at", "_members", "pieces", "value")
 
     def __init__(self, *pieces: Text) -> None:
         self.pieces: tuple[Text, ...] = tuple(map(on_one_line, pieces))
         self.value: Any = None
+        self._members: dict[frozenset[Path], Members] = {}
+        self._at: dict[frozenset[Path], Json] = {}
 
     def __repr__(self) -> str:
         return f"<Unread {self.bytes_len} bytes>"
@@ -88,37 +90,47 @@ class Unread:
 
     def parts(self, names: Collection[str]) -> Json:
         """The members of these names, if it has them; large ones unread. Raises `MCPError`."""
+        members = _done(self.find((name,) for name in names))
         text = self._text()
-        last = _done(members_of(text, 0, names), ARGUMENTS).last()
-        return {name: _part(text, place) for name, place in last.items()}
+        return {name: _part(text, place) for name, place in members.last().items()}
 
     def taken_out(self, name: str) -> tuple[Any, "Unread"]:
         """The member of this name, None for none, and the same object without any. Raises `MCPError`."""
+        members = _done(self.find([(name,)]))
         text = self._text()
-        members = _done(members_of(text, 0, (name,)), ARGUMENTS)
         last = members.last().get(name)
         value = None if last is None else _part(text, last)
         return value, Unread(b"{", *without(text, members, members.places), b"}")
 
-    def at(self, paths: Iterable[Path], where: str = ARGUMENTS) -> Json:
+    def at(self, paths: Iterable[Path]) -> Json:
         """What stands at these paths: texts, numbers, booleans and nulls; of a list or an object, an empty one.
 
         Of members with one name on the way, the last one counts and the others go nowhere. Raises `MCPError`.
         """
-        deeper: dict[str, list[Path]] = {}
-        for name, *rest in paths:
-            deeper.setdefault(name, []).append(tuple(rest))
-        text = self._text()
-        members = _done(members_of(text, 0, tuple(deeper)), where)
-        found: Json = {}
-        inner: dict[str, Unread] = {}
-        for name, place in members.last().items():
-            found[name] = value = _shallow(text, place, f"{where}.{name}")
-            if isinstance(value, dict) and (beyond := [path for path in deeper[name] if path]):
-                inner[name] = Unread(memoryview(text)[place.value : place.value_end])
-                found[name] = inner[name].at(beyond, f"{where}.{name}")
-        if len(members.places) > len(found) or any(len(one.pieces) > 1 for one in inner.values()):
-            self.pieces = tuple(piece for piece in _last_of_each(text, members, inner) if len(piece) > 0)
+        wanted = frozenset(paths)
+        if (found := self._at.get(wanted)) is None:
+            members, text = _done(self.find(wanted)), self._text()
+            found = self._at[wanted] = _shallow(text, members, ARGUMENTS)
+            if _repeats(members):
+                self.pieces = tuple(piece for piece in (b"{", *_last_of_each(text, members), b"}") if len(piece) > 0)
+                self._members.clear()
+        return found
+
+    def look_at(self, paths: Iterable[Path]) -> Generator[None, None, None]:
+        """The steps of `at`, which then needs none. Raises `MCPError`."""
+        wanted = frozenset(paths)
+        if wanted and wanted not in self._at:
+            yield from self.find(wanted)
+
+    def find(self, paths: Iterable[Path]) -> Generator[None, None, Members]:
+        """The steps to where the members at these paths stand, which is then remembered. Raises `MCPError`."""
+        wanted = frozenset(paths)
+        if (found := self._members.get(wanted)) is None:
+            tree = _tree(wanted)
+            try:
+                found = self._members[wanted] = yield from members_of(self._text(), 0, tree, tree)
+            except TooMany as exc:
+                raise _refused(f"{ARGUMENTS}: {exc}") from exc
         return found
 
     def _text(self) -> Text:
@@ -214,40 +226,58 @@ def _part(text: Text, place: Place) -> Any:
     return read_json(raw) if len(raw) <= _PART_BYTES_MAX else Unread(raw)
 
 
-def _shallow(text: Text, place: Place, where: str) -> Any:
-    """The value of a member, with nothing in it where it is a list or an object. Raises `MCPError`."""
-    raw = memoryview(text)[place.value : place.value_end]
-    if (begin := bytes(raw[:1])) == b"{":
-        return {}
-    return [] if begin == b"[" else Unread(raw).looked_at(where)
+def _tree(paths: Iterable[Path]) -> Tree:
+    deeper: dict[str, list[Path]] = {}
+    for name, *rest in paths:
+        beyond = deeper.setdefault(name, [])
+        if rest:
+            beyond.append(tuple(rest))
+    return {name: _tree(beyond) for name, beyond in deeper.items()}
 
 
-def _last_of_each(text: Text, members: Members, inner: Mapping[str, Unread]) -> Iterator[Text]:
-    """The object without members that are followed by one of the same name; `inner`: in place of such values."""
+def _shallow(text: Text, members: Members, where: str) -> Json:
+    """The values of members, with nothing in a list or an object but what was looked for. Raises `MCPError`."""
+    found: Json = {}
+    for name, place in members.last().items():
+        raw = memoryview(text)[place.value : place.value_end]
+        if place.inner is not None:
+            found[name] = _shallow(text, place.inner, f"{where}.{name}")
+        elif (begin := bytes(raw[:1])) in {b"{", b"["}:
+            found[name] = {} if begin == b"{" else []
+        else:
+            found[name] = Unread(raw).looked_at(f"{where}.{name}")
+    return found
+
+
+def _repeats(members: Members) -> bool:
+    """Whether a member that was looked for is followed by one of the same name."""
+    last = members.last()
+    inner = (place.inner for place in last.values())
+    return len(members.places) > len(last) or any(one is not None and _repeats(one) for one in inner)
+
+
+def _last_of_each(text: Text, members: Members) -> Iterator[Text]:
+    """What stands within the braces, without members that are followed by one of the same name."""
     view, at, last = memoryview(text), members.begin, members.last()
-    yield b"{"
     for place in members.places:
         if place is not last[place.name]:
             yield view[at : place.begin]
             at = place.end
-        elif place.name in inner:
-            yield view[at : place.value]
-            yield from inner[place.name].pieces
-            at = place.value_end
+        elif place.inner is not None:
+            yield view[at : place.inner.begin]
+            yield from _last_of_each(text, place.inner)
+            at = place.inner.end
     yield view[at : members.end]
-    yield b"}"
 
 
-def _done(steps: Generator[None, None, Members], where: str) -> Members:
-    """What they lead to, at once. Raises `MCPError`."""
+def _done(steps: Generator[None, None, Members]) -> Members:
+    """What they lead to, at once."""
     while True:
         try:
             next(steps)
         except StopIteration as end:
             members: Members = end.value
             return members
-        except TooMany as exc:
-            raise _refused(f"{where}: {exc}") from exc
 
 
 def _refused(words: str) -> MCPError:

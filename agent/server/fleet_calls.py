@@ -15,10 +15,11 @@ import orjson
 from agent import clock
 from agent.client.server_info import OnNotification
 from agent.dispatch.call import Forwarded
+from agent.dispatch.param_headers import looked_into
 from agent.dispatch.retry import deadline_ms_to_tell, received_deadline_s
 from agent.errors import NOT_EXECUTED, OUTCOME_UNKNOWN, MCPError
 from agent.lossless_json.raw import exact
-from agent.lossless_json.unread import member_in
+from agent.lossless_json.unread import Unread
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import ALTERNATIVES_META_KEY, DEADLINE_META_KEY, IN_SESSION_META_KEY, Json
 from agent.routing.fleet import NODE_VARIABLE, nodes_uri
@@ -26,6 +27,7 @@ from agent.routing.fleet_results import Row, merged
 from agent.routing.fleet_targets import OneNode, SeveralNodes, targets_of
 from agent.routing.table import Fleet, Replica, Route
 from agent.rpc_codes import INVALID_PARAMS
+from agent.turns import in_slices
 
 # Each is a request on a connection of its own; more at once would only wait for each other.
 AT_ONCE_MAX: Final = 16
@@ -61,9 +63,13 @@ class FleetCall:
             return Forwarded(completed_nodes(fleet, params), _NO_REPLICA)
         if self.method != "tools/call":
             return Forwarded(fleet_resource(fleet, params["uri"]), _NO_REPLICA)
+        if type(arguments := params.get("arguments")) is Unread:
+            await in_slices(arguments.find([(fleet.argument,)]))
         target = targets_of(route, params)
         if isinstance(target, OneNode):
             return await alone(target.route, target.params, present=partial(_present, present, params))
+        if type(rest := target.params.get("arguments")) is Unread:  # Once for all nodes.
+            await in_slices(looked_into(route.definition.get("inputSchema"), rest))
         return Forwarded(await ask_several(target, each, self.notify, self.call_timeout_s), _NO_REPLICA)
 
 
@@ -140,7 +146,9 @@ def fleet_resource(fleet: Fleet, uri: str) -> Json:
 
 def completed_nodes(fleet: Fleet, params: Json) -> Json:
     """The result of a completion: the nodes whose names begin so."""
-    argument = member_in(params, "argument")
+    argument = params.get("argument")
+    if isinstance(argument, Unread):
+        argument = argument.looked_at("argument")
     asked = argument if isinstance(argument, dict) else {}
     begin = str(asked.get("value") or "")
     found = [name for name in fleet.members if name.startswith(begin)] if asked.get("name") == NODE_VARIABLE else []

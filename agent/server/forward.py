@@ -17,6 +17,7 @@ from agent.client.streaming import ResultStream
 from agent.dispatch.call import Forwarded
 from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.next_hop import asked_uri, is_asked_by_node, is_for_nodes, own_error, says_no_more, servers_word
+from agent.dispatch.param_headers import looked_into
 from agent.dispatch.request_state import StateRefused, asks
 from agent.dispatch.started_call import StartedCall
 from agent.errors import (
@@ -31,6 +32,7 @@ from agent.errors import (
 )
 from agent.lossless_json.exact import is_deeper_than
 from agent.lossless_json.raw import Bytes, exact
+from agent.lossless_json.unread import Unread
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import AFFINITY_META_KEY, Json
 from agent.routing.table import Route, RouteKind
@@ -40,6 +42,7 @@ from agent.server.fleet_calls import FleetCall
 from agent.server.lists import ListIndex, is_by_own_name, unknown
 from agent.server.request_log import Served
 from agent.server.written_results import ANSWER_NESTING_MAX
+from agent.turns import in_slices
 
 # Up to here, looking for a word costs less than walking through what was read.
 _SCANNED_BYTES_MAX: Final = 4096
@@ -73,6 +76,8 @@ async def forward(
         call = FleetCall(method, route, params, on_notification, dispatch.call_timeout_s)
         alone = partial(send, session_id=session_id, sink=sink, param_headers=param_headers)
         return await call.answered(alone, partial(send, served=Served()), partial(list_index.present, method, params))
+    if type(arguments := params.get("arguments")) is Unread:
+        await in_slices(looked_into(route.definition.get("inputSchema"), arguments))
     names_page = served.by_search and page_of(route.definition) is not None
     served.backend = None
     if is_by_own_name(method, params, route):
@@ -98,8 +103,7 @@ async def forward(
     served.tool_error = result.get("isError") is True
     if method == "tools/call" and not names_page and says_no_more(method, result) and not _may_name_uris(forwarded.raw):
         return forwarded
-    if asks(result):
-        _refuse_undeclared(result, params, route)
+    _refuse_undeclared(result, params, route)
     if list_index.task_seal is not None:
         forwarded = list_index.task_seal.with_shown(forwarded)
     named = _named_for_clients(method, route, forwarded, params)
@@ -180,6 +184,8 @@ def _refuse_undeclared(result: Json, params: Json, route: Route) -> None:
 
     To the client we are the server, so the error names the capabilities that it would have to declare.
     """
+    if not asks(result):
+        return
     capabilities = (params.get("_meta") or {}).get(CLIENT_CAPABILITIES_META_KEY)
     if needed := undeclared_features(capabilities, result.get("inputRequests")):
         raise MCPError(

@@ -21,10 +21,11 @@ from agent.routing.table import Route, RouteKind, RouteTable
 from agent.rpc_codes import INVALID_PARAMS
 from agent.server.earlier_clients import without_output_schema
 from agent.server.pages import PageLimits, Snapshots, read_cursor
-from agent.server.search import unwrapped, wants_search
+from agent.server.search import ASKED, unwrapped, wants_search
 from agent.server.task_requests import route_of_task
 from agent.server.task_seal import TaskSeal
 from agent.tasks.ids import any_tasks
+from agent.turns import in_slices
 
 # What 2026-07-28 requires of a result that may be kept and that says nothing of it: that it may not.
 LIST_HINTS: Final[Json] = {"ttlMs": 0, "cacheScope": "private"}
@@ -123,9 +124,13 @@ class ListIndex:
         """Whether a request with this query and these headers gets the search tools in place of all tools."""
         return bool(self._own.search_tools) and wants_search(query, headers, default=self._search_mode)
 
-    def unwrapped(self, method: str, params: Json) -> Json | None:
+    async def unwrapped(self, method: str, params: Json) -> Json | None:
         """As `agent.server.search.unwrapped`; where there are no search tools, `call_tool` is a server's own tool."""
-        return unwrapped(method, params) if self._own.search_tools else None
+        if not self._own.search_tools:
+            return None
+        if type(asked := params.get("arguments")) is Unread:
+            await in_slices(asked.find((name,) for name in ASKED))
+        return unwrapped(method, params)
 
     def listing(self, method: str, params: Json, *, search: bool, modern: bool, capabilities: object = None) -> bytes:
         """The whole result of a list method as JSON, one page, in the shape of the client's era.

@@ -5,11 +5,10 @@ size and time, and of values but for what stays unread, or is refused with a JSO
 """
 
 import asyncio
-import time
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from types import ModuleType
-from typing import Final, TypeVar
+from typing import Final
 
 import orjson
 from aiohttp import web
@@ -22,15 +21,13 @@ from agent.lossless_json.writable import writable
 from agent.model import Json
 from agent.rpc_codes import INVALID_REQUEST
 from agent.server.fast_path.connection import FastRequest
+from agent.turns import in_slices
 
-T = TypeVar("T")
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024  # The MCP SDK's own limit for a streamable HTTP request.
 # For requests of nodes: to a client's body they add an envelope, a deadline and a session's capabilities (8 KiB).
 FROM_NODE_BYTES_MAX: Final = BODY_BYTES_MAX + 64 * 1024
 # What no node looks at in a larger body stays unread (docs/adr/0026): read, it takes up to forty times its bytes.
 READ_WHOLE_BYTES_MAX: Final = 256 * 1024
-# The check of a large body holds the event loop for so long at a time, but for msgspec's part of it.
-_SLICE_S: Final = 0.002
 _ADDED_VALUES_MAX: Final = 8_192  # By nodes, with what they add in bytes.
 # A body of 4 MiB in that time needs 1.1 Mbit/s; a slower sender only holds a connection.
 BODY_TIMEOUT_S: Final = 30.0
@@ -73,24 +70,10 @@ async def read_body(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> by
 
 async def _large_message(body: bytes, *, from_node: bool) -> Json | str | None:
     """The message of a large body, or why it is refused; None where it has to be read whole."""
-    if not await _with_turns(writable(body)):
+    if not await in_slices(writable(body)):
         return None
-    message: Json | str | None = await _with_turns((await _ENVELOPE.get()).read_message(body, from_node=from_node))
+    message: Json | str | None = await in_slices((await _ENVELOPE.get()).read_message(body, from_node=from_node))
     return message
-
-
-async def _with_turns(steps: Generator[None, None, T]) -> T:
-    """What steps lead to, with turns for others between them."""
-    until_s = time.perf_counter() + _SLICE_S
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: T = end.value
-            return found
-        if time.perf_counter() >= until_s:
-            await asyncio.sleep(0)
-            until_s = time.perf_counter() + _SLICE_S
 
 
 async def _whole_body(request: web.Request, bytes_max: int) -> bytes | web.Response:

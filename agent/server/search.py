@@ -35,6 +35,10 @@ SLICE_S: Final = 0.002
 PART_LEN: Final = 1_000
 
 
+# The arguments of a call_tool.
+ASKED: Final = ("name", "arguments")
+
+
 def wants_search(query: Mapping[str, str], headers: Mapping[str, str], *, default: bool) -> bool:
     """Whether this request asks for search mode; the URL beats the header, which beats the node's setting."""
     asked = query.get(MODE_QUERY) or headers.get(MODE_HEADER)
@@ -47,7 +51,7 @@ def unwrapped(method: str, params: Json) -> Json | None:
         return None
     asked = params.get("arguments")
     if isinstance(asked, Unread):
-        asked = asked.parts(("name", "arguments"))
+        asked = asked.parts(ASKED)
     name = asked.get("name") if isinstance(asked, dict) else None
     if not isinstance(asked, dict) or not isinstance(name, str) or name == CALL_TOOL:
         raise MCPError(code=INVALID_PARAMS, message="arguments.name: the name of another tool is required")

@@ -22,11 +22,12 @@ from agent.dispatch.call import Forwarded
 from agent.dispatch.client_events import UpstreamEvents
 from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.ended_sessions import AT_ONCE_MAX
-from agent.dispatch.param_headers import disagreement
+from agent.dispatch.param_headers import disagreement, looked_into
 from agent.dispatch.started_call import StartedCall
 from agent.errors import AnswerCut, MCPError, MeshError, RpcError
 from agent.links.session_offers import ANY_OWN_LISTS, OWN_LISTS
 from agent.lossless_json.raw import Bytes
+from agent.lossless_json.unread import Unread
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY
 from agent.model import AFFINITY_META_KEY, CLIENT_METHOD, ClientEvent, Json
 from agent.routing.table import Route
@@ -52,6 +53,7 @@ from agent.server.task_requests import check_task_header
 from agent.server.validation import read_message, refused_by_head, shaped, unknown_method
 from agent.server.view_tools import ViewTools
 from agent.server.written_results import added, written
+from agent.turns import in_slices
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +119,7 @@ class StatelessServer:
                     return await answer.result(await self._heard(params))
                 check_task_header(method, params, headers)
                 # Such a call carries the headers of call_tool, not those that the inner tool asks for.
-                inner = self._views.index.unwrapped(method, params) if params.get("name") == CALL_TOOL else None
+                inner = await self._views.index.unwrapped(method, params) if params.get("name") == CALL_TOOL else None
                 params, served.by_search = inner or params, inner is not None
                 index, route = await self._found(method, params)
                 if method in LISTS:
@@ -128,7 +130,7 @@ class StatelessServer:
                 if route is None:
                     return await self._answered_here(method, params, answer, message["id"], preferences)
                 if method == "tools/call" and inner is None:
-                    _check_param_headers(index, route, params, headers)
+                    await _check_param_headers(index, route, params, headers)
                 received = param_headers(request, by_name)
                 notify = answer.notify if preferences.notices else partial(_but_list_changes, answer.notify)
                 return await self._forwarded(
@@ -289,13 +291,15 @@ class StatelessServer:
         return await answer.result(orjson.dumps(result))
 
 
-def _check_param_headers(index: ListIndex, route: Route, params: Json, headers: CIMultiDictProxy[str]) -> None:
+async def _check_param_headers(index: ListIndex, route: Route, params: Json, headers: CIMultiDictProxy[str]) -> None:
     """Refuse a call whose headers contradict its arguments. Raises `MCPError`."""
     name = params["name"]
     schema = route.definition.get("inputSchema") if name == route.public_name else index.input_schema(name)
     # A schema without header parameters needs no check.
     if not isinstance(schema, dict) or not index.has_param_headers(schema):
         return
+    if type(arguments := params.get("arguments")) is Unread:
+        await in_slices(looked_into(schema, arguments))
     differs = disagreement(schema, params, headers)
     if differs is not None:
         raise MCPError(code=HEADER_MISMATCH, message=differs)

@@ -5,7 +5,7 @@ that repeat arguments; only where the whole body is read a server gets numbers a
 """
 
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import aiohttp
 import orjson
 import pytest
 
+from agent.lossless_json import unread
 from agent.lossless_json.exact import read_json
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.hosting import Seen, rpc_error, rpc_result, scripted
@@ -234,3 +235,39 @@ async def test_a_body_is_answered_alike_whatever_its_size(era: Era, tmp_path: Pa
             if small != large:
                 differ[case] = small, large
     assert differ == {}
+
+
+@pytest.mark.parametrize("era", Era)
+async def test_others_have_their_turn_whatever_looks_into_large_arguments(
+    era: Era, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once, of_once = list[int](), unread._done
+
+    def counted(steps: Generator[None, None, unread.Members]) -> unread.Members:
+        def all_steps() -> Generator[None, None, unread.Members]:
+            at_once.append(0)
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    members: unread.Members = end.value
+                    return members
+                at_once[-1] += 1
+                yield
+
+        return of_once(all_steps())
+
+    monkeypatch.setattr(unread, "_done", counted)
+    rows = b"[%s1]" % ((b"[" * 40 + b"]" * 40 + b",") * 6_000)
+    inner = b'{"n":7,"inner":{"m":8,"rows":%s},"s":"x\\u00e9","node":"n0"}' % rows
+    calls = (b'"name":"%s","arguments":%s' % (name, inner) for name in (b"kit__headed", b"disk__headed"))
+    wrapped = b'"name":"call_tool","arguments":{"name":"disk__headed","arguments":%s}' % inner
+    async with scene(era, tmp_path) as now:
+        for params in (*calls, wrapped):
+            more = {"Mcp-Param-N": "7", "Mcp-Param-M": "8", "Mcp-Param-S": "=?base64?eMOp?="}
+            name = params.split(b'"')[3].decode()
+            body, told = now.request(name, params, "tools/call", **(more if name != "call_tool" else {}))
+            status, said, asked = await now.answer(body.replace(AT, b""), told)
+            assert (status, len(asked)) == (200, 1), said
+    assert at_once
+    assert set(at_once) == {0}

@@ -165,7 +165,7 @@ class SessionRequests:
                 return (b"{}",)
             if method in TASK_REQUESTS:
                 return await self._about_task(channel, method, params, served)
-            inner = self._list_index.unwrapped(method, params) if params.get("name") == CALL_TOOL else None
+            inner = await self._list_index.unwrapped(method, params) if params.get("name") == CALL_TOOL else None
             served.by_search = inner is not None
             params, as_task = self._task_requested(channel.session, method, inner or params)
             index, route = await self._found(channel.session, method, params)

@@ -75,6 +75,18 @@ def test_odd_texts_are_judged_alike(text: bytes) -> None:
     assert found(is_object(text)) == is_read(text)
 
 
+@pytest.mark.parametrize("count", [module._RUN_LEN - 1, module._RUN_LEN, module._RUN_LEN + 1, 3 * module._RUN_LEN])
+@pytest.mark.parametrize("inner", [b"%s\\ud83d", b'\\ud83d","b":"%s\\ude00', b"\\ud83d%s\\ud83d"])
+def test_half_a_pair_counts_however_many_escapes_stand_before_it(inner: bytes, count: int) -> None:
+    assert found(is_object(b'{"a":"%s"}' % (inner % (b"\\n" * count))))
+
+
+@pytest.mark.parametrize("text", [b"%s\\ud83d%s" % ((b"\\n" * (module._RUN_LEN - 6),) * 2), b"\\ud83d"])
+def test_others_have_their_turn_after_some_thousand_bytes(text: bytes) -> None:
+    body = b"{%s}" % b",".join([b'"a":"%s"' % text] * (500_000 // len(text)))
+    assert sum(1 for _ in without_pairs(body)) >= len(body) // (4 * module._RUN_LEN + module._TURN_BYTES)
+
+
 def test_the_check_alone_refuses_halves_of_pairs() -> None:
     with pytest.raises(msgspec.DecodeError):
         msgspec.json.decode(b'{"a":"\\ud83d"}')

@@ -97,7 +97,7 @@ def test_members_are_found_and_left_out_as_a_reader_of_all_finds_them(  # noqa: 
 @given(value=JSON, levels=st.integers(0, 60), behind=st.sampled_from([",", "}", " ", "]"]))
 def test_the_end_of_a_value_is_found_at_any_depth(value: Any, levels: int, behind: str) -> None:
     text = ('[1,{"x":' * levels + json.dumps(value) + ',"y":"]"},[2]]' * levels) if levels else json.dumps(value)
-    assert end_of_value((text + behind).encode(), 0) == len(text.encode())
+    assert found(end_of_value((text + behind).encode(), 0)) == len(text.encode())
 
 
 def test_one_object_has_a_name_that_is_looked_for_a_thousand_times_at_most() -> None:
@@ -105,6 +105,10 @@ def test_one_object_has_a_name_that_is_looked_for_a_thousand_times_at_most() -> 
     assert len(found(members_of(often, 0, {"a"})).places) == module.PLACES_MAX
     with pytest.raises(TooMany, match="'a' stands there"):
         found(members_of(b'{"a":0,' + often[1:], 0, {"a"}))
+    two = often[:-1] + b"," + often[1:].replace(b"a", b"b")
+    assert len(found(members_of(two, 0, {"a", "b"})).places) == 2 * module.PLACES_MAX
+    with pytest.raises(TooMany, match="'a' stands there"):
+        found(members_of(b'{"a":0,' + two[1:], 0, {"a", "b"}))
 
 
 def test_some_members_that_are_nested_too_deep_or_large_are_passed_by_themselves() -> None:
@@ -119,3 +123,16 @@ def test_some_members_that_are_nested_too_deep_or_large_are_passed_by_themselves
 def test_others_have_their_turn_after_some_thousand_bytes() -> None:
     text = b"{%s}" % b",".join([b'"a":[{}]'] * 10_000)
     assert sum(1 for _ in members_of(text, 0, {"b"})) >= len(text) // module._RUN_BYTES
+    large = b"[%s1]" % (b"[]," * 100_000)
+    assert sum(1 for _ in end_of_value(large, 0)) >= len(large) // ends.PIECE_BYTES
+
+
+def test_what_is_looked_for_in_a_value_is_found_on_the_way() -> None:
+    text = b'{"a":{"b":1,"c":[{"b":2}],"b":{"d":3}},"a":4,"e":{"b":5}}'
+    members = found(members_of(text, 0, {"a", "e"}, {"a": {"b": {"d": {}}}, "e": {}}))
+    inner = members.places[0].inner
+    assert inner is not None
+    assert [text[place.value : place.value_end] for place in inner.places] == [b"1", b'{"d":3}']
+    assert [place.inner is None for place in inner.places] == [True, False]
+    assert [place.inner is None for place in members.places] == [False, True, True]
+    assert [text[place.value : place.value_end] for place in members.places[1:]] == [b"4", b'{"b":5}']

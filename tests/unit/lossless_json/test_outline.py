@@ -203,7 +203,7 @@ def test_a_crowd_of_members_goes_on_and_none_of_them_is_read(method: bytes) -> N
     assert sent(message["params"]) == orjson.loads(params)
 
 
-@pytest.mark.parametrize("name", sorted(PARAMS - {"_meta", "inputResponses", "argument", "notifications"}))
+@pytest.mark.parametrize("name", sorted(PARAMS - {"_meta", "inputResponses", "argument"}))
 def test_what_a_node_looks_at_has_limits_of_bytes_and_of_values(name: str) -> None:
     for value, limit in (
         (b'"%s"' % (b"x" * LOOKED_AT_BYTES_MAX), f"{LOOKED_AT_BYTES_MAX} bytes"),
@@ -216,10 +216,16 @@ def test_what_a_node_looks_at_has_limits_of_bytes_and_of_values(name: str) -> No
 
 
 def test_the_names_of_a_subscription_have_limits_of_their_own() -> None:
-    wanted = b'{"resourceSubscriptions":[%s]}' % b",".join([b'"%s"' % (b"x" * 500)] * 5_000)
+    wanted = b'{"resourceSubscriptions":[%s]}' % b",".join([b'"%s"' % (b"x" * 500)] * 3_000)
     message = found(read_message(message_with(b'{"notifications":%s,%s}' % (wanted, CROWD), b"subscriptions/listen")))
     assert isinstance(message, dict)
     assert message["params"]["notifications"] == orjson.loads(wanted)
+    longer = wanted + b" " * LOOKED_AT_BYTES_MAX
+    for limits, method in (((wanted, longer), b"tools/call"), ((longer,), b"subscriptions/listen")):
+        for text in limits:
+            refusal = found(read_message(message_with(b'{%s,"notifications":{"a":%s}}' % (CROWD, text), method)))
+            assert isinstance(refusal, str)
+            assert "params.notifications: a node has to look at more than" in refusal
     many = b"[%s]" % b",".join([b'""'] * (LOOKED_AT_VALUES_MAX + 1))
     refusal = found(read_message(message_with(b'{"notifications":%s,%s}' % (many, CROWD))))
     assert isinstance(refusal, str)
@@ -246,12 +252,25 @@ def test_a_member_that_stands_there_again_and_again_is_refused() -> None:
     "body",
     [
         *(b"[%s]" % message_with(b"{}"), b'{"jsonrpc":"2.0","id":1,"result":{}}', b"1", b"{}"),
-        message_with(b"{}").replace(b'"tools/call"', b"1"),
-        message_with(b"{}", model.CLIENT_METHOD.encode()),
     ],
 )
 def test_any_other_body_is_read_whole(body: bytes) -> None:
     assert found(read_message(b" " * 70_000 + body)) is None
+
+
+def test_what_only_nodes_say_to_each_other_is_read_whole_of_a_node_alone() -> None:
+    body = message_with(b'{"event":"deleted","sessions":[%s]}' % (b"1," * 70_000 + b"1"), model.CLIENT_METHOD.encode())
+    assert found(read_message(body, from_node=True)) is None
+    message = found(read_message(body))
+    assert isinstance(message, dict)
+    assert message["params"].keys() == {BESIDE}
+
+
+@pytest.mark.parametrize("method", [b"1", b"null", b"[]", b'{"a":1}'])
+def test_of_a_method_that_is_no_text_the_params_are_not_read(method: bytes) -> None:
+    for params, kept in ((b'{"name":[%s]}', {}), (b"[%s]", [])):
+        body = message_with(params % (b"1," * 400_000 + b"1")).replace(b'"tools/call"', method)
+        assert found(read_message(body)) == {**orjson.loads(body), "params": kept}
 
 
 def test_params_that_are_no_object_keep_their_kind() -> None:

@@ -6,8 +6,9 @@ import orjson
 import pytest
 
 from agent.client.jsonrpc import encode_parts, encode_request, swap_progress_token
-from agent.dispatch.param_headers import ParamHeaders, disagreement
+from agent.dispatch.param_headers import ParamHeaders, disagreement, looked_into
 from agent.errors import MCPError, RpcError
+from agent.lossless_json import unread
 from agent.lossless_json.unread import (
     BESIDE,
     LOOKED_AT_BYTES_MAX,
@@ -148,6 +149,21 @@ def test_an_argument_that_headers_repeat_or_that_names_a_node_has_a_limit() -> N
     often = b"{%s}" % b",".join([b'"node":"a"'] * 2_000)
     with pytest.raises(MCPError, match="arguments: 'node' stands there again and again"):
         targets_of(usage, of(often))
+
+
+def test_what_was_found_in_it_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    schema, told = ASKING.definition["inputSchema"], {"mcp-param-n": "7", "mcp-param-s": "b"}
+    params = of(b'{"n":1,"in":{"s":"a","s":"b"},"n":7,"node":"x"}')
+    arguments = params["arguments"]
+    assert len(list(looked_into(schema, arguments))) > len("n")
+    with monkeypatch.context() as patch:
+        patch.setattr(unread, "members_of", None)
+        assert disagreement(schema, params, told) is None
+        assert ParamHeaders().outgoing("tools/call", ASKING, params, {}) == {"Mcp-Param-N": "7", "Mcp-Param-S": "b"}
+        assert list(looked_into(schema, arguments)) == []
+    # What was cut out of it is not found where it stood.
+    assert arguments.taken_out("n")[1].raw == b'{"in":{"s":"b"},"node":"x"}'
+    assert arguments.parts(("node",)) == {"node": "x"}
 
 
 @pytest.mark.parametrize("arguments", [b"[%s]" % (b"1," * 70_000 + b"1"), b'"%s"' % (b"x" * 70_000)])

@@ -8,6 +8,7 @@ import pytest
 
 from agent.dispatch.call import Forwarded
 from agent.errors import NOT_EXECUTED, MCPError
+from agent.lossless_json.unread import LOOKED_AT_BYTES_MAX, Unread
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import DEADLINE_META_KEY, Json
 from agent.routing.fleet_targets import SeveralNodes
@@ -89,6 +90,13 @@ async def test_the_callers_deadline_is_the_sooner_one() -> None:
 def fleet() -> Fleet:
     members = MappingProxyType({name: route(name) for name in NODES})
     return Fleet("disk", "", "node", members, (), {}, several=False, namespaces={})
+
+
+def test_a_large_argument_of_a_completion_is_looked_at_within_limits() -> None:
+    name, value = Unread(b'{"name":"node","value":"n00"}'), b'"%s"' % (b"x" * LOOKED_AT_BYTES_MAX)
+    assert len(completed_nodes(fleet(), {"argument": name})["completion"]["values"]) == len(NODES[:10])
+    with pytest.raises(MCPError, match=f"argument: more than {LOOKED_AT_BYTES_MAX} bytes"):
+        completed_nodes(fleet(), {"argument": Unread(b'{"name":"node","value":"n","more":%s}' % value)})
 
 
 def test_the_resource_of_a_fleet_lists_its_nodes_and_names_are_completed() -> None:
