@@ -167,15 +167,6 @@ class MaintenanceRecord(Protocol):
         """Keep a reason; None: the maintenance has ended. Returns whether it is kept; raises nothing."""
         ...
 
-    async def note_listed(self, *, is_listed: bool) -> None:
-        """Our entry was registered, or was taken out in order; raises nothing."""
-        ...
-
-    @property
-    def was_listed(self) -> bool:
-        """What was noted last, as `load` has found it."""
-        ...
-
     @property
     def fault(self) -> str:
         """Why nothing is known of before, or the last word is not kept; empty where neither is so."""
@@ -186,16 +177,12 @@ class _Forgetful:
     """For an entry that ends with its process."""
 
     fault = ""
-    was_listed = False
 
     async def load(self) -> str | None:
         return None
 
     async def save(self, _reason: str | None) -> bool:
         return True
-
-    async def note_listed(self, *, is_listed: bool) -> None:
-        pass
 
 
 FORGETFUL = _Forgetful()

@@ -189,7 +189,6 @@ class Node:
                 sources.take_home,
                 CatalogCache(self._node_state.folder),
                 maintenance=SavedMaintenance(self._node_state.folder, mesh.take_own_maintenance),
-                lasts=self._node_state.epoch > 1,
                 others=sources,
             )
             self._files.begin(self._readers_of_files())

@@ -61,13 +61,6 @@ def _session_opener() -> "Callable[[ConsulSettings], AbstractAsyncContextManager
 
 _OPEN_SESSION: Final = Late(_session_opener)
 
-# How long Consul keeps the entry of a dead node that will be the same when it is back, so that an operator's word on
-# it counts: as long as those of an agent that has failed (reconnect_timeout). Any other's goes after
-# `Registration.deregister_after_s`: of containers without a volume that crash, each start would leave one.
-KEPT_DEAD_S: Final = 72 * 3600.0
-# A node that has lived so long counts as one that lasts, too; it leaves 72 entries at most.
-LASTS_AFTER_S: Final = 3600.0
-
 RouteTo = Callable[[str], Awaitable[str | None]]
 
 
@@ -115,7 +108,7 @@ class Membership:
     """See the module. Sole writer of its view; `on_catalog` is called in the node's loop. `others`: datacentres.
 
     `cache` and `maintenance` are for Consul alone: the embedded catalog and all of its nodes end with this machine.
-    `lasts`: this node's identity has outlived a process. Long because all of it begins and ends with each catalog.
+    Long because all of it begins and ends with each catalog.
     """
 
     def __init__(
@@ -126,7 +119,6 @@ class Membership:
         cache: CatalogCache | None = None,
         *,
         maintenance: MaintenanceRecord = FORGETFUL,
-        lasts: bool = False,
         others: Sources | None = None,
         route_to: RouteTo = route_ip_to,
         wait_for_consul_s: float = WAIT_FOR_CONSUL_S,
@@ -135,7 +127,6 @@ class Membership:
         self._wait_for_consul_s, self._may_wait, self._waits = wait_for_consul_s, True, False
         self._route_to = route_to
         self._registration = registration
-        self._lasts, self._kept_dead_s = lasts, registration.deregister_after_s
         self._on_catalog = on_catalog
         self._others = others or Sources(on_catalog)
         self._cache, self._maintenance = cache, maintenance
@@ -230,7 +221,7 @@ class Membership:
             except CatalogUnavailable as exc:
                 log.warning("not registered before our own address is known", extra={"reason": str(exc)})
                 address = None
-            self._registration = replace(self._registration, address=address or "", deregister_after_s=self._stays_s())
+            self._registration = replace(self._registration, address=address or "")
             record = self._maintenance if self._mode == "consul" else FORGETFUL
             self._registrar = session.registrar(self._registration, record)
             known = await self._known(settings.url)
@@ -243,7 +234,6 @@ class Membership:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._keep_registered(self._registrar, settings, address), name="registration")
                     group.create_task(self._read(self._source, known, cache), name="catalog watch")
-                    group.create_task(self._last(self._registrar), name="entry of a node that lasts")
                     if cache is not None:
                         group.create_task(cache.keep(), name="catalog cache")
                     self._abroad.begin(group, source_of, self._plan.origin(settings.url))
@@ -261,18 +251,6 @@ class Membership:
             finally:
                 await self._registrar.leave()
         self._abroad.forget()
-
-    def _stays_s(self) -> float:
-        """How long our entry stays when we are dead. The embedded catalog keeps no maintenance, and ends itself."""
-        return KEPT_DEAD_S if self._lasts and self._mode == "consul" else self._kept_dead_s
-
-    async def _last(self, registrar: Registrar) -> None:
-        """Have the entry of a node that has lived for a while stay longer."""
-        if not self._lasts:
-            await asyncio.sleep(LASTS_AFTER_S)
-            self._lasts = True
-            self._registration = replace(self._registration, deregister_after_s=self._stays_s())
-            registrar.change(self._registration)
 
     async def _known(self, url: str) -> Catalog | None:
         """The catalog to show until the new one answers, and to compare its first answers with.

@@ -1,16 +1,14 @@
 """The operator's maintenance of this node on disk, so that a restart in order does not end it.
 
 Given to the registration in a real Consul (`discovery.consul.maintenance`), which reads it when the node starts and
-writes it when the maintenance begins, changes or ends. Beside it lies a mark for as long as the catalog may list us: a
-node that finds it at its start, and no entry, ended without leaving. The one rule: a file that is there means
-maintenance. A damaged one is put aside and is none, one that the system refuses to read stays and is read again, and a
-disk that refuses is logged once; status says all three.
+writes it when the maintenance begins, changes or ends. The one rule: a file that is there means maintenance. A damaged
+one is put aside and is none, one that the system refuses to read stays and is read again, and a disk that refuses is
+logged once; status says all three.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -26,7 +24,6 @@ log = logging.getLogger(__name__)
 FILE_NAME: Final = "maintenance.json"
 SCHEMA: Final = 1
 FILE_BYTES_MAX: Final = 64 * 1024
-MARK_NAME: Final = "listed"
 
 _SAVED: Final = object_of({"schema": one_of(SCHEMA), "reason": text})
 
@@ -38,8 +35,8 @@ class SavedMaintenance:
     """
 
     def __init__(self, folder: Path, heard: Callable[[str], None] = lambda _reason: None) -> None:
-        self._path, self._mark, self._heard = folder / FILE_NAME, folder / MARK_NAME, heard
-        self.fault, self.was_listed = "", False
+        self._path, self._heard = folder / FILE_NAME, heard
+        self.fault = ""
 
     def __repr__(self) -> str:
         return f"<SavedMaintenance {self._path.name} fault={self.fault!r}>"
@@ -48,7 +45,6 @@ class SavedMaintenance:
         """The reason; None where the node was in no maintenance. Raises OSError: the system refuses to read it now."""
         loop = asyncio.get_running_loop()
         try:
-            self.was_listed = await loop.run_in_executor(None, self._mark.exists)
             reason, self.fault = await loop.run_in_executor(None, _read, self._path)
         except OSError as exc:
             fault = f"{self._path}: whether this node was in maintenance before is not known: {exc.strerror}; "
@@ -59,10 +55,6 @@ class SavedMaintenance:
             raise
         self._heard(reason or "")
         return reason
-
-    async def note_listed(self, *, is_listed: bool) -> None:
-        """Keep whether the catalog may list us. A disk that refuses costs a finding."""
-        await asyncio.get_running_loop().run_in_executor(None, _mark, self._mark, is_listed)
 
     async def save(self, reason: str | None) -> bool:
         """Keep the reason; None: the maintenance has ended. Returns whether the disk has it."""
@@ -85,14 +77,6 @@ class SavedMaintenance:
 
 def _write(path: Path, reason: str) -> None:
     write_durably(path, orjson.dumps({"schema": SCHEMA, "reason": reason}, option=orjson.OPT_APPEND_NEWLINE))
-
-
-def _mark(path: Path, is_set: bool) -> None:
-    with suppress(OSError):
-        if not is_set:
-            path.unlink(missing_ok=True)
-        elif not path.exists():
-            write_durably(path, b"")
 
 
 def _read(path: Path) -> tuple[str | None, str]:

@@ -15,8 +15,8 @@ from discovery import clock
 from discovery.consul.client import ConsulClient
 from discovery.model import AgentSlow, RegistrationLost
 
-# On their way at once: with one every 5 s an agent may take 40 s for each.
-ON_THEIR_WAY_MAX: Final = 8
+# On their way at once: with one every 5 s an agent may take 20 s for each, and a node has few connections.
+ON_THEIR_WAY_MAX: Final = 4
 # What an answer may usually take before the agent is asked what it holds; after a slower one so many times as long.
 ANSWER_S: Final = 5.0
 _SLACK: Final = 1.5

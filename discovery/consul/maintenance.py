@@ -25,10 +25,6 @@ _TTL = "8760h"
 _NAME = "Service Maintenance Mode"  # Consul's own name for it.
 REASON_CHARS_MAX = 1000
 _NO_REASON = "no reason given"
-_GONE = (
-    "this node ended without leaving, and Consul has removed its entry since: whether an operator took it into"
-    " maintenance meanwhile is not known; if so, begin that again"
-)
 
 
 class KeptMaintenance:
@@ -42,8 +38,6 @@ class KeptMaintenance:
         self._is_saved = True  # The record says the same.
         self._loaded = False
         self._is_blind = False  # Our entry was made anew without what the record says: it is to be registered yet.
-        self._is_noted = self._may_have_gone = False
-        self._gone = ""
         self._shown = ""
         self._is_seen = False  # The catalog has shown our entry since the last comparison.
         self._is_mute = False  # The agent shows no checks, as embedded catalogs do.
@@ -63,7 +57,7 @@ class KeptMaintenance:
     @property
     def fault(self) -> str:
         """Why the maintenance of before is not known, or the present one would not outlive us; else empty."""
-        return self._record.fault or self._gone
+        return self._record.fault
 
     def compared(self) -> None:
         """Have the agent asked where the catalog has not shown our entry since last time, or the disk has refused."""
@@ -93,8 +87,6 @@ class KeptMaintenance:
             return  # An entry that we made without a word of the operator's says nothing of one.
         if reason != self.resumed:
             self.resumed = ""
-        if reason is not None:
-            self._gone = ""
         is_same = self._loaded and reason == self._reason
         self._reason, self._loaded, self._is_blind = reason, True, False
         if not (is_same and self._is_saved):
@@ -107,17 +99,16 @@ class KeptMaintenance:
         `CatalogUnavailable`.
         """
         await self._load()
-        if self._loaded and self._reason is None and not (self.is_to_be_asked or self._may_have_gone):
+        if self._loaded and self._reason is None and not self.is_to_be_asked:
             return None
         checks = await self._client.held_checks()
         if checks is None:
             return None
-        may_have_gone, self._may_have_gone, self.is_to_be_asked = self._may_have_gone, False, False
+        self.is_to_be_asked = False
         await self.take(checks)
         is_new = self._our_check_id not in checks
         if is_new:
             self._is_blind = not self._loaded
-            self._note_gone(may_have_gone=may_have_gone)
         reason = self._reason
         if reason is None:
             return None
@@ -131,13 +122,10 @@ class KeptMaintenance:
         was = str(checks.get(self._check_id, {}).get("Notes") or "")
         return self._check(reason if was != reason else f"{reason} ")
 
-    async def registered(self) -> None:
+    def registered(self) -> None:
         """The agent has taken the registration with it: from now on, its word counts."""
         if self._is_owed:
             self._is_blind = self.is_to_be_asked = False
-        if not self._is_noted:
-            self._is_noted = True
-            await self._record.note_listed(is_listed=True)
 
     def _check(self, notes: str) -> dict[str, Any]:
         return {"CheckID": self._check_id, "Name": _NAME, "Notes": notes, "Status": "critical", "TTL": _TTL}
@@ -148,21 +136,11 @@ class KeptMaintenance:
             ended = f"consul maint -disable -service={self._service_id}"
             log.warning("the maintenance of before is taken up again", extra={"reason": reason, "ended_by": ended})
 
-    def _note_gone(self, *, may_have_gone: bool) -> None:
-        if may_have_gone and self._loaded and self._reason is None:
-            self._gone = _GONE
-            log.warning("the maintenance of before is not known", extra={"reason": _GONE})
-
     async def _load(self) -> None:
         if not self._loaded:
             with suppress(OSError):  # It is read again at the next look, and says so meanwhile.
                 self._reason = await self._record.load()
                 self._loaded = True
-            self._may_have_gone = self._record.was_listed and not self._is_noted
-
-    async def left(self) -> None:
-        """The catalog has our entry no more, as we wanted."""
-        await self._record.note_listed(is_listed=False)
 
 
 def _reason_in(check: Any) -> str | None:

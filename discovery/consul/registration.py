@@ -167,7 +167,6 @@ class ConsulRegistrar:
             log.log(level, self._last_error, extra={"service_id": self.service_id, "reason": str(exc) or "time-out"})
         else:
             log.info("deregistered", extra={"service_id": self.service_id})
-            await self._maintenance.left()
             if leaving.holders:
                 self._last_error = leaving.ghosts()
                 log.warning(self._last_error, extra={"service_id": self.service_id})
@@ -257,7 +256,7 @@ class ConsulRegistrar:
         self._notes_total += changed_notes
         also = await self._maintenance.check_to_register(renewed=changed_notes or self._sent is None)
         await self._send(wanted, also)
-        await self._maintenance.registered()
+        self._maintenance.registered()
         self._compare_at_s = clock.now_s() + self._compare_s
         if not self._registered:
             log.info("registered", extra={"service_id": wanted.service_id, "service": wanted.service_name})

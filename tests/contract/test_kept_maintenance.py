@@ -212,30 +212,6 @@ async def test_what_an_operator_says_while_the_record_cannot_be_read_counts_more
         assert set(node.seen()[-1:]) == {REASON}
 
 
-async def test_a_node_whose_entry_went_while_it_was_dead_says_that_it_knows_of_no_maintenance(
-    node: Node, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with node.run(leaves=False) as registrar:
-        await node.shows("")
-        assert registrar.status.unkept == ""
-    await node.maintain(REASON)
-    await node.shows(REASON)
-    await node.consul.call("PUT", f"/v1/agent/service/deregister/{node.registration.service_id}")
-    await node.shows()
-    async with node.run() as registrar:
-        await node.shows("")
-        assert "whether an operator took it into maintenance meanwhile is not known" in registrar.status.unkept
-        assert "the maintenance of before is not known" in caplog.text
-        await node.maintain(REASON)
-        await until(lambda: registrar.status.unkept == "", what="known again")
-        await node.maintain()
-        await node.keeps(None)
-    # One that has left in order has missed no word.
-    async with node.run() as registrar:
-        await node.shows("")
-        assert registrar.status.unkept == ""
-
-
 async def test_maintenance_that_began_while_the_node_was_dead_is_kept_with_its_entry(node: Node) -> None:
     async with node.run(leaves=False):
         await node.shows("")

@@ -22,7 +22,7 @@ NAME = "mcp-node"
 REGISTER, DEREGISTER = "PUT agent/service/register", "PUT agent/service/deregister"
 BEAT, LOOK = "PUT agent/check/pass", "GET agent/checks"
 # More than the TTL, and less than as many heartbeats take as may be on their way.
-SLOWER_S, MORE_BEATS = 4.0, 12
+SLOWER_S, MORE_BEATS = 3.5, 12
 
 
 async def listed(consul: RunningConsul, service_id: str) -> bool:

@@ -18,7 +18,6 @@ from discovery.consul.environment import ConsulSettings
 from discovery.embedded.catalog import DATACENTER
 from discovery.embedded.server import embedded_catalog
 from discovery.model import Catalog, CatalogUnavailable, Registration
-from tests.contract.fault_server import fault_server, rows_answer
 from tests.ports import free_port
 from tests.waiting import eventually
 
@@ -92,8 +91,6 @@ async def member(
     ours: Registration | None = None,
     cache: CatalogCache | None = None,
     wait_for_consul_s: float = 60.0,
-    *,
-    lasts: bool = False,
 ) -> AsyncIterator[Rig]:
     async with asyncio.TaskGroup() as group:
         rig: Rig
@@ -101,8 +98,7 @@ async def member(
         def take(catalog: Catalog) -> None:
             rig.take(catalog)
 
-        more = {"wait_for_consul_s": wait_for_consul_s, "lasts": lasts}
-        membership = Membership(how, ours or registration(), take, cache, **more)
+        membership = Membership(how, ours or registration(), take, cache, wait_for_consul_s=wait_for_consul_s)
         rig = Rig(membership, group.create_task(membership.run(), name="membership"))
         try:
             yield rig
@@ -123,29 +119,6 @@ async def test_a_member_registers_sees_itself_and_leaves() -> None:
             await one.until_names("one")
         async with open_client(settings) as client:
             assert list((await client.health(SERVICE, index=0, wait_s=0.0, consistent=False)).rows) == []
-
-
-@pytest.mark.parametrize(("lasts", "after_s", "kept"), [(True, 60.0, 72), (False, 60.0, 1 / 6), (False, 0.1, 72)])
-async def test_consul_keeps_the_entry_of_a_dead_node_for_three_days_where_the_node_will_be_the_same_when_it_is_back(
-    lasts: bool, after_s: float, kept: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(of_membership, "LASTS_AFTER_S", after_s)
-    async with (
-        fault_server(lambda _number, _request: rows_answer("one-id")) as consul,
-        member(plan("consul", consul.port), lasts=lasts),
-    ):
-
-        async def is_kept() -> bool:
-            check = consul.registered["one-id"]["Check"] if consul.registered else {}
-            return bool(check.get("DeregisterCriticalServiceAfter") == f"{3600 * kept:g}s")
-
-        await eventually(is_kept)
-
-
-async def test_the_embedded_catalog_keeps_no_dead_node_for_long() -> None:
-    async with member(plan("embedded", 1, free_port()), lasts=True) as one:
-        await one.until_names("one")
-        assert one.membership._registration.deregister_after_s == Registration("", "", 1).deregister_after_s
 
 
 async def test_what_we_say_of_ourselves_is_published_at_once() -> None:

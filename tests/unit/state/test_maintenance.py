@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.state.maintenance import FILE_NAME, MARK_NAME, SavedMaintenance
+from agent.state.maintenance import FILE_NAME, SavedMaintenance
 
 
 async def test_a_reason_is_read_back_by_the_next_start_and_is_gone_after_the_end(tmp_path: Path) -> None:
@@ -91,19 +91,3 @@ async def test_a_file_that_the_system_refuses_to_read_stays_and_is_read_again(
     (tmp_path / "whole").rename(tmp_path / FILE_NAME)
     assert await record.load() == "x"
     assert (record.fault, heard) == ("", ["x"])
-
-
-async def test_a_mark_says_whether_the_catalog_may_list_us(tmp_path: Path) -> None:
-    async def was_listed() -> bool:
-        record = SavedMaintenance(tmp_path)
-        await record.load()
-        return record.was_listed
-
-    assert not await was_listed()
-    for is_listed in (True, True, False, False):
-        await SavedMaintenance(tmp_path).note_listed(is_listed=is_listed)
-        assert await was_listed() is is_listed
-    # A disk that refuses costs no more than a finding.
-    (tmp_path / f"{MARK_NAME}.tmp").mkdir()
-    await SavedMaintenance(tmp_path).note_listed(is_listed=True)
-    assert not await was_listed()

@@ -178,7 +178,7 @@ class BusyClient(ScriptedClient):
             raise AgentSlow("no answer within 5.0 s")
 
 
-@pytest.mark.parametrize("takes_s", [8.0, 12.0, 20.0, 35.0])
+@pytest.mark.parametrize("takes_s", [8.0, 12.0, 18.0])
 async def test_an_agent_that_is_slower_than_our_ttl_lets_our_check_run_out_once_at_most(takes_s: float) -> None:
     client = BusyClient()
     registrar = registrar_of(client, OURS)
