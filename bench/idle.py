@@ -24,7 +24,7 @@ from bench.processes import canned_servers, cpu_s, node_process, resident_bytes
 from bench.raw_client import RawClient
 
 LINKS: Final = 200
-ROUNDS: Final = 3
+ROUNDS: Final = 5
 # Lists are read again every half a minute, so a shorter window may have none of them or all.
 WINDOW_S: Final = 60.0
 SETTLE_S: Final = 15.0

@@ -36,6 +36,8 @@ of_all_ways = pytest.mark.parametrize(("era", "hops"), ERAS_AND_HOPS)
 of_both_eras = pytest.mark.parametrize("era", [STATELESS, SESSION])
 # What is in the head of each answer of a node, by whichever way.
 HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "server": "mcp-mesh-agent"}
+# So often the same is looked at again where something else was under way.
+ROUNDS_MAX = 5
 
 
 @pytest.fixture(autouse=True)
@@ -88,13 +90,15 @@ async def test_a_usual_call_leaves_nothing_for_the_garbage_collector(
     async with held_scene(tmp_path, caplog, hops=hops) as now, now.caller(era) as caller:
         now.server.holds = False
         await caller.asked(caller.call())
-        changes = -1
-        while changes != changes_of(now):  # A call has a task, too, where a list has changed, as just after the start.
+        # A call has a task, too, where a list has changed, as just after the start, or a moment was slow.
+        for _ in range(ROUNDS_MAX):
             await eventually(now.reads_no_lists)
             changes = changes_of(now)
             with left_for_the_collector() as found, tasks_of_calls() as tasks:
                 for _ in range(50):
                     await caller.asked(caller.call())
+            if not tasks and changes == changes_of(now):
+                break
         # Else large answers would stay until it runs. What else a node does meanwhile may leave a little.
         assert (tasks, {kind: count for kind, count in found.items() if count >= 25}) == ([], {})
 

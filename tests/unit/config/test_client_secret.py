@@ -12,6 +12,7 @@ from agent.config import client_secret
 from agent.config.client_secret import ClientSecret
 from agent.config.oauth_entry import SECRET_BYTES_MAX
 from tests.hung_folder import hung_folder
+from tests.waiting import eventually
 
 
 async def test_a_secret_is_that_of_the_entry_or_what_its_file_says_now(tmp_path: Path) -> None:
@@ -60,3 +61,8 @@ async def test_a_file_system_that_hangs_holds_up_neither_the_loop_nor_the_next_o
         assert time.monotonic() - began_s >= 0.6
         assert turns > 10
         assert sum(thread.name == "look" for thread in threading.enumerate()) == 1
+
+    async def is_over() -> bool:
+        return secret._look is None
+
+    await eventually(is_over)  # The file system has ended.
