@@ -25,7 +25,7 @@ import orjson
 from agent.control.selector import Selector
 from agent.links.actions import reconcile
 from agent.model import LinkState, NodeIdentity, ServerScope
-from bench.catalog_change import costs_of_changes
+from bench.catalog_change import Cost, costs_of_changes
 from bench.crowd_change import costs_of_crowds
 from bench.figures import Figure, percentile
 from bench.link_change import cost_ms
@@ -187,13 +187,16 @@ async def _crowd() -> list[Figure]:
     figures = []
     for count in INSTANCES[-2:]:
         for name, costs in (await costs_of_crowds(count, CHANGES)).items():
-            longest, whole = (1000 * statistics.median(part) for part in zip(*map(astuple, costs), strict=True))
-            what = f"{count:,} links, {name}: the event loop's"
-            figures += [
-                Figure(f"{what} longest piece of work", longest, "ms", LONGEST_PIECE_GOAL_MS),
-                Figure(f"{what} work in all", whole, "ms"),
-            ]
+            figures += _of_loop(f"{count:,} links, {name}", costs)
     return figures
+
+
+def _of_loop(what: str, costs: Sequence[Cost]) -> list[Figure]:
+    longest, whole = (1000 * statistics.median(part) for part in zip(*map(astuple, costs), strict=True))
+    return [
+        Figure(f"{what}: the event loop's longest piece of work", longest, "ms", LONGEST_PIECE_GOAL_MS),
+        Figure(f"{what}: the event loop's work in all", whole, "ms"),
+    ]
 
 
 async def _catalog() -> list[Figure]:
@@ -222,12 +225,7 @@ async def _catalog() -> list[Figure]:
         figures.append(Figure(name, statistics.median(samples), "ms"))
     for count, state in itertools.product(INSTANCES[-2:], (LinkState.BACKOFF, LinkState.READY)):
         costs = await costs_of_changes(count, CHANGES, state)
-        longest, whole = (1000 * statistics.median(part) for part in zip(*map(astuple, costs), strict=True))
-        what = f"the same of {count:,}, all links {state.value}: the event loop's"
-        figures += [
-            Figure(f"{what} longest piece of work", longest, "ms", LONGEST_PIECE_GOAL_MS),
-            Figure(f"{what} work in all", whole, "ms"),
-        ]
+        figures += _of_loop(f"the same of {count:,}, all links {state.value}", costs)
     return figures
 
 

@@ -197,8 +197,9 @@ class Node:
             member, self.state = tasks.create_task(self._membership.run(), name="membership"), "ready"
             signals.reload = self._files.ask
             settle_memory()
-            self._audit.note("node.started", "node", version=__version__, name=mesh.own.name)
-            log.info("node ready", extra={"node": mesh.own.name, "url": self._url(), "node_id": mesh.own.node_id})
+            own = self._identity
+            self._audit.note("node.started", "node", version=__version__, name=own.name)
+            log.info("node ready", extra={"node": own.name, "url": self._url(), "node_id": own.node_id})
             try:
                 await signals.asked.wait()
             except asyncio.CancelledError:

@@ -108,7 +108,6 @@ class Membership:
     """See the module. Sole writer of its view; `on_catalog` is called in the node's loop. `others`: datacentres.
 
     `cache` and `maintenance` are for Consul alone: the embedded catalog and all of its nodes end with this machine.
-    Long because all of it begins and ends with each catalog.
     """
 
     def __init__(

@@ -169,9 +169,7 @@ def weigh(
     in_doubt = bool(hidden) or is_mass or not rest.isdisjoint(suspects)
     if in_doubt and not (confirming and rest <= suspects):
         return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
-    if not held:
-        return Verdict(Trust.BELIEVED, answer)
-    return Verdict(Trust.DOUBTED, _with_missing(shown, answer, held, trouble=FORGOTTEN), held)
+    return _holding(shown, answer, held)
 
 
 def _doubted(
@@ -188,7 +186,11 @@ def _doubted(
     """
     if not (confirming or vanished <= _doubted_of(shown)):
         return Verdict(Trust.CONFIRM, _with_missing(shown, answer, vanished), vanished)
-    held = vanished & linked
+    return _holding(shown, answer, vanished & linked)
+
+
+def _holding(shown: Catalog, answer: Catalog, held: frozenset[InstanceKey]) -> Verdict:
+    """The answer is believed, but for these that it lacks."""
     if not held:
         return Verdict(Trust.BELIEVED, answer)
     return Verdict(Trust.DOUBTED, _with_missing(shown, answer, held, trouble=FORGOTTEN), held)
