@@ -46,8 +46,10 @@ check: static ## Format, lint, types, layers, unit and contract tests (under a m
 test: style ## Everything: check, a real Consul, all tests (under ten minutes)
 	@$(MAKE) -j2 types all-tests
 
+# What the installation wrote goes to the disk first: a test's write that has to be on it would wait for all of that.
 all-tests: bytecode binaries
 	$(SAY) "all tests"
+	@sync
 	$(PYTEST) $(SIDE_BY_SIDE) tests
 
 outside: $(VENV)/.dev ## Run published servers and clients against a node; writes docs/compatibility.md
@@ -56,9 +58,10 @@ outside: $(VENV)/.dev ## Run published servers and clients against a node; write
 
 SEEDS ?= 10000
 FIRST ?= 0
-simulation: $(VENV)/.dev ## Simulate meshes under faults (SEEDS=10000 FIRST=0, or REPLAY='mesh 7')
+NODES ?=
+simulation: $(VENV)/.dev ## Simulate meshes under faults (SEEDS=10000 FIRST=0, SEEDS=20 NODES=200, or REPLAY='mesh 7')
 	$(SAY) "the core of many nodes, on a clock of its own"
-	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST) $(if $(REPLAY),--replay $(REPLAY))
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST) $(if $(NODES),--nodes $(NODES)) $(if $(REPLAY),--replay $(REPLAY))
 
 SEED ?=
 KILLS ?= 200
@@ -81,7 +84,7 @@ style: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-# For all workers and the processes that they start; the tests themselves are compiled as tests/bytecode.py says.
+# For all processes of a run; the tests themselves are compiled as they are imported (tests/copied_workers.py).
 bytecode: $(VENV)/.dev
 	@$(BIN)/python -m compileall -q -j 0 -x '/test_[^/]*$$' agent discovery bench tests
 

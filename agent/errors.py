@@ -35,6 +35,15 @@ class MeshError(Exception):
     silent = False
     # This node had no descriptor, memory or port for it: it says nothing of the other side. It is silence, too.
     short = False
+    # Its connection ended before there was a whole answer, for a reason that may be none of the other side's.
+    cut_off = False
+    # The address refuses connections.
+    refused = False
+    # The HTTP status by which the server's trouble, or a proxy's, was said, and whether the body was an MCP server's.
+    http_status = 0
+    in_own_words = False
+    # Not a byte went out, neither of it nor of what it needs first (a session, a token): it has burdened no one.
+    nothing_sent = False
 
     @classmethod
     def about(cls, subject: str, what: str, detail: str = "", **more: Any) -> Self:
@@ -63,8 +72,19 @@ class MeshError(Exception):
         return self
 
     def as_silent_as(self, failure: "MeshError") -> Self:
-        """The same, noted as silence, and as a lack of this node's, where the other one is."""
-        self.silent, self.short = failure.silent, failure.short
+        """The same, noted as the other is: as silence, a lack of ours, refused, said, and as what burdened no one."""
+        self.silent, self.short, self.nothing_sent = failure.silent, failure.short, failure.nothing_sent
+        self.refused, self.http_status, self.in_own_words = failure.refused, failure.http_status, failure.in_own_words
+        return self
+
+    def as_said(self, http_status: int, *, in_own_words: bool = False) -> Self:
+        """The same, noted as said by an HTTP status."""
+        self.http_status, self.in_own_words = http_status, in_own_words
+        return self
+
+    def with_nothing_sent(self, *, nothing_sent: bool = True) -> Self:
+        """The same, noted as one for which not a byte went out; with `nothing_sent` false, for which some did."""
+        self.nothing_sent = nothing_sent
         return self
 
     def words(self, subject: str) -> str:
@@ -128,7 +148,7 @@ class Unreachable(LinkFailed):
 class AuthRefused(LinkFailed):
     """The other side answered 401 or 403: the token is missing or wrong.
 
-    `by_node`: as a node of a mesh does it. `node_mark`: which one, as `agent.model.node_mark` has it. `status`: HTTP's.
+    `by_node`: as a node of a mesh does it. `node_mark`: which one, as `agent.node_mark` has it. `status`: HTTP's.
     """
 
     retry_soon = False
@@ -177,7 +197,7 @@ class DialRefused(LinkFailed):
 class IdentityRefused(LinkFailed):
     """The node that answered is not the one that was asked for.
 
-    `claimed`: which node it says it is, as `agent.model.node_mark` has it; empty where it does not say.
+    `claimed`: which node it says it is, as `agent.node_mark` has it; empty where it does not say.
     """
 
     retry_soon = False
@@ -247,13 +267,13 @@ class CallRefused(CallFailed):
 
 
 class CallUnanswered(CallOutcomeUnknown):
-    """The request was sent to `backend`, and whether it was executed is unknown.
+    """The request was sent to `backend` (None: which one is unknown), and whether it was executed is unknown.
 
     `timed_out`: the time was over. `broken`: an answer came that is none.
     """
 
     def __init__(
-        self, message: str, *, backend: str, timed_out: bool, broken: bool, retry_after_s: float | None = None
+        self, message: str, *, backend: str | None, timed_out: bool, broken: bool, retry_after_s: float | None = None
     ) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.backend = backend

@@ -119,9 +119,12 @@ class _Handler(logging.StreamHandler[TextIO]):
 
     def write(self, lines: str) -> None:
         """Write whole lines. A log that cannot be written must not cost a request its answer."""
-        with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError, ValueError):
-            self.stream.write(lines)
-            self.stream.flush()
+        with self.lock or contextlib.nullcontext():
+            try:
+                self.stream.write(lines)
+                self.stream.flush()
+            except (OSError, ValueError):
+                pass  # Not `suppress`, an object more for each call.
 
 
 class JsonFormatter(logging.Formatter):

@@ -28,6 +28,8 @@ SERVER_INFO_META_KEY: Final = "io.modelcontextprotocol/serverInfo"
 NAME_BEARING_METHODS: Final[Mapping[str, str]] = MappingProxyType(
     {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 )
+# Requests that the protocol itself defines as reads of one thing: executing them twice does no harm.
+READS: Final = frozenset({"resources/read", "prompts/get", "completion/complete"})
 # The methods of requests of 2026-07-28 that the protocol itself has; extensions add theirs.
 MODERN_METHODS: Final = frozenset(
     {

@@ -422,7 +422,7 @@ def _state_families(mesh: ObservedMesh, membership: ObservedMembership, now_s: f
     ups = GaugeMetricFamily("mesh_peer_up", "Whether calls may go to this peer.", labels=["peer"])
     peers = [v for v in views if isinstance(v.spec, PeerSpec) and _LABEL.fullmatch(v.spec.name)]
     for view in peers[:EVENT_LABEL_SETS_MAX]:
-        ups.add_metric([view.spec.name], float(view.connected))
+        ups.add_metric([view.spec.name], float(view.connected and not view.unheard))
     yield ups
     restarts = CounterMetricFamily(
         "mesh_stdio_restarts", "Times that a child process was lost and started again.", labels=["server"]

@@ -4,7 +4,6 @@ Built by the configuration, by selection and by link tasks; read by all. The one
 made, so a snapshot may be kept and compared.
 """
 
-import hashlib
 import re
 import sys
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
 
+from agent.mcp_terms import HANDSHAKE_PROTOCOL_VERSIONS
 from agent.peer_kind import PeerKind
 
 Json: TypeAlias = dict[str, Any]
@@ -58,7 +58,6 @@ UI_EXTENSION = "io.modelcontextprotocol/ui"
 
 # How long a server may take to start: an interpreter and its imports on a busy machine take seconds, not minutes.
 START_TIMEOUT_S = 60.0
-
 MASK = "********"  # in the place of a secret
 _TURN = re.compile(r"[A-Za-z](?=[0-9])|[0-9](?=[A-Za-z])")
 # What the query of an endpoint's URL may say (docs/views.md, docs/settings.md).
@@ -386,13 +385,11 @@ class LinkView:
     state: LinkState = LinkState.IDLE
     offer: Offer = Offer()
     identity: NodeIdentity | None = None
-    era: Era | None = None
-    protocol_version: str | None = None  # of that era, as negotiated
+    protocol_version: str | None = None  # as negotiated
     has_tasks: bool = False  # it announces that calls may be answered with tasks
     lists_may_differ: bool = False  # between sessions, as far as it says
     server_info: Mapping[str, Any] = field(default_factory=dict)
     about: Json = field(default_factory=dict)  # its word of itself, see agent.routing.about
-    function_count: int = 0
     last_error: str = ""  # for operators
     said_error: str = ""  # the same for clients, without addresses and commands (agent.errors)
     failure: str = ""  # the class of the last failure, see agent.errors
@@ -402,11 +399,19 @@ class LinkView:
     ready_at_s: float | None = None
     latency_s: float | None = None
     reconnects: int = 0
+    unheard: bool = False  # it answers no more, as most do not, so that it may be this node that does not hear
 
     @property
     def key(self) -> str:
         """The backend key of the spec."""
         return self.spec.key
+
+    @property
+    def era(self) -> Era | None:
+        """That of its version; None before there is one."""
+        if self.protocol_version is None:
+            return None
+        return Era.LEGACY if self.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS else Era.MODERN
 
     @property
     def connected(self) -> bool:
@@ -443,8 +448,3 @@ HANDSHAKE_SUFFIX = "/handshake"  # Behind the local endpoint; see `agent.identit
 HANDSHAKE_PATH = PEER_PATH + HANDSHAKE_SUFFIX
 SINGLE_PATH = "/mcp/s/"  # The name of a server follows.
 VIEW_PATH = "/mcp/v/"  # The name of a view follows.
-
-
-def node_mark(node_id: str) -> str:
-    """What a node that refuses a token says of itself, so that it is known when it dialled itself; no secret."""
-    return hashlib.sha256(f"mesh-agent/node {node_id}".encode()).hexdigest()[:16]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bench import quota, wrk
+from bench import backend, quota, wrk
 from bench.figures import Figure, ratio
 from bench.processes import bare_server, cpu_s, node_process
 from bench.raw_client import ENVELOPE, VERSION, RawClient
@@ -54,8 +54,10 @@ async def measure() -> list[Figure]:
         print(f"nodes with a part of a core each are not measured: {missing}", file=sys.stderr)
     ways = [way for way in RATE_GOALS if way != LIMITED or not missing]
     async with AsyncExitStack() as stack:
+        bare = await stack.enter_async_context(bare_server())
+        alone = await backend.alone(bare)
         servers = {
-            "bare": {"url": await stack.enter_async_context(bare_server())},
+            "bare": {"url": bare},
             "large": {"url": await stack.enter_async_context(bare_server(LARGE_BYTES))},
         }
         before, now = [await _side(stack, tree, servers) for tree in (TREE, None)]
@@ -68,14 +70,33 @@ async def measure() -> list[Figure]:
                 for side in (before, now):
                     run = await wrk.run(side.bases["bare"], _script(side, "bare", era), 1)
                     side.p50s.setdefault(era, []).extend([run.p50_ms] if number else [])
-    return _figures(before, now)
+    return [alone, *_figures(before, now)]
 
 
 def check_out() -> None:
-    """Have that build in a folder beside this one."""
+    """Have that build, and nothing else, in a folder beside this one. Exits where what is there is not it."""
     if not TREE.exists():
         subprocess.run(["git", "worktree", "prune"], check=True)
         subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(TREE), BUILD], check=True)
+    if fault := fault_of(TREE, BUILD):
+        remedy = f"`rm -rf {TREE} && git worktree prune`, and the next run checks it out"
+        raise SystemExit(f"{TREE} has to be build {BUILD}, and {fault}: {remedy}")
+
+
+def fault_of(tree: Path, build: str) -> str:
+    """Why a folder is not that build as it was committed; empty where it is."""
+    if _git(tree, "rev-parse", "--show-toplevel") != str(tree.resolve()):
+        return "is no working tree of git"
+    if not (head := _git(tree, "rev-parse", "HEAD")).startswith(build):
+        return f"is at {head[: len(build)]}"
+    changed = _git(tree, "status", "--porcelain").splitlines()
+    return f"has changes ({changed[0].strip()})" if changed else ""
+
+
+def _git(tree: Path, *arguments: str) -> str:
+    """What git says of that folder; nothing where it fails."""
+    said = subprocess.run(["git", "-C", str(tree), *arguments], capture_output=True, text=True, check=False)
+    return said.stdout.strip()
 
 
 async def _side(stack: AsyncExitStack, tree: Path | None, servers: Mapping[str, object]) -> Side:

@@ -3,11 +3,14 @@
 The mesh with its selection and route tables is a node's own, and so is its loop of steps; links neither dial nor are
 called, they change when they are asked to. Run by `bench.scale`, and by a test that holds the limit, as
 `python -m bench.crowd_change LINKS ROUNDS`; prints costs by what happened. The one rule: processor time of the loop's
-own thread counts, which other work of the machine changes little.
+own thread counts, which other work of the machine changes little. What memory costs it changes a lot: after a rest, the
+first look at what all links list took ten times as long in one hour as in the next, and so did each of these. So a look
+is measured as well.
 """
 
 import asyncio
 import sys
+import time
 from dataclasses import asdict
 
 import orjson
@@ -21,13 +24,13 @@ from bench.link_change import TOOLS, offer_of, still_mesh
 # What follows of a step is over by then.
 BETWEEN_S = 1.5
 LOOK_EVERY_S = 0.05
-DOWN, UP, RESYNC = "down", "up", "resync"
+DOWN, UP, RESYNC, LOOK = "down", "up", "resync", "look"
 
 
 async def costs_of_crowds(links: int, rounds: int) -> dict[str, list[Cost]]:
-    """The costs of all of so many links going down at once, coming up at once, and of a resync, by these names.
+    """The costs of all of so many links going down at once, coming up at once, of a resync, and of a look.
 
-    One after the other, so often, in a process of its own.
+    By these names; one after the other, so often, in a process of its own.
     """
     command = [sys.executable, "-m", __name__, str(links), str(rounds)]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
@@ -48,7 +51,7 @@ def main() -> None:
 
 
 async def _measured(loop: MeasuredLoop, links: int, rounds: int) -> dict[str, list[Cost]]:
-    found: dict[str, list[Cost]] = {DOWN: [], UP: [], RESYNC: []}
+    found: dict[str, list[Cost]] = {DOWN: [], UP: [], RESYNC: [], LOOK: []}
     async with still_mesh(links, ServerScope.NODE) as (mesh, link), asyncio.TaskGroup() as tasks:
         running = tasks.create_task(mesh.run(), name="measured")
         await mesh.settled()
@@ -67,8 +70,18 @@ async def _measured(loop: MeasuredLoop, links: int, rounds: int) -> dict[str, li
             await mesh.settled()
             await asyncio.sleep(0)  # The turn in which it has settled.
             found[RESYNC].append(loop.cost_and_forget())
+            await asyncio.sleep(BETWEEN_S)  # As before each of the others.
+            found[LOOK].append(_cost_of_look(mesh))
         running.cancel()
     return found
+
+
+def _cost_of_look(mesh: Mesh) -> Cost:
+    """What it takes to read the names of all that the links list: the least that looking at all of them can cost."""
+    began_s = time.thread_time()
+    assert all(tool["name"] for view in mesh.peer_views() for tool in view.offer.tools)
+    took_s = time.thread_time() - began_s
+    return Cost(took_s, took_s)
 
 
 def _offer(number: int) -> Offer:

@@ -6,10 +6,12 @@ ready when a call through it is answered as the server behind answers, not when 
     {"server_port": 18100, "first_port": 18101, "second_port": 18102,
      "gateways": [{"name": "...", "url": "http://127.0.0.1:18201/mcp", "tool": "echo",
                    "eras": ["2026-07-28", "sessions"], "command": ["..."] or "pid": 4711,
-                   "environment": {}, "folder": "...", "headers": {}, "counted": "a file of bench.stdio_server"}],
+                   "environment": {}, "folder": "...", "headers": {}, "counted": "a file of bench.stdio_server",
+                   "version": "..."}],
      "pairs": [the same of gateways with the servers at first_port and second_port behind one tool]}
 
-A gateway with a `command` is started, after its server, alone on the first core; one with a `pid` runs already.
+A gateway with a `command` is started, after its server, alone on the first core; one with a `pid` runs already. A whole
+file is in docs/performance.md.
 """
 
 import asyncio
@@ -53,6 +55,7 @@ class Gateway:
     folder: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     counted: str = ""
+    version: str = ""
 
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> Self:

@@ -1,6 +1,6 @@
 """What tools/list of five thousand tools, page after page, costs over static files of the same bytes, in turn.
 
-The goal of 2 is that of a list that is serialised once and then only sent.
+The goal is that of a list that is serialised once and then only sent: no worse than the file.
 """
 
 import asyncio
@@ -14,15 +14,17 @@ import aiohttp
 from bench.figures import Figure, ratio
 from bench.loads import in_turn, latency_s
 from bench.processes import canned_server, node, static_server
-from bench.raw_client import RawClient
+from bench.raw_client import RawClient, next_cursor
 
 TOOLS = 5_000
+# No worse than the files, as far as runs differ.
+GOAL = 1.05
 BATCHES = 15
 CALLS = 20
 
 
 async def measure() -> list[Figure]:
-    """Compare the two; neither client looks into the bytes, but for the cursor of the next page."""
+    """Compare the two; both clients look into the bytes for the cursor of the next page alone."""
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
         async with (
             canned_server(tools=TOOLS) as url,
@@ -42,7 +44,9 @@ async def measure() -> list[Figure]:
                 for number, page in enumerate(pages):
                     async with session.get(f"{static_base}/files/{number}.json") as response:
                         assert response.status == 200
-                        assert len(await response.read()) == len(page)
+                        read = await response.read()
+                        assert len(read) == len(page)
+                        next_cursor(read)  # As of the node's, which takes longer than to serve it.
 
             async def listed() -> None:
                 found = await client.pages("tools/list")
@@ -55,5 +59,5 @@ async def measure() -> list[Figure]:
     return [
         Figure(f"{len(pages)} static files of {size / 1e6:.2f} MB, p50", statistics.median(times[0]) * 1000, "ms"),
         Figure("tools/list of 5,000 tools from a node, p50", statistics.median(times[1]) * 1000, "ms"),
-        ratio("tools/list of 5,000 tools over static files, p50", times[1], times[0], 2.0),
+        ratio("tools/list of 5,000 tools over static files, p50", times[1], times[0], GOAL),
     ]

@@ -70,8 +70,8 @@ class RawClient:
     async def pages(self, method: str) -> list[bytes]:
         """Every page of a list as bytes; what is sought in them is the next cursor alone."""
         pages = [await self.raw(method)]
-        while (cursor := _CURSOR.search(pages[-1])) is not None:
-            pages.append(await self.raw(method, {"cursor": orjson.loads(cursor[1])}))
+        while (cursor := next_cursor(pages[-1])) is not None:
+            pages.append(await self.raw(method, {"cursor": cursor}))
         return pages
 
     def listen(self) -> Any:
@@ -94,6 +94,12 @@ class RawClient:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         data = orjson.dumps(body)
         return self._session.post(self._url, data=data, headers=headers, timeout=timeout, ssl=self._trust)
+
+
+def next_cursor(page: bytes) -> str | None:
+    """Of the page after this one."""
+    found = _CURSOR.search(page)
+    return None if found is None else str(orjson.loads(found[1]))
 
 
 def _message(answer: bytes) -> bytes:

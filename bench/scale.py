@@ -6,12 +6,14 @@ for a machine that has other work to do makes every clock lie.
 """
 
 import asyncio
+import gc
 import itertools
 import os
 import signal
 import statistics
 import tempfile
 import time
+import tracemalloc
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import astuple
@@ -34,6 +36,7 @@ from bench.processes import cpu_s, node_process, resident_bytes, stub_node_proce
 from bench.raw_client import RawClient
 from discovery.consul.blocking_query import weigh
 from discovery.consul.rows import RowReader
+from discovery.model import Catalog
 from tests.ports import free_ports
 
 PEERS = (10, 100, 300, 1_000)
@@ -202,11 +205,7 @@ def _of_loop(what: str, costs: Sequence[Cost]) -> list[Figure]:
 async def _catalog() -> list[Figure]:
     figures = []
     for count in INSTANCES:
-        rows = [row(number, 1) for number in range(count)]
-        own = NodeIdentity("id-own", "own")
-        reader, selector = RowReader(), Selector(own, cast("Any", _NoWords()))
-        shown, _ = reader.read(rows)
-        await selector.select(shown, (), ())
+        rows, reader, selector, shown = await _selected(count)
         actual = {spec.key: spec for spec in selector.selection.peers}
         samples = []
         for epoch in range(2, 12):
@@ -223,10 +222,31 @@ async def _catalog() -> list[Figure]:
             samples.append(1000 * (time.process_time() - began_s))
         name = f"a change of a catalog of {count:,} instances: processor time"
         figures.append(Figure(name, statistics.median(samples), "ms"))
-    for count, state in itertools.product(INSTANCES[-2:], (LinkState.BACKOFF, LinkState.READY)):
+        figures.append(Figure(f"what is held of {count:,} instances", await _held_bytes(count) / 1e6, "MB"))
+    for count, state in itertools.product(INSTANCES, (LinkState.BACKOFF, LinkState.READY)):
         costs = await costs_of_changes(count, CHANGES, state)
         figures += _of_loop(f"the same of {count:,}, all links {state.value}", costs)
     return figures
+
+
+async def _selected(count: int) -> tuple[list[bytes], RowReader, Selector, Catalog]:
+    """So many rows, what has read them and what has selected of them, and the catalog that they are."""
+    rows = [row(number, 1) for number in range(count)]
+    reader, selector = RowReader(), Selector(NodeIdentity("id-own", "own"), cast("Any", _NoWords()))
+    shown, _ = reader.read(rows)
+    await selector.select(shown, (), ())
+    return rows, reader, selector, shown
+
+
+async def _held_bytes(count: int) -> int:
+    """The Python objects of so many instances: rows as they came, what was read of them, and what was selected."""
+    tracemalloc.start()
+    try:
+        _held = (await _selected(count))[1:]  # But for the rows, which an answer of Consul's is.
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
 
 
 class _NoWords:

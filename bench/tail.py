@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from bench import steady, wrk
+from bench import backend, steady, wrk
 from bench.figures import Figure, ratio
 from bench.pinned import GATEWAY_CORE, keep_to_other_cores
 from bench.processes import bare_server, node_process
@@ -41,6 +41,7 @@ async def measure() -> list[Figure]:
         async with RawLegacyClient(f"{base}/mcp") as session:
             modern = {"MCP-Protocol-Version": VERSION, "Mcp-Method": "tools/call", "Mcp-Name": TOOL}
             return [
+                await backend.alone(url),
                 *await _of_era("2026-07-28", base, modern, ENVELOPE),
                 *await _of_era("sessions", base, session.session_headers, None),
             ]

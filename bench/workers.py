@@ -20,7 +20,7 @@ from pathlib import Path
 
 import aiohttp
 
-from bench import quota, wrk
+from bench import backend, quota, wrk
 from bench.figures import Figure, ratio
 from bench.processes import bare_server, cpu_s, node_process
 from bench.raw_client import ENVELOPE, VERSION, RawClient
@@ -66,6 +66,7 @@ async def measure() -> list[Figure]:
     """Compare a node of one process, one of two, and two nodes of one, in both eras."""
     settings = {"MESH_DISCOVERY": "off", "MESH_LOG_LEVEL": "info", "MESH_LOG_FORMAT": "json"}
     async with bare_server() as url, AsyncExitStack() as stack:
+        alone = await backend.alone(url)
         bases, pids, sessions = {}, {}, {}
         for name in ("one", "two", "other"):
             node = node_process(
@@ -104,7 +105,8 @@ async def measure() -> list[Figure]:
                         sample = await _sample(way)
                     if number:  # The first round warms up: links of the second process are opened then.
                         samples[era, is_limited][place].append(sample)
-    return [figure for (era, is_limited), taken in samples.items() for figure in _figures(era, is_limited, *taken)]
+    taken = samples.items()
+    return [alone, *(figure for (era, is_limited), it in taken for figure in _figures(era, is_limited, *it))]
 
 
 async def _until_joined(base: str) -> None:

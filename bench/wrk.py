@@ -56,9 +56,14 @@ def paced(script: str, rate: float, callers: int) -> str:
     return f"{script}function delay() return math.random(0, {round(2000 * callers / rate - 1)}) end\n"
 
 
+def program() -> str | None:
+    """The path of wrk; None where there is none."""
+    return os.environ.get("WRK_BIN") or shutil.which("wrk")
+
+
 async def run(base: str, script: str, callers: int, seconds: int = SECONDS, path: str = "/mcp") -> Run:
     """Call for some seconds. A call may take ten of them, so that slow things are measured, too."""
-    wrk = os.environ.get("WRK_BIN") or shutil.which("wrk")
+    wrk = program()
     if wrk is None:
         raise SystemExit("wrk is needed: install it, or set WRK_BIN")
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:

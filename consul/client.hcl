@@ -5,7 +5,8 @@ datacenter = "dc1"
 data_dir   = "/consul/data"
 
 # Where data_dir does not outlive the agent, give it a fixed ID (-node-id, or node_id here): one that comes back under a
-# new ID is refused its own name as long as the servers take the former agent for alive.
+# new ID is refused its own name as long as the servers take the former agent for alive. One of 1.21 then hangs up on
+# each registration of a service that the catalog still has under that name, until that is deregistered there.
 
 retry_join     = ["consul1", "consul2", "consul3"]
 retry_interval = "1s"

@@ -37,6 +37,8 @@ HIDDEN = re.compile(
     r"Looking in (links|indexes): "
 )
 PIPED_STEP = 25  # Without a terminal a line for every so many packages.
+# Not compiled here, a fifth of all: pip is already, mypy's machine code is used, and of hundreds of lexers one or two.
+AS_IT_IS = r"site-packages[/\\](pip|mypyc?|pygments[/\\]lexers)[/\\]"
 # What pip says at the end of its own retries, and when no file of the lock is for this machine.
 HINTS = {
     "Retrying (Retry(": "No package registry answered. `pip config list` and PIP_* show which one pip asks, and how.",
@@ -92,8 +94,8 @@ def main(lock: str) -> int:
             from_there = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": folder}
             code = _run([[*PIP, "install", *RULE, "--no-compile", "--requirement", lock]], None, from_there)
     if code == 0:
-        # On all cores, where pip would take one; pip itself is compiled. Some files are templates, and compile nowhere.
-        compiling = [sys.executable, "-m", "compileall", "-q", "-q", "-j", "0", "-x", r"site-packages[/\\]pip[/\\]"]
+        # On all cores, where pip would take one. Some files are templates, and compile nowhere.
+        compiling = [sys.executable, "-m", "compileall", "-q", "-q", "-j", "0", "-x", AS_IT_IS]
         subprocess.run([*compiling, sysconfig.get_path("purelib")], stdout=subprocess.DEVNULL, check=False)
     return code
 

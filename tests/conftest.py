@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,10 @@ import pytest_asyncio.plugin
 from hypothesis import HealthCheck, settings
 
 from agent.lossless_json.exact import read_json
-from tests.bytecode import import_from_own_share
 from tests.consul_binary import consul_binary, why_not
 from tests.consul_process import RunningConsul, running_consul
-from tests.e2e.copied_nodes import node_copies
+from tests.copied_workers import copied_workers
+from tests.e2e.copied_nodes import SERVER_MODULES, SHARED, copies, keeper
 from tests.e2e.processes import environment_of
 from tests.integration.servers import warm
 from tests.loop import LoopOfTests
@@ -33,6 +34,7 @@ from tests.order import in_order, scheduler
 from tests.socket_tables import said_of
 
 if TYPE_CHECKING:
+    from execnet import XSpec
     from xdist.scheduler import LoadFileScheduling
 
 # Test machines are noisy: a deadline per example would test the neighbours. A failing example prints its blob.
@@ -65,6 +67,8 @@ CLOSING_PASSES = 10
 # child, which has to run to end.
 REAP_TIMEOUT_S = 10.0
 PROC = "/proc/self"
+# As in a node (agent/late.py).
+GARBAGE_AFTER = (20_000, 50, 1_000)
 
 
 class LoopTimeOfLoops:
@@ -97,20 +101,18 @@ def pytest_asyncio_loop_factories() -> dict[str, type[LoopOfTests]]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection(session: pytest.Session) -> Generator[None, Any, Any]:
+def pytest_collection() -> Generator[None, Any, Any]:
     """Collect without the garbage collector: what is made here stays, and looking through it takes a second each time.
 
-    Frozen, it is not looked through later either.
+    Frozen, it is not looked through later either. What tests keep is little and mostly stays, too: looked through as
+    often as usual, it takes a seventh of their processor time.
     """
     gc.disable()
     try:
-        if worker := getattr(session.config, "workerinput", None):
-            folders = [Path(argument).resolve() for argument in session.config.args if Path(argument).is_dir()]
-            number = int(worker["workerid"].removeprefix("gw"))
-            import_from_own_share(folders, session.config.rootpath, number, worker["workercount"])
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(*GARBAGE_AFTER)
         gc.enable()
 
 
@@ -126,6 +128,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileScheduling":
     """Say which worker has what (tests/order.py)."""
     return scheduler(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: "Sequence[XSpec]") -> None:
+    """Copy workers where folders are tested, and let those of a run of all share what they copy processes from."""
+    folders = [Path(argument).resolve() for argument in config.args if Path(argument).is_dir()]
+    shared = ExitStack()
+    config.add_cleanup(shared.close)
+    if Path(__file__).parent in folders:
+        environment = environment_of({})
+        for modules, variable in SHARED.items():
+            os.environ[variable] = shared.enter_context(keeper(environment, modules))
+        os.environ[warm.ADDRESS] = shared.enter_context(warm.warm_servers())
+    if folders and sys.platform == "linux":
+        command = shared.enter_context(copied_workers(folders, config.rootpath))
+        for spec in specs:
+            spec.python = command
 
 
 @pytest.hookimpl(wrapper=True)
@@ -155,9 +174,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def quick_nodes(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let nodes as processes start at once, where any test starts one."""
     if any(item.get_closest_marker("e2e") for item in request.session.items):
-        with node_copies(environment_of({})):
+        with copies(environment_of({})):
             yield
     else:
+        yield
+
+
+@pytest.fixture(scope="session")
+def quick_servers() -> Iterator[None]:
+    """Let servers of FastMCP's as processes start at once. A module asks for it with `pytest.mark.usefixtures`."""
+    with copies(environment_of({}), SERVER_MODULES):
         yield
 
 

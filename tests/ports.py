@@ -1,14 +1,16 @@
 """Ports for the servers that tests and benchmarks start: free ones, and never the same for two processes.
 
-Each process that imports this has ranges of its own while it lives: a socket that holds a range's first port says so to
-all others, and the kernel takes that word back when the process ends, however it ends. The one rule: a port is given
-out once, and then only again after all the rest. No other file chooses ports (tests/unit/project/test_ports.py): one
-that does chooses those of another process, which are not in use yet.
+Each process that imports this, or is copied by tests/copied_workers.py, has ranges of its own while it lives: a socket
+that holds a range's first port says so to all others, and the kernel takes that word back when the process ends,
+however it ends. The one rule: a port is given out once, and then only again after all the rest. No other file chooses
+ports (tests/unit/project/test_ports.py): one that does chooses those of another process, which are not in use yet.
 """
 
+import importlib
 import itertools
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -61,6 +63,13 @@ OWN_PORTS = tuple(port for _, ports in _GUARDED for port in ports)
 # Open to the end of the process: socket objects would be warned of there.
 _GUARDS = {guard.detach(): inode for guard, inode in [(one, os.fstat(one.fileno()).st_ino) for one, _ in _GUARDED]}
 _PORTS = itertools.cycle(OWN_PORTS)
+
+
+def begin_anew() -> None:
+    """In a copy of a process that has imported this: leave its ranges to it, and have others."""
+    for number in _GUARDS:
+        os.close(number)
+    importlib.reload(sys.modules[__name__])
 
 
 def is_guarded() -> bool:

@@ -16,7 +16,7 @@ from agent.client.protocol import Quiet, Request
 from agent.client.server_info import ListenNotSupported, ServerInfo
 from agent.errors import MeshError, Unreachable
 from agent.links.crowd import Crowd
-from agent.links.dial import OpenClient
+from agent.links.dial import Knock, OpenClient
 from agent.links.follower import Watch
 from agent.links.link import Link
 from agent.links.record import LinkHooks
@@ -88,6 +88,7 @@ class OtherSide:
     identity: NodeIdentity | None = None
     start_deadline_s: float | None = None
     calls: asyncio.Event = field(default_factory=asyncio.Event)
+    given_up: int = 0
     opened_at_s: list[float] = field(default_factory=list)
     closed: int = 0
     listings: list[float] = field(default_factory=list)
@@ -100,6 +101,10 @@ class OtherSide:
             return work_s
         self.free_at_s = max(self.free_at_s, now_s()) + work_s
         return self.free_at_s - now_s()
+
+    async def knocked(self, _spec: BackendSpec, _refused: bool) -> bool:
+        """As `agent.links.dial.Knock`: always worth a dial."""
+        return True
 
     async def opened(self, stack: contextlib.AsyncExitStack, _spec: BackendSpec, _own: NodeIdentity) -> OpenClient:
         """As `agent.links.dial.opened`."""
@@ -143,6 +148,9 @@ class ScriptedClient:
     def lose(self, reason: str) -> None:
         self.lost_reason = reason
         self.lost.set()
+
+    def give_up(self) -> None:
+        self._side.given_up += 1
 
     async def request(self, request: Request) -> Json:
         if request.method in self._side.lists:
@@ -223,13 +231,14 @@ class Rig:
 async def running_link(
     side: OtherSide,
     spec: BackendSpec = PEER,
-    watch: Watch | None = None,
+    watches: tuple[Watch, ...] = (),
     *,
     crowd: Crowd | None = None,
     rng: random.Random | None = None,
+    knock: Knock | None = None,
     **more: Any,
 ) -> AsyncIterator[Rig]:
-    """A link over the script; cancelled at the end, which must end it."""
+    """A link over the script; cancelled at the end, which must end it. `knock`: at what is down, as nodes have it."""
     told = Told()
 
     def shown() -> None:
@@ -245,8 +254,8 @@ async def running_link(
     def changed(_key: str) -> None:
         told.changes += 1
 
-    watches = (watch,) if watch is not None else ()
-    hooks = LinkHooks(changed, told.dials.append, reconnected, watches, settled, shown=shown, crowd=crowd or Crowd())
+    heard = (changed, told.dials.append, reconnected, watches, settled)
+    hooks = LinkHooks(*heard, shown=shown, crowd=crowd or Crowd(), knock=knock)
     dials = asyncio.Semaphore(50)
     link = Link(spec, dials, own=OWN, hooks=hooks, rng=rng or random.Random(7), dial=side.opened, **more)
     async with asyncio.TaskGroup() as group:

@@ -7,6 +7,7 @@ hangs holds up nothing else; and the tokens file apart from the others, so that 
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from agent.errors import ConfigRefused
 from agent.identity.keeper import AssociationKeeper
 from agent.identity.mesh_secret import mesh_secrets
 from agent.metrics import Metrics
-from agent.state.durable_file import Stamp, stamps, watch_files
+from agent.state.durable_file import Stamp, next_stamps, watch_files
 from discovery.patient_look import look_apart
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class ConfiguredFiles:
         self.secrets = secrets
         self.views = read_views(settings.views_file, settings.servers_file)
         log_faults(self.views)
+        self.is_leaving = False  # Set by the node; from then on its servers and views stay.
         self._rotations = 0
         self._asked = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()  # What was read last is what counts.
@@ -85,10 +87,10 @@ class ConfiguredFiles:
 
     async def watch(self) -> None:
         """Read each file again when it has changed, until cancelled."""
-        pairs, tokens_file = self._watched(), self._settings.tokens_file
+        pairs, tokens_file, over = self._watched(), self._settings.tokens_file, threading.Event()
 
-        async def look(paths: Sequence[Path], known: Sequence[Stamp]) -> Sequence[Stamp]:
-            return await look_apart(partial(stamps, paths, known))
+        async def look(paths: Sequence[Path], known: Sequence[Stamp] | None) -> Sequence[Stamp]:
+            return await look_apart(partial(next_stamps, paths, known, over))
 
         async def changed(path: Path) -> None:
             await self._take(then for one, then in pairs if one == path)
@@ -96,12 +98,15 @@ class ConfiguredFiles:
         async def revoked(_path: Path) -> None:
             self._made.access.file_changed()
 
-        async with asyncio.TaskGroup() as tasks:
-            if pairs:
-                following = watch_files([path for path, _ in pairs], changed, look)
-                tasks.create_task(following, name="servers, views, token and certificate files")
-            if tokens_file is not None:
-                tasks.create_task(watch_files([tokens_file], revoked, look), name="tokens file")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                if pairs:
+                    following = watch_files([path for path, _ in pairs], changed, look)
+                    tasks.create_task(following, name="servers, views, token and certificate files")
+                if tokens_file is not None:
+                    tasks.create_task(watch_files([tokens_file], revoked, look), name="tokens file")
+        finally:
+            over.set()
 
     def ask(self) -> None:
         """Have all of them read again soon, as a signal asks."""
@@ -141,7 +146,7 @@ class ConfiguredFiles:
 
     def _take_servers(self, file: ServersFile) -> None:
         mesh = self._made.mesh
-        if self._settings.servers_file is not None:
+        if self._settings.servers_file is not None and not self.is_leaving:
             named = leave_out_name_of_node(file, self._own_name, self._settings.servers_file)
             self.servers = keep_running(named, mesh.servers)
             mesh.take_servers(self.servers.servers)
@@ -154,6 +159,8 @@ class ConfiguredFiles:
             log.warning("servers file: an entry is left out", extra=extra)
 
     async def _reread_servers(self) -> None:
+        if self.is_leaving:  # What is written now is for the next start, and would end calls that the drain waits for.
+            return
         await self._reread_views()
         try:
             await self._read_servers()
@@ -163,6 +170,8 @@ class ConfiguredFiles:
             log.warning("servers file refused, the running configuration stays", extra={"reason": str(exc)})
 
     async def _reread_views(self) -> None:
+        if self.is_leaving:
+            return
         before, settings = self.views, self._settings
         self.views = await look_apart(partial(read_views, settings.views_file, settings.servers_file, before))
         if self.views != before:

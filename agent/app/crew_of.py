@@ -20,6 +20,7 @@ from agent.server.sessions.table import BY_CLIENT, REVOKED
 from agent.workers.crew import Crew
 from agent.workers.gate import Gate
 from agent.workers.picture import Picture, Setup, link_shown
+from agent.workers.recovered import lost_attempt
 
 # Asks nothing of a client.
 _HARMLESS: Final = "extensions"
@@ -39,6 +40,7 @@ def crew_of(settings: Settings, own: NodeIdentity, key_seed: bytes, state_key: b
         keep_lines=kept_lines().add_all,
     )
     sessions.watch = _Watch(crew)
+    parts.dispatch.lost = lost_attempt
     return crew
 
 
@@ -56,7 +58,7 @@ class _Look:
         self._first = {view.key: self._compared(view) for view in views if view.identity is None}
         changing = frozenset(key for key, (_, _, has_changed) in self._first.items() if has_changed)
         drained, far = parts.dispatch.apart
-        links = {view.key: link_shown(view) for view in views}
+        links = {view.key: link_shown(view) for view in views if not view.unheard}
         return Picture(*parts.access.valid, parts.associations.valid_secrets(), links, drained, far, changing)
 
     def _compared(self, view: LinkView) -> tuple[float | None, str, bool]:

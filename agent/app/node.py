@@ -48,7 +48,7 @@ from agent.dispatch.ended_sessions import EndedSessionsNotices
 from agent.identity.keeper import AssociationKeeper
 from agent.identity.mesh_secret import catalog_keys, mesh_secrets
 from agent.late import settle_memory
-from agent.links.dial import Dial, Dialling, dialler
+from agent.links.dial import Dial, Dialling, dialler, knocker
 from agent.links.link import Link
 from agent.links.record import LinkHooks
 from agent.links.session_offers import SessionOffers
@@ -161,10 +161,9 @@ class Node:
                 rng=self._rng,
                 own_weight=self._settings.weight,
                 states=self._workers.states,
+                is_listed=lambda backend: backend in self._mesh.routes.parts,
             )
-            changed = (self._mesh_changed, self._local_changed, self._offer_changed)
-            also, dispatch = (self._routes_changed, self._fleets_changed), self._dispatch
-            hooks = MeshHooks(*changed, dispatch.forget, *also, dispatch.drain, dispatch.far)
+            hooks, heard, knock = self._mesh_hooks(), self._dispatch.renewals.routes_changed, knocker(self._dialling)
             self._mesh = Mesh(
                 own=self._identity,
                 supervisor=supervisor,
@@ -180,7 +179,8 @@ class Node:
             )
             mesh, counted = self._mesh, (self._metrics.dialled, self._metrics.link_reconnected, self._updates.watches)
             self._associations.heard = mesh.heard_of
-            self._link_hooks = LinkHooks(mesh.link_changed, *counted, mesh.links_settled, self._offers)
+            told = (mesh.link_changed, *counted, mesh.links_settled, self._offers)
+            self._link_hooks = LinkHooks(*told, heard=heard, knock=knock)
             self._override_service = OverrideService(self._mesh, store, tasks)
             self._sources = sources = Sources(mesh.take_catalog, self._node_state.folder, mesh.answers)
             self._membership = Membership(
@@ -223,7 +223,7 @@ class Node:
             tasks.create_task(self._mesh.run(), name="mesh"),
             tasks.create_task(self._known_names.keep(), name="known names"),
             tasks.create_task(self._ended_notices.run(), name="ended sessions"),
-            tasks.create_task(self._pinning.keep(), name="pins"),
+            tasks.create_task(self._pinning.keep(self._mesh.wake), name="pins"),
             tasks.create_task(self._metrics.watch_loop_lag(), name="event loop lag"),
             tasks.create_task(self._feed.run(), name="feed of the page"),
             *(tasks.create_task(e.notices.run(), name=f"notices {e.path}") for e in self._endpoints),
@@ -308,7 +308,7 @@ class Node:
     async def _stop_serving(self, runner: web.AppRunner, member: asyncio.Task[None], signals: StopSignals) -> None:
         """Not ready, end streams, deregister, let peers learn of it, drain."""
         log.info("node draining", extra={"node": self._identity.name})
-        self.state = "draining"
+        self.state, self._files.is_leaving = "draining", True
         # A link whose stream of list changes ends discovers that we drain: of a static peer no catalog says so.
         for endpoint in self._endpoints:
             endpoint.close_streams()
@@ -327,14 +327,23 @@ class Node:
 
     # Parts
 
+    def _mesh_hooks(self) -> MeshHooks:
+        changed = (self._mesh_changed, self._local_changed, self._offer_changed)
+        also, dispatch = (self._routes_changed, self._fleets_changed), self._dispatch
+        return MeshHooks(*changed, dispatch.forget, *also, dispatch.drain, dispatch.far)
+
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
         return Link(spec, dials, own=self._identity, hooks=self._link_hooks, rng=self._rng, dial=self._dial)
 
     @cached_property
     def _dial(self) -> Dial:
+        return audited(dialler(self._dialling), self._audit.note)
+
+    @cached_property
+    def _dialling(self) -> Dialling:
         credentials = Credentials(self._node_state.key, self._associations.valid_secrets, self._identity.name)
         of_node = (self._outbound, self._addresses, self._authorizers.of)
-        return audited(dialler(Dialling(credentials, self._metrics.pending_call, *of_node)), self._audit.note)
+        return Dialling(credentials, self._metrics.pending_call, *of_node)
 
     def _readers_of_files(self) -> Readers:
         return Readers(

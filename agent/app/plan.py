@@ -20,7 +20,8 @@ from agent.control.reconciler import Mesh
 from agent.identity.addresses import OwnAddresses, normal_host
 from agent.identity.keeper import AssociationKeeper
 from agent.metrics import Metrics
-from agent.model import LinkView, NodeIdentity, PeerSpec, node_mark
+from agent.model import LinkView, NodeIdentity, PeerSpec
+from agent.node_mark import node_mark
 from agent.registry.routes import Published, RegistryRoutes
 from agent.rest.logins import Logins
 from agent.rest.oauth import OAuthVerifier

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Final
 
 # Tokens that end, certificates and proofs between nodes all compare clocks; they allow for 30 s and more.
@@ -191,10 +192,14 @@ def _source_fault(source: Mapping[str, Any]) -> str:
     return f"{source.get('name')} {hides}" if source.get("filtered_by_acls") else ""
 
 
-def advertised(url: str, seen: Mapping[str, str]) -> Finding:
-    """Whether peers reach this node at the address that it tells them. `seen`: by peer, empty where it is linked."""
+def advertised(url: str, seen: Mapping[str, str], silent: Mapping[str, str] = MappingProxyType({})) -> Finding:
+    """Whether peers reach this node at the address that it tells them. `seen`: by peer, empty where it is linked.
+
+    `silent`: peers that did not say, with the reason; a busy one answers the first question of its life late.
+    """
     if not seen:
-        return skipped("advertised", "there is no connected peer to ask")
+        why = "; ".join(f"{peer} does not say ({reason})" for peer, reason in silent.items())
+        return skipped("advertised", why or "there is no connected peer to ask")
     bad = [f"{peer}: {why}" for peer, why in seen.items() if why]
     if bad:
         fix = "set MESH_ADVERTISE_ADDRESS and MESH_ADVERTISE_PORT to what peers can dial, and open the firewall"
@@ -221,6 +226,9 @@ def name(own: str, findings: Iterable[Mapping[str, Any]]) -> Finding:
     bad += [one for one in findings if one.get("kind") == "own_id_elsewhere" and one not in bad]
     if bad:
         cause = "; ".join(f"{one.get('name')}: {one.get('kind')} ({one.get('detail')})" for one in bad)
-        fix = "give one of them another MESH_NODE_NAME; of a copied machine, remove the state folder"
+        fix = (
+            "give one of them another MESH_NODE_NAME; of a copied machine, remove the copy's state folder. If this node"
+        )
+        fix += " has just got another name, wait: half a minute after its end, its earlier entry is no fault any more"
         return Finding("name", Status.FAULT, cause, fix)
     return Finding("name", Status.OK, f"{own} is the only node of that name")

@@ -102,7 +102,9 @@ def _of_the_node(node: Node, answer: Answer, status: dict[str, Any]) -> Iterator
         yield checks.skipped("advertised", "without a catalog, the node tells its address to none")
         return
     peers = [str(peer.get("name")) for peer in rows_in(status, "peers") if peer.get("connected")]
-    yield checks.advertised(str(itself.get("url")), _seen_by(node, str(itself.get("name")), peers[:PEERS_ASKED_MAX]))
+    silent: dict[str, str] = {}
+    seen = _seen_by(node, str(itself.get("name")), peers[:PEERS_ASKED_MAX], silent)
+    yield checks.advertised(str(itself.get("url")), seen, silent)
 
 
 def _port_is_free(url: str) -> bool | None:
@@ -116,8 +118,8 @@ def _port_is_free(url: str) -> bool | None:
         return True
 
 
-def _seen_by(node: Node, own_name: str, peers: list[str]) -> dict[str, str]:
-    """Of each peer why it has no link to this node, empty where it has one."""
+def _seen_by(node: Node, own_name: str, peers: list[str], silent: dict[str, str]) -> dict[str, str]:
+    """Of each peer why it has no link to this node, empty where it has one; those that do not say go to `silent`."""
 
     async def ask(client: Talk) -> dict[str, str]:
         seen = {}
@@ -126,7 +128,7 @@ def _seen_by(node: Node, own_name: str, peers: list[str]) -> dict[str, str]:
             try:
                 result = await client.request("tools/call", params, 4 * WAIT_S)  # It may have to be imported there.
             except (RpcError, CliFailed) as exc:
-                seen[peer] = f"it does not say ({exc})"
+                silent[peer] = str(exc)
                 continue
             rows = rows_in(result.get("structuredContent"), "servers")
             us = next((row for row in rows if row.get("name") == own_name), None)

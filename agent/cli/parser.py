@@ -21,6 +21,7 @@ from agent.errors import ConfigRefused
 _INTERRUPTED = 130  # What a shell reports for a program that ended by SIGINT.
 # What follows -- there is another command line.
 _TAKES_A_COMMAND = (["servers", "add"], ["complete"])
+_OF_NO_COMMAND = frozenset({"-h", "--help", "--version"})
 _JSON_WORDS = frozenset({"--json", "-ojson", "--output=json"})
 _JSON_PAIRS = frozenset({("-o", "json"), ("--output", "json")})
 # What a write ends with that has no room.
@@ -73,6 +74,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     behind_dashes: list[str] = []
     if any(words[: len(start)] == start for start in _TAKES_A_COMMAND) and "--" in words:
         words, behind_dashes = words[: words.index("--")], words[words.index("--") + 1 :]
+    if words and words[0].startswith("-") and words[0] not in _OF_NO_COMMAND:
+        parser.error(f"options stand after the command, as in `mesh-agent status --url URL`: {words[0]}")
     args: argparse.Namespace
     args, rest = parser.parse_known_args(words)
     args.behind_dashes = behind_dashes

@@ -112,7 +112,8 @@ def check_url(url: str) -> str:
         raise ValueError("the URL must not have a fragment")
     if port == 0:
         raise ValueError("port 0 cannot be dialled")
-    return _normal_form(parts, _checked_host(parts), port)
+    normal = _normal_form(parts, _checked_host(parts), port)
+    return url if normal == url else normal  # The same object: each link holds it.
 
 
 def refusal_of_url(url: str) -> str:

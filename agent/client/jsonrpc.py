@@ -9,11 +9,13 @@ from typing import Any, Final
 
 import orjson
 
-from agent.errors import AnswerUnreadable, MCPError, ProtocolBroken, RpcError
+from agent.errors import AnswerUnreadable, ProtocolBroken, RpcError
 from agent.lossless_json.ends import Text
 from agent.lossless_json.exact import read_json
-from agent.lossless_json.raw import answered_id, read_response
-from agent.lossless_json.unread import ARGUMENTS, Unread, has_unread, member_in, written
+from agent.lossless_json.raw import END_BYTES_MAX, answered_id, read_response
+from agent.lossless_json.rewriter import JsonRewriter, Place, RewriteBroken
+from agent.lossless_json.unread import ARGUMENTS, LOOKED_AT_VALUES_MAX, Unread, has_unread, written
+from agent.lossless_json.values import values_in
 from agent.model import Json
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
@@ -35,6 +37,29 @@ NEVER_CANCELLED: Final = frozenset(
     }
 )
 
+# The largest single notification, and so the largest SSE event; progress and log lines are far smaller.
+NOTIFICATION_BYTES_MAX: Final = 1024 * 1024
+# As all SDKs write one.
+_NOTIFICATION: Final = re.compile(
+    rb'[ \t\r\n]*+\{[ \t]*+(?:"jsonrpc"[ \t]*+:[ \t]*+"2\.0"[ \t]*+,[ \t]*+)?+"method"[ \t]*+:[ \t]*+"notifications/'
+)
+
+# A server's question, which a node reads whole: a text of some megabytes costs a few times that, as many values more.
+ASKED_BYTES_MAX: Final = 256 * 1024
+ASKED_VALUES_MAX: Final = LOOKED_AT_VALUES_MAX
+_QUESTION: Final = re.compile(
+    rb'[ \t\r\n]*+\{[ \t]*+(?:"jsonrpc"[ \t]*+:[ \t]*+"2\.0"[ \t]*+,[ \t]*+)?+'
+    rb'(?:"id"[ \t]*+:[ \t]*+(?P<id>[0-9]++|"[^"\\\x00-\x1f]*+")[ \t]*+,[ \t]*+)?+'
+    rb'"method"[ \t]*+:[ \t]*+(?P<method>"[a-z]++/[A-Za-z/]++")'
+)
+_ID_LAST: Final = re.compile(rb',[ \t]*+"id"[ \t]*+:[ \t]*+(?P<id>[0-9]++|"[^"\\\x00-\x1f]*+")[ \t]*+\}[ \t\r\n]*+\Z')
+
+# A result asks for input by its type, or as a task by its status; deeper within, these words mean nothing.
+_ASKS: Final = b"input_required"
+_SAYS_WHETHER_IT_ASKS: Final = ("resultType", "status", "inputRequests")
+_RESULT: Final = Place({"result": Place({name: Place(note=name) for name in _SAYS_WHETHER_IT_ASKS})})
+_STEP_BYTES: Final = 64 * 1024
+
 _ID_TYPES: Final = frozenset({int, str, float, type(None)})
 
 # The text of a number as JSON writes it. SDKs read such an ID as the number, so servers that write it are in use.
@@ -45,6 +70,8 @@ _NO_NUMBER: Final = re.compile("-?(?:NaN|Infinity)")
 
 # Our own member of a response that cannot be parsed: the reason. A server that sends it itself gains nothing.
 _UNREADABLE: Final = "unreadable"
+# The same: the bytes of a large response that its request reads, or hands on.
+UNREAD: Final = "unread"
 _NO_JSON: Final = "gave an answer that is not JSON"
 
 NO_TOKEN: Final = object()  # "The caller requested no progress", which a null token does not mean.
@@ -54,26 +81,23 @@ def encode_request(request_id: int | str, method: str, params: Json | None) -> b
     """A request's bytes. Raises `RpcError` (invalid params) for what JSON cannot carry, before anything is sent."""
     message: Json = {"jsonrpc": "2.0", "id": request_id, "method": method}
     if params is not None:
-        if type(arguments := params.get(ARGUMENTS)) is Unread:
-            if arguments.value is None:
-                return b"".join(_with_unread(message, params))
-            params = {**params, ARGUMENTS: arguments.value}
+        if type(params.get(ARGUMENTS)) is Unread:
+            return b"".join(_with_unread(message, "params", params))
         message["params"] = params
     try:
         return orjson.dumps(message)
     except TypeError as exc:
         if params is not None and has_unread(params):
             del message["params"]
-            return b"".join(_with_unread(message, params))
+            return b"".join(_with_unread(message, "params", params))
         raise _unwritable(exc) from exc
 
 
 def encode_parts(request_id: int | str, method: str, params: Json | None) -> tuple[Text, ...]:
     """As `encode_request`, in consecutive parts, so that large arguments need not be copied to be written."""
-    arguments = None if params is None else params.get(ARGUMENTS)
-    if params is None or type(arguments) is not Unread or arguments.value is not None:
+    if params is None or type(params.get(ARGUMENTS)) is not Unread:
         return (encode_request(request_id, method, params),)
-    return _with_unread({"jsonrpc": "2.0", "id": request_id, "method": method}, params)
+    return _with_unread({"jsonrpc": "2.0", "id": request_id, "method": method}, "params", params)
 
 
 def encode_notification(method: str, params: Json | None = None) -> bytes:
@@ -100,8 +124,11 @@ def encode_reply(request: Json) -> bytes:
 
 
 def encode_result(request_id: Any, result: Json) -> bytes:
-    """The result of a server request. Raises `RpcError` as `encode_request`."""
-    return _encode({"jsonrpc": "2.0", "id": request_id, "result": result})
+    """The result of a server request, perhaps with unread members. Raises `RpcError` as `encode_request`."""
+    message: Json = {"jsonrpc": "2.0", "id": request_id}
+    if has_unread(result):
+        return b"".join(_with_unread(message, "result", result))
+    return _encode({**message, "result": result})
 
 
 def encode_error(request_id: Any, code: int, message: str, data: Any = None) -> bytes:
@@ -117,8 +144,11 @@ def decode(data: bytes | bytearray | memoryview) -> Json:
 
     The result of a response comes as a `RawObject` where the message is laid out as usual. A response that is no JSON
     (Python writes NaN, and orjson refuses more than 1,024 levels) still carries its ID, so that its request ends;
-    `result_of` refuses it. Raises `AnswerUnreadable` for other bytes, `ProtocolBroken` for other JSON.
+    `result_of` refuses it. So does one that asks for input with more values than are read; a request with as many has
+    another method, which none knows. Raises `AnswerUnreadable` for other bytes, `ProtocolBroken` for other JSON.
     """
+    if len(data) > ASKED_BYTES_MAX and (refused := _refused_question(bytes(data))) is not None:
+        return refused
     if (response := read_response(bytes(data))) is not None:
         return response
     try:
@@ -136,6 +166,39 @@ def decode(data: bytes | bytearray | memoryview) -> Json:
     return message
 
 
+def _refused_question(data: bytes) -> Json | None:
+    """What stands for a question of a server that holds too many values; None for all else, and for few."""
+    question = _QUESTION.match(data)
+    if question is None and not (b'"inputRequests"' in data and b'"%s"' % _ASKS in data):
+        return None
+    if values_in(data, ASKED_VALUES_MAX) <= ASKED_VALUES_MAX:
+        return None
+    if question is None and not _asks(data):
+        return None
+    more = f"of more than {ASKED_VALUES_MAX} values"
+    if question is None:
+        request_id = answered_id(data)
+        return None if request_id is None else unreadable(request_id, "the server", f"asked for input {more}")
+    written_id = question["id"] or ((end := _ID_LAST.search(data, len(data) - END_BYTES_MAX)) and end["id"])
+    if written_id is None:
+        return None
+    method = orjson.loads(question["method"])
+    return {"jsonrpc": "2.0", "id": orjson.loads(written_id), "method": f"{method} {more}"}
+
+
+def _asks(response: bytes) -> bool:
+    """Whether its result asks for input; false for what is no JSON, which is refused where it is read."""
+    rewriter = JsonRewriter(_RESULT)
+    try:
+        for at in range(0, len(response), _STEP_BYTES):
+            if rewriter.rest is None:
+                rewriter.feed(response[at : at + _STEP_BYTES])
+    except RewriteBroken:
+        return False
+    noted = rewriter.noted
+    return "inputRequests" in noted and _ASKS.decode() in (noted.get("resultType"), noted.get("status"))
+
+
 def _fault(exc: orjson.JSONDecodeError) -> str:
     """What is wrong, in words where it is a number that only some programs write."""
     found = _NO_NUMBER.search(exc.doc[max(0, exc.pos - 1) : exc.pos + 8])
@@ -145,6 +208,11 @@ def _fault(exc: orjson.JSONDecodeError) -> str:
 def unreadable(request_id: int, subject: str, what: str, detail: str = "") -> Json:
     """Stands for a response that could not be read; `result_of` raises that as `AnswerUnreadable.about`."""
     return {"jsonrpc": "2.0", "id": request_id, _UNREADABLE: (subject, what, detail[:200])}
+
+
+def is_too_large(message: bytes) -> bool:
+    """Whether it is a notification of more bytes than are read, told by its beginning."""
+    return len(message) > NOTIFICATION_BYTES_MAX and _NOTIFICATION.match(message) is not None
 
 
 def is_request(message: Json) -> bool:
@@ -169,14 +237,6 @@ def params_of(message: Json) -> Json:
     """A message's params, an empty object where there are none."""
     params = message.get("params")
     return params if isinstance(params, dict) else {}
-
-
-def input_responses(params: Json) -> Any:
-    """The `inputResponses` of a request; None for none. Raises `RpcError` where reading them takes too much memory."""
-    try:
-        return member_in(params, "inputResponses")
-    except MCPError as exc:
-        raise RpcError(exc.code, exc.message) from exc
 
 
 def result_of(message: Json) -> Json:
@@ -221,13 +281,13 @@ def restore_progress_token(params: Json, theirs: Any) -> Json:
     return {**params, "progressToken": theirs} if theirs is not NO_TOKEN else params
 
 
-def _with_unread(message: Json, params: Json) -> tuple[Text, ...]:
-    """The request with what is unread at its end: by hand, as orjson would hold that twice, and its output larger."""
+def _with_unread(message: Json, name: str, content: Json) -> tuple[Text, ...]:
+    """The message with what is unread at its end: by hand, as orjson would hold that twice, and its output larger."""
     try:
-        first, *more, last = written(params)
+        first, *more, last = written(content)
     except TypeError as exc:
         raise _unwritable(exc) from exc
-    return b"".join((_encode(message)[:-1], b',"params":', first)), *more, bytes(last) + b"}"
+    return b"".join((_encode(message)[:-1], b',"%s":' % name.encode(), first)), *more, bytes(last) + b"}"
 
 
 def _encode(message: Json) -> bytes:

@@ -17,13 +17,13 @@ from weakref import WeakValueDictionary
 from agent import clock
 from agent.client.affinity import is_of_session
 from agent.client.event import Event, within
-from agent.client.jsonrpc import input_responses
 from agent.client.protocol import McpClient, Request, why_lost
 from agent.client.server_info import OnNotification, ServerInfo
 from agent.client.sessions.pending_call import PendingResult
 from agent.client.streams import TASKS, Updates
 from agent.errors import CallFailed, MeshError, RpcError
 from agent.lossless_json.raw import exact
+from agent.lossless_json.unread import Unread
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import POLL_META_KEY, Json
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
@@ -136,7 +136,7 @@ class LegacyTaskClient:
         params, on_notification = request.params, request.on_notification
         if request.method in TASK_METHODS and params is not None:
             task = _TaskRequest(self._client, params["taskId"], request.deadline_s, self._asking)
-            return await task.answer(request.method, input_responses(params))
+            return await task.answer(request.method, params.get("inputResponses"))
         if on_notification is not None:
             request = replace(request, on_notification=_without_status(on_notification))
         if request.method == "tools/call" and params is not None and "task" in params:
@@ -221,7 +221,7 @@ class _TaskRequest:
             case _:
                 return task
 
-    async def _look(self, responses: Json | None = None) -> None:
+    async def _look(self, responses: Json | Unread | None = None) -> None:
         """Look what the task asks, on the stream of its `tasks/result`, which stays open; with answers to pass on."""
         open_one = self._asking.of(self._task_id)
         more: Json = {"requestState": open_one["requestState"]} if open_one else {}
@@ -238,7 +238,7 @@ class _TaskRequest:
 
     async def _update(self, responses: object) -> None:
         """Pass answers on; those to unknown questions are to be ignored (MCP 2026-07-28, tasks)."""
-        if not isinstance(responses, dict) or not self._asking.of(self._task_id):
+        if not isinstance(responses, dict | Unread) or not self._asking.of(self._task_id):
             await self._send("tasks/get")
             return
         async with self._asking.turn(self._task_id):

@@ -190,10 +190,19 @@ def stamp_of(version: str, client_name: str) -> ModernStamp:
     return ModernStamp(version, client_name)
 
 
+class RoutingHeaders(dict[str, str]):
+    """Those of one method and name: one object for all their requests, by which to find what was made of them."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__  # type: ignore[assignment]  # that of a dict is None
+
+
 @lru_cache(maxsize=_NAMES_REMEMBERED_MAX)
-def _routing_headers(version: str, method: str, name: str | None) -> Mapping[str, str]:
-    headers = {"MCP-Protocol-Version": version, "Mcp-Method": encode_header_value(method)}
-    return headers if name is None else {**headers, "Mcp-Name": encode_header_value(name)}
+def _routing_headers(version: str, method: str, name: str | None) -> RoutingHeaders:
+    headers = RoutingHeaders({"MCP-Protocol-Version": version, "Mcp-Method": encode_header_value(method)})
+    if name is not None:
+        headers["Mcp-Name"] = encode_header_value(name)
+    return headers
 
 
 def _server_info(era: Era, version: str, result: Json, server_info: Any) -> ServerInfo:

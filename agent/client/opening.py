@@ -6,6 +6,7 @@ unchanged, so that what a link asks for is what the last of them sees.
 
 from dataclasses import dataclass, field
 
+from agent.client.knocks import OWN, Knocks
 from agent.client.outbound import DIRECT, Outbound
 from agent.client.quick_servers import QuickServers
 from agent.client.sessions.pending_call import OnPending, unheard
@@ -14,7 +15,10 @@ from agent.model import NODE_CLIENT_NAME, Sessions
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """See `agent.client.connect.open_client` for each of them. `quick`: what is known of servers by URL."""
+    """See `agent.client.connect.open_client` for each of them.
+
+    `quick`: what is known of servers by URL. `knocks`: of those that share a limit with it.
+    """
 
     connect_timeout_s: float = 5.0
     start_timeout_s: float = 60.0
@@ -25,6 +29,7 @@ class Opening:
     on_pending: OnPending = unheard
     outbound: Outbound = DIRECT
     quick: QuickServers = field(default_factory=QuickServers)
+    knocks: Knocks = OWN
 
     @property
     def session_pool(self) -> bool:

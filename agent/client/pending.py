@@ -20,12 +20,16 @@ UNREAD_MAX: Final = 256
 
 
 class Pending:
-    """One request. `response` is None when the channel ended first; `listener` takes what a subscription brings."""
+    """One request. `response` is None when the channel ended first; `listener` takes what a subscription brings.
 
-    __slots__ = ("listener", "response", "token", "unread", "wake")
+    `takes_unread`: it reads a large response itself.
+    """
+
+    __slots__ = ("listener", "response", "takes_unread", "token", "unread", "wake")
 
     def __init__(self, *, takes_notifications: bool = False) -> None:
         self.response: asyncio.Future[Json | None] = asyncio.get_running_loop().create_future()
+        self.takes_unread = False
         self.token: Any = jsonrpc.NO_TOKEN
         self.unread: list[Json] = []
         self.wake = asyncio.Event() if takes_notifications else None
@@ -44,6 +48,12 @@ class Pending:
             self.response.set_exception(failure)
             if self.wake is not None:
                 self.wake.set()
+
+    def forget(self) -> None:
+        """Leave no failure unread and no future waiting."""
+        if self.response.done() and not self.response.cancelled():
+            self.response.exception()
+        self.response.cancel()
 
     def tell(self, notification: Json) -> bool:
         """Keep a notification for the caller; False when too many wait already."""

@@ -179,6 +179,15 @@ class StartsRequests(Protocol):
         ...
 
 
+@runtime_checkable
+class GivesUp(Protocol):
+    """A client whose other side may have fallen silent for good, though it is kept."""
+
+    def give_up(self) -> None:
+        """Wait no longer for any answer: those who do get `CallOutcomeUnknown`. Streams that say nothing stay."""
+        ...
+
+
 class Quiet(Protocol):
     """What a client at rest is asked without a task, so that an idle link costs next to nothing.
 

@@ -1,7 +1,7 @@
 """Which servers answer their first question quickly: a silence of theirs is no slowness.
 
 Kept by `agent.links.dial` for all that a node dials, and asked where a client is opened over HTTP. A server that hangs
-is knocked at (`agent.client.http.awakening`). A knock that means nothing may be answered by a proxy in its place; the
+is knocked at (`agent.client.http.awakening`). A knock that means nothing may be answered by a gateway in its place; the
 first question itself is not, but a slow gateway may start a program for each. The one rule: only a server that answered
 it quickly the last time is knocked at by it, and the more rarely the longer that took.
 """

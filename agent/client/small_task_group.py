@@ -15,6 +15,11 @@ class SmallTaskGroup(asyncio.TaskGroup):
         super().__init__()
         self._tasks: Any = _Tasks()  # Added to, discarded from and walked through, which it can do as a set does.
 
+    @property
+    def tasks(self) -> tuple[asyncio.Task[Any], ...]:
+        """Those that have not ended."""
+        return tuple(self._tasks)
+
     async def __aexit__(self, *exc_info: Any) -> None:  # noqa: PYI036 - as typeshed has it for the standard one
         """As the standard one; what it raises is not held by the frames that its traceback has, as theirs is."""
         try:

@@ -19,10 +19,12 @@ class AbsenceTracker:
 
     def __init__(self, *, waits_for_catalog: bool) -> None:
         self._waits_for_catalog = waits_for_catalog
-        self._left: dict[str, tuple[PeerSpec, float]] = {}
+        # Of those that left, by backend key: what an operator's word could mean, and since when.
+        self._left: dict[str, tuple[str, str | None, float]] = {}
         self._before: dict[str, float] = {}
         self._wanted: set[str] = set()
         self._expected: frozenset[str] | None = None  # None: to be put together again.
+        self._gone: frozenset[str] = frozenset()
         self._down_since_s: dict[str, float] = {}
         self._unlisted: dict[str, tuple[ServerSpec | PeerSpec, float]] = {}
         self._servers: dict[str, tuple[ServerSpec, float]] = {}
@@ -70,7 +72,7 @@ class AbsenceTracker:
         self._expected = None
         for spec in removed:
             if isinstance(spec, PeerSpec) and spec.source is PeerSource.DISCOVERY:
-                self._left[spec.key] = spec, now_s
+                self._left[spec.key] = spec.name, spec.expected_node_id, now_s
         if some:
             for key in desired:
                 self._left.pop(key, None)
@@ -78,9 +80,9 @@ class AbsenceTracker:
             return
         known = list(self._left.items())[-AWAY_MAX:]
         self._left = {
-            key: (spec, at_s)
-            for key, (spec, at_s) in known
-            if key not in desired and now_s - at_s < AWAY_FOR_S and not is_suppressed(spec, suppressions)
+            key: (name, node_id, at_s)
+            for key, (name, node_id, at_s) in known
+            if key not in desired and now_s - at_s < AWAY_FOR_S and not is_suppressed(name, node_id, suppressions)
         }
         suppressed = {f"peer:{known.name}" for known in suppressions}
         self._before = {
@@ -114,9 +116,10 @@ class AbsenceTracker:
         for key, view in by_key.items():
             self._note_view(key, view, now_s)
         if self._expected is None:
-            self._expected = frozenset(self._wanted | self._left.keys() | self._before.keys())
+            left = self._left.keys() | self._before.keys()
+            self._expected, self._gone = frozenset(self._wanted | left), frozenset(left - self._wanted)
         unlisted, servers = tuple(self._unlisted.values()), tuple(self._servers.values())
-        return Absence(self._expected, unlisted, self.starting, down=servers)
+        return Absence(self._expected, unlisted, self.starting, down=servers, gone=self._gone)
 
     def _note_view(self, key: str, view: LinkView, now_s: float) -> None:
         fails = _fails_to_list(view)
@@ -150,8 +153,6 @@ def _fails_to_list(view: LinkView) -> bool:
     return not view.offer.tools and any(fault.method == "tools/list" for fault in view.offer.faults)
 
 
-def is_suppressed(spec: PeerSpec, suppressions: Sequence[Suppression]) -> bool:
+def is_suppressed(name: str, expected_node_id: str | None, suppressions: Sequence[Suppression]) -> bool:
     """Whether an operator has removed this peer, by its name or its node."""
-    return any(
-        s.name == spec.name or (s.node_id is not None and s.node_id == spec.expected_node_id) for s in suppressions
-    )
+    return any(s.name == name or (s.node_id is not None and s.node_id == expected_node_id) for s in suppressions)

@@ -28,6 +28,7 @@ _PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,255}")
 _NODE_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 _WORD_LEN_MAX: Final = 64
 _ENTRIES_TOO_MANY: Final = 2
+_GOES_BY_ITSELF: Final = " (this node under an earlier name, or a dead copy of it; Consul removes it within minutes)"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -44,9 +45,13 @@ class FindingKind(StrEnum):
     OTHER_NODE = "other_node"  # at an operator's URL answers another node than its name means; `detail`: what to do
     OWN_ENTRY_TWICE = "own_entry_twice"  # the catalog lists this node more than once; `detail` is the Consul node
     OWN_ID_ELSEWHERE = "own_id_elsewhere"  # an entry that is not ours has our node ID or service ID; `detail`: where
+    OWN_EARLIER_NAME = "own_earlier_name"  # our node ID, and dead or where we are; `detail`: that it goes by itself
     CRITICAL = "critical"  # not dialled unless it is linked; `detail` is the check and its output
     IN_MAINTENANCE = "in_maintenance"  # gets no new calls while others can; `detail` is the operator's reason
     RESUMED = "maintenance_resumed"  # our entry had gone and has its maintenance again; `detail`: why, how to end it
+    LOST = (
+        "maintenance_lost"  # begun on the entry of a dead node, which then went; `detail`: why, how to begin it again
+    )
     RIGHT_MISSING = "right_missing"  # access control hides entries from us, our own among them; `detail`: which right
     UNKEPT = "maintenance_not_kept"  # ours would not outlive a restart, or is not known from before; `detail`: why
     UNUSABLE = "unusable"  # no URL can be made of what the catalog says; `detail` is why
@@ -168,23 +173,15 @@ def with_learned(entry: DiscoveredPeer | Unusable, learned: Mapping[str, str]) -
 def own_entries(catalog: Catalog, own: NodeIdentity) -> tuple[Finding, ...]:
     """Findings about entries with our node ID or our service ID: several of both, and those that have only one of them.
 
-    Several: its Consul agent was renamed, or several agents are behind one address. Another service ID, or one address
-    that is not that of the others: our state folder was copied, and another process is the same node. Another node ID:
-    a process with another key has taken our service ID.
+    Several: its Consul agent was renamed, or several agents are behind one address. Another service ID: our state
+    folder was copied, and another process is the same node; or, of an entry that is dead, this node was killed and has
+    another name now. Another node ID: a process with another key has taken our service ID.
     """
     service_id = node_alias(own.name, own.node_id)
     entries = [i for i in catalog.instances if i.meta.get("node_id") == own.node_id or i.key.service_id == service_id]
     ours = [i for i in entries if i.key.service_id == service_id and i.meta.get("node_id") == own.node_id]
-    found = [
-        Finding(
-            i.key.service_id,
-            FindingKind.OWN_ID_ELSEWHERE,
-            f"{i.address}:{i.port}, Consul node {i.key.node}"
-            + ("" if i.meta.get("node_id") == own.node_id else f", node ID {i.meta.get('node_id') or 'none'}"),
-        )
-        for i in entries
-        if i not in ours
-    ]
+    places = {(i.key.node, i.address, i.port) for i in ours}
+    found = [_not_ours(i, own, places) for i in entries if i not in ours]
     if len(ours) >= _ENTRIES_TOO_MANY:
         found += [
             Finding(service_id, FindingKind.OWN_ENTRY_TWICE, f"Consul node {i.key.node}, at {i.address}:{i.port}")
@@ -193,6 +190,18 @@ def own_entries(catalog: Catalog, own: NodeIdentity) -> tuple[Finding, ...]:
     # One with another node ID is read as a peer, and its state with it.
     same = (i for i in entries if i.meta.get("node_id") == own.node_id)
     return (*found, *(finding for i in same for finding in state_of(i)))
+
+
+def _not_ours(entry: Instance, own: NodeIdentity, places: AbstractSet[tuple[str, str, int]]) -> Finding:
+    """What is to be said of an entry that has our node ID alone, or our service ID alone. `places`: where we are."""
+    service_id, where = entry.key.service_id, f"{entry.address}:{entry.port}, Consul node {entry.key.node}"
+    if entry.meta.get("node_id") != own.node_id:
+        said = entry.meta.get("node_id") or "none"
+        return Finding(service_id, FindingKind.OWN_ID_ELSEWHERE, f"{where}, node ID {said}")
+    # Where we listen no copy can: before its time is over, it is none either.
+    if entry.health is Health.CRITICAL or (entry.key.node, entry.address, entry.port) in places:
+        return Finding(service_id, FindingKind.OWN_EARLIER_NAME, f"{where}{_GOES_BY_ITSELF}")
+    return Finding(service_id, FindingKind.OWN_ID_ELSEWHERE, where)
 
 
 def state_of(instance: Instance) -> Iterable[Finding]:

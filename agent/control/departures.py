@@ -10,11 +10,14 @@ from typing import Final
 
 from agent.control.absence import is_suppressed
 from agent.errors import DialledOurselves
+from agent.harmless_text import one_line
 from agent.model import LinkView, PeerSource, PeerSpec, Suppression
 
 SHOWN_FOR_S: Final = 3600.0
 # A mesh of that size shows its departures elsewhere; the latest ones stay.
 SHOWN_MAX: Final = 1000
+# Of what a link ended with; a thousand are kept for an hour.
+ERROR_CHARS_MAX: Final = 300
 # How a link ends whose node says that it stops (`agent.client.http.stateless`).
 _GOODBYE: Final = "is stopping"
 
@@ -24,9 +27,12 @@ class Departed:
     """A peer that discovery no longer names. `since_s`: loop time of its last sign of life.
 
     `failed`: its link was down before it went, and it had not said goodbye. `last_error`: what its link ended with.
+    `expected_node_id`: what discovery said; `node_id`: what is known. Nothing of its link: a thousand are kept.
     """
 
-    spec: PeerSpec
+    name: str
+    url: str
+    expected_node_id: str | None
     node_id: str | None
     failed: bool
     since_s: float
@@ -91,7 +97,10 @@ class Departures:
             said = gone.identity.node_id if gone.identity else spec.expected_node_id
             node_id = said or self._node_at(spec.target.url)
             since_s = self._down_since_s.get(key, now_s)
-            self._gone[key] = Departed(spec, node_id, failed, since_s, gone.last_error if failed else "")
+            error = one_line(gone.last_error, ERROR_CHARS_MAX) if failed else ""
+            self._gone[key] = Departed(
+                spec.name, spec.target.url, spec.expected_node_id, node_id, failed, since_s, error
+            )
         if some and not (desired or removed):
             return
         for key in removed:
@@ -103,10 +112,10 @@ class Departures:
             (key, one)
             for key, one in self._gone.items()
             # A node that turned out to be another peer goes by that peer's link; one that is not known by its URL.
-            if one.spec.name not in names
-            and (one.spec.target.url not in urls if one.node_id is None else one.node_id not in nodes)
+            if one.name not in names
+            and (one.url not in urls if one.node_id is None else one.node_id not in nodes)
             and not (one.node_id is not None and self._key_of(one.node_id))
-            and not is_suppressed(one.spec, suppressions)
+            and not is_suppressed(one.name, one.expected_node_id, suppressions)
             and now_s - one.since_s < SHOWN_FOR_S
         ]
         self._gone = dict(kept[-SHOWN_MAX:])

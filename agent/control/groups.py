@@ -181,7 +181,7 @@ class Groups:
         words = {word for item in items for word in _words(item, around.learned)}
         words.update(word for spec in (*before, *chosen.peers) for word in _words_of_peer(spec, around.learned))
         answered = ((spec, spec.expected_node_id or around.learned.get(spec.target.url)) for spec in chosen.peers)
-        nodes = tuple((node_id, spec.key) for spec, node_id in answered if node_id is not None)
+        nodes = tuple([(node_id, spec.key) for spec, node_id in answered if node_id is not None])
         # It reads its own last outcome, too: it has come to its end when that is the same again.
         return Group(tuple(items), tuple(words), chosen, nodes, chosen.peers == before)
 

@@ -10,11 +10,16 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Final
 
+from agent.control.candidates import Finding, FindingKind
 from agent.model import BackendSpec, PeerSpec
 from discovery.model import Catalog, Health
 
 log = logging.getLogger(__name__)
+
+# So many dead nodes in maintenance are remembered; the latest ones stay.
+LOST_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,44 @@ class Maintenance:
     own: str = ""
     peers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     backends: frozenset[str] = frozenset()
+
+
+class LostMaintenance:
+    """Maintenance that was begun on the entry of a dead node and went with the entry, which the node does not know of.
+
+    Consul removes what is dead for long, and the operator alone can begin it again. Sole writer: the selector.
+    """
+
+    def __init__(self) -> None:
+        self._words: dict[str, str] = {}  # Of dead nodes and of those whose entry has gone since, by service ID ...
+        self._gone: set[str] = set()  # ... which are these.
+        self._lost: dict[str, str] = {}  # Of those that are back without it.
+
+    def __repr__(self) -> str:
+        return f"<LostMaintenance words={len(self._words)} lost={sorted(self._lost)}>"
+
+    def of(self, catalog: Catalog) -> list[Finding]:
+        """What is to be said, given each catalog: until the node is in maintenance again, or goes."""
+        is_idle = not (self._words or self._lost)
+        listed = {} if is_idle else {one.key.service_id: one for one in catalog.instances}
+        self._lost = {key: why for key, why in self._lost.items() if key in listed and not listed[key].maintenance}
+        for key, why in list(self._words.items()):
+            one = listed.get(key)
+            if one is None:
+                self._gone.add(key)
+                continue
+            del self._words[key]  # It is there, and says itself what it is in; or its maintenance has ended.
+            if key in self._gone and not one.maintenance:
+                self._lost[key] = why
+                log.warning("a peer has lost the maintenance of its dead entry", extra={"peer": key, "reason": why})
+            self._gone.discard(key)
+        dead = [one for one in catalog.instances if one.maintenance and one.health is Health.CRITICAL]
+        self._words |= {one.key.service_id: one.maintenance for one in dead if one.meta.get("node_id")}
+        for key in list(self._words)[:-LOST_MAX]:
+            del self._words[key]
+            self._gone.discard(key)
+        how = "(begun while it was down; its entry went, and it is back without: `consul maint -enable -service={}`)"
+        return [Finding(key, FindingKind.LOST, f"{why} {how.format(key)}") for key, why in self._lost.items()]
 
 
 def maintenance_of(

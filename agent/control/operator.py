@@ -23,7 +23,8 @@ from agent.errors import (
     ProtocolBroken,
     RpcError,
 )
-from agent.model import Json, LinkView, Override, PeerSpec, Suppression, node_mark
+from agent.model import Json, LinkView, Override, PeerSpec, Suppression, masked_url
+from agent.node_mark import node_mark
 from agent.peer_kind import PeerKind
 from agent.state.overrides import OverrideStore
 
@@ -59,7 +60,9 @@ class OverrideService:
         self._mesh = mesh
         self._store = store
         self._tasks = tasks
-        # A condition that was checked must still hold when the override is written.
+        # A condition that was checked must still hold when the override is written, and the next word is judged by what
+        # this one has come to: of two removals of an added peer at once, the second would keep away the node that
+        # discovery knows.
         self._one_at_a_time = asyncio.Lock()
 
     @property
@@ -102,7 +105,7 @@ class OverrideService:
             finally:
                 self._mesh.forget_who_answered(override.target.url)
                 self._mesh.wake()
-        await self._mesh.settled()
+            await self._mesh.settled()
         link = self._mesh.link(f"peer:{override.name}")
         if not created and link is not None and not link.view.connected:
             link.reload()
@@ -142,7 +145,7 @@ class OverrideService:
                 await (self._store.remove(override.name) if before is None else self._store.put(before))
                 for suppression in lifted:
                     await self._store.suppress(suppression)
-        await self._mesh.settled()
+            await self._mesh.settled()
 
     async def _remove(self, name: str) -> Removal:
         async with self._one_at_a_time:
@@ -156,7 +159,7 @@ class OverrideService:
             if view is None and override is None:
                 known = self._mesh.hiding(name)  # Listed and not linked: kept away before it is back.
                 if not known:
-                    raise OverrideRefused(404, "unknown_peer", f"There is no peer named {name!r}.")
+                    raise OverrideRefused(404, "unknown_peer", _why_unknown(self._mesh, name))
             else:
                 known = self._mesh.selection.discovered.get(override.name if override else called, ())
             twins = () if override is None else self.same_node_as(override.name)
@@ -168,7 +171,7 @@ class OverrideService:
                         await self._store.suppress(suppression)
             finally:
                 self._mesh.wake()
-        await self._mesh.settled()
+            await self._mesh.settled()
         if override is None:
             return Removal(suppressed=tuple(suppression.name for suppression in known))
         return _fallen_back(self._mesh, override.name, known, twins)
@@ -190,7 +193,7 @@ class OverrideService:
                     await self._store.lift(suppression)
             finally:
                 self._mesh.wake()
-        await self._mesh.settled()
+            await self._mesh.settled()
         return _fallen_back(self._mesh, None if override is None else override.name, (*known, *lifted), twins)
 
     def same_node_as(self, name: str) -> tuple[str, ...]:
@@ -226,9 +229,9 @@ class OverrideService:
         taken = {static.name: static.url for static in self._mesh.statics}
         taken |= {known.name: known.target.url for known in self._store.overrides}
         if taken.get(name, url) != url:
-            raise OverrideRefused(
-                409, "name_taken", f"peer_name: {name!r} is already {taken[name]}; remove that or choose another name."
-            )
+            shown = masked_url(taken[name])
+            message = f"peer_name: {name!r} is already {shown}; remove that or choose another name."
+            raise OverrideRefused(409, "name_taken", message)
 
     def _override_named(self, name: str) -> Override | None:
         return next((known for known in self._store.overrides if known.name == name), None)
@@ -249,6 +252,16 @@ class OverrideService:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+
+def _why_unknown(mesh: Mesh, name: str) -> str:
+    """That there is no such peer; of one that was there, what has become of it and what to do."""
+    why = ""
+    if mesh.keeping_away(name):
+        why = f": it was removed before, and is kept away until it is added again or reset (peers reset {name})"
+    elif any(one.name == name for one in mesh.departed()):
+        why = ": it has left, and discovery lists it no more; it can be removed when it is back"
+    return f"There is no peer named {name!r}{why}."
 
 
 def _fallen_back(mesh: Mesh, name: str | None, known: Iterable[Suppression], twins: Iterable[str]) -> Removal:

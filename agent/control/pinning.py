@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -21,12 +22,15 @@ from agent.pins.book import FIRST_SIGHT, Key, Pin
 from agent.pins.definition import difference, digest
 from agent.pins.look import REPORTS_MAX, Look, Report, is_large, look
 from agent.routing.table import Contribution, ContributionKind, RouteKind
-from agent.state.pins import load_pins, save_pins
+from agent.state.durable_file import to_its_end
+from agent.state.pins import SavedPins
 
 log = logging.getLogger(__name__)
 
 # First sights come in bursts; what a crash loses is seen for the first time again.
 WRITE_PAUSE_S: Final = 5.0
+# Pins that the system refused to read are read again this often.
+READ_AGAIN_S: Final = 10.0
 _LOGGED_LINES_MAX: Final = 12
 
 Blocked = Mapping[tuple[RouteKind, str], str]
@@ -63,14 +67,15 @@ class _Judged:
 class Pinning:
     """See the module. Sole writer: the event loop, through the methods; `keep` alone writes first sights to the disk.
 
-    `note` records an act of the node itself in the audit.
+    `saved`: their file. `note` records an act of the node itself in the audit.
     """
 
     def __init__(self, folder: Path, mode: PinMode, note: Callable[..., None] = lambda *_args, **_more: None) -> None:
         """Reads the pins of the state folder. Raises `ConfigRefused`."""
         self.mode = mode
-        self._folder, self._note = folder, note
-        self._pins = {} if mode is PinMode.OFF else load_pins(folder, strict=mode is PinMode.BLOCK)
+        self._note = note
+        self.saved = SavedPins(folder, strict=mode is PinMode.BLOCK)
+        self._pins = {} if mode is PinMode.OFF else self.saved.load() or {}
         self._judged: dict[str, _Judged] = {}
         self._dirty = asyncio.Event()
         self._disk = asyncio.Lock()
@@ -173,12 +178,12 @@ class Pinning:
             raise OverrideRefused(404, "nothing_changed", f"No pinned definition of {what} has changed")
         approved = {key: Pin(change.content, _now(), by) for key, change in wanted}
         async with self._disk:
+            save = partial(self.saved.save, {**self._pins, **approved})
             try:
-                await asyncio.to_thread(save_pins, self._folder, {**self._pins, **approved})
+                await to_its_end(save, partial(self._pins.update, approved))
             except OSError as exc:
                 reason = exc.strerror or str(exc)
                 raise OverrideRefused(507, "not_saved", f"The pins could not be saved: {reason}") from exc
-            self._pins.update(approved)
         for backend, judged in self._judged.items():
             left = {
                 key: one
@@ -191,30 +196,30 @@ class Pinning:
             await record(one)
         return done
 
-    async def keep(self) -> None:
-        """Write what was seen first, at most once in `WRITE_PAUSE_S`, and at the end, when this is cancelled."""
-        refused = False
+    async def keep(self, look_again: Callable[[], object]) -> None:
+        """Write what was seen first, at most once in `WRITE_PAUSE_S`, and at the end, when this is cancelled.
+
+        First, read what the system refused at the start: that counts more, so `look_again` has all offers looked at.
+        """
         try:
+            while self.saved.refusal:
+                await asyncio.sleep(READ_AGAIN_S)
+                async with self._disk:
+                    found = await asyncio.to_thread(self.saved.load)
+                    if found is not None:
+                        self.saved.take(found, self._pins)
+                        self._judged.clear()
+                        look_again()
             while True:
                 await self._dirty.wait()
                 self._dirty.clear()
-                refused = await self._written(again=refused)
+                async with self._disk:
+                    await to_its_end(partial(self.saved.try_to_save, dict(self._pins)))
                 await asyncio.sleep(WRITE_PAUSE_S)
         finally:
             if self._dirty.is_set():
                 with contextlib.suppress(OSError):
-                    save_pins(self._folder, self._pins)
-
-    async def _written(self, *, again: bool) -> bool:
-        """Write all; whether the disk refused, which is said once."""
-        async with self._disk:
-            try:
-                await asyncio.to_thread(save_pins, self._folder, dict(self._pins))
-            except OSError as exc:
-                level = logging.DEBUG if again else logging.WARNING
-                log.log(level, "pins cannot be kept on disk", extra={"reason": exc.strerror or str(exc)})
-                return True
-        return False
+                    self.saved.save(self._pins)
 
     # Inside
 
@@ -237,9 +242,9 @@ class Pinning:
                 "MCP definitions pinned at first sight", extra={"server": source, "definitions": len(judgement.new)}
             )
         changes, fresh = dict[Key, Change](), 0
-        for key, content in judgement.changed.items():
+        for key, content in (*judgement.new.items(), *judgement.changed.items()):
             if self._pins[key].content == content:
-                continue  # Approved while the offer was looked at.
+                continue  # Pinned just now, or approved while the offer was looked at.
             old = known.get(key)
             if old is None or old.content != content:
                 old, fresh = Change(content, now), fresh + 1

@@ -394,7 +394,7 @@ class Mesh:
     def _views_of(self, keys: Collection[str] | None) -> tuple[LinkView, ...]:
         """The views of these links, as far as there are such; None: of all."""
         links = self._supervisor.links() if keys is None else map(self._supervisor.link, keys)
-        return tuple(link.view for link in links if link is not None)
+        return tuple([link.view for link in links if link is not None])
 
     def _desire_all(self) -> Collection[str]:
         servers: list[BackendSpec] = [server for server in self.servers if server.enabled]

@@ -140,7 +140,7 @@ def choose(
     is_proven = partial(_is_proven, last=last, learned=learned, connected=connected)
     rest = _one_per_node(rest, last, is_up, is_proven, findings)
     if suppressions:
-        hidden = _suppressed(rest, suppressions, found)
+        hidden = _suppressed(rest, suppressions, found) | _answered_by_removed(rest, suppressions)
         rest = [c for c in rest if c.key not in hidden]
     if builders:
         findings |= of_lost_overrides(builders, rest, up)
@@ -243,8 +243,9 @@ def _one_per_node(
 ) -> list[DiscoveredPeer]:
     """Of several instances of one node, or of one URL, keep one: up before down, the latest start, the one we have.
 
-    One that `is_proven` goes first: an entry with a copied node ID must not take that node's link away. A node that a
-    name of DNS lists by IPv4 and by IPv6 is dialled at both while its link is not up, and is linked where it answers.
+    One that `is_proven` goes first: an entry with a copied node ID must not take that node's link away. While the link
+    is not up, the other places that files and names of DNS list are dialled, too: what a catalog says may be old, or an
+    address that is reached from elsewhere alone. The node is linked where it answers.
     """
     at_url = {candidate.place: candidate.identity for candidate in candidates if candidate.identity}
     groups: dict[str, list[DiscoveredPeer]] = defaultdict(list)
@@ -256,19 +257,39 @@ def _one_per_node(
             kept += group
             continue
         best, *others = sorted(group, key=lambda c: (not is_proven(c), *_preference(c, last, is_up)))
-        kept.append(best)
-        twins = [other for other in others if _is_other_family(other, best)]
-        kept += [] if is_up(best) else twins
-        others = [other for other in others if other not in twins]
-        findings.update(Finding(other.service_id, FindingKind.SAME_NODE, best.service_id) for other in others)
+        # A catalog knows more of a place, and of a node, than who lists it.
+        best = next((c for c in others if c.node_id is not None and c.place == best.place), best)
+        others = [c for c in group if c is not best]
+        twins = {} if is_up(best) else {c.place: c for c in others if not c.key.datacenter and c.place != best.place}
+        kept += [_with_word_of_catalog(best, others), *twins.values()]
+        findings.update(
+            Finding(other.service_id, FindingKind.SAME_NODE, best.service_id)
+            for other in others
+            if other not in twins.values() and not _is_agreed(other, best)
+        )
     return kept
 
 
-def _is_other_family(one: DiscoveredPeer, other: DiscoveredPeer) -> bool:
-    """Whether one name lists both, the one by IPv4 and the other by IPv6."""
-    if one.key.datacenter or one.key.node != other.key.node:
+def _with_word_of_catalog(best: DiscoveredPeer, others: Iterable[DiscoveredPeer]) -> DiscoveredPeer:
+    """What a file or a name of DNS lists, with what the catalog says of that node at another address."""
+    known = next((c for c in others if c.node_id is not None), None)
+    if best.node_id is not None or known is None:
+        return best
+    weight, maintenance = known.weight, known.maintenance
+    spec = replace(best.spec, weight=weight, maintenance=maintenance, datacenter=known.spec.datacenter)
+    return replace(best, weight=weight, maintenance=maintenance, spec=spec)
+
+
+def _is_agreed(other: DiscoveredPeer, best: DiscoveredPeer) -> bool:
+    """Whether it is no news that both are one node.
+
+    One is listed where the other is, or one name of DNS lists both, the one by IPv4 and the other by IPv6.
+    """
+    if other.key.datacenter:
         return False
-    return ("://[" in one.url) is not ("://[" in other.url)
+    if other.place == best.place:
+        return True
+    return other.key.node == best.key.node and ("://[" in other.url) is not ("://[" in best.url)
 
 
 def _preference(
@@ -283,6 +304,9 @@ def _preference(
 def hiding(candidate: DiscoveredPeer, name: str, learned: Mapping[str, str]) -> Suppression:
     """What would hide this candidate, and nothing else where it has not proven to be the node that it says it is."""
     node_id, service_id = candidate.node_id, candidate.service_id
+    if candidate.learned_id is not None:
+        # A file or a name of DNS lists an address: what is removed is the node there, wherever it is listed next.
+        return Suppression(name, candidate.learned_id, service_id)
     if node_id is not None and learned.get(candidate.url) != node_id:
         return Suppression(name, None, service_id, candidate.place)
     return candidate.hidden_by if name == candidate.name else Suppression(name, node_id, service_id)
@@ -303,7 +327,7 @@ def of_entries(
 ) -> set[Suppression]:
     """Those that keep away what is called so, by the words of its removal or by those that its entry has now."""
     named = [e for e in entries if isinstance(e, DiscoveredPeer) and word in (e.name, e.service_id)]
-    nodes, places = {e.node_id for e in named} - {None}, {e.place for e in named}
+    nodes, places = {e.identity for e in named} - {None}, {e.place for e in named}
     return {s for s in suppressions if word in (s.name, s.service_id) or s.node_id in nodes or s.url in places}
 
 
@@ -314,12 +338,18 @@ def _suppressed(
 
     The name does not count while the removed node itself is in the catalog: then its namesake is another node.
     """
-    present = {candidate.node_id for candidate in found if candidate.node_id is not None}
+    present = {candidate.identity for candidate in found if candidate.identity is not None}
     nodes = {s.node_id for s in suppressions if s.node_id is not None}
     by_words = [s for s in suppressions if s.url is None and (s.node_id is None or s.node_id not in present)]
     names = {s.name for s in by_words}
     service_ids = {s.service_id for s in by_words if s.service_id is not None}
     return {c.key for c in candidates if c.node_id in nodes or c.name in names or c.service_id in service_ids}
+
+
+def _answered_by_removed(candidates: Iterable[DiscoveredPeer], suppressions: Sequence[Suppression]) -> set[InstanceKey]:
+    """The candidates that name no node, and at whose URL one has answered that an operator removed."""
+    nodes = {s.node_id for s in suppressions} - {None}
+    return {c.key for c in candidates if c.learned_id in nodes}
 
 
 def _is_linked(candidate: DiscoveredPeer, *, last: LastChosen, connected: Collection[str]) -> bool:
@@ -330,8 +360,10 @@ def _is_linked(candidate: DiscoveredPeer, *, last: LastChosen, connected: Collec
 def _is_proven(
     candidate: DiscoveredPeer, *, last: LastChosen, learned: Mapping[str, str], connected: Collection[str]
 ) -> bool:
-    """Whether its link is up, at this very URL, and the node that it claims to be has answered there."""
+    """Whether its link is up, at this very URL, and the node that it is said to be has answered there."""
     spec = last.spec_of(candidate)
     if spec is None or spec.key not in connected or spec.target.url != candidate.url:
         return False
-    return candidate.node_id is not None and learned.get(candidate.url) == candidate.node_id
+    if candidate.node_id is None and (candidate.key.datacenter or spec.source is not PeerSource.DISCOVERY):
+        return False  # A plain entry of a catalog proves nothing by a node that answers there.
+    return candidate.identity is not None and learned.get(candidate.url) == candidate.identity

@@ -10,8 +10,9 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from agent.config.values import StaticPeer
-from agent.control.candidates import CatalogReader, Finding, Selection, own_entries, url_key, url_of
+from agent.control.candidates import CatalogReader, Finding, Selection, own_entries, url_key, url_of, with_learned
 from agent.control.groups import Changes, Entry, Groups, Plan, Surroundings
+from agent.control.maintenance import LostMaintenance
 from agent.control.selection import hiding, not_kept_away, of_entries
 from agent.errors import DialledOurselves
 from agent.model import LinkView, NodeIdentity, Override, PeerSpec, Suppression
@@ -32,7 +33,7 @@ class Selector:
     def __init__(self, own: NodeIdentity, store: OverrideStore) -> None:
         self._own, self._store = own, store
         self._reader = CatalogReader()
-        self._groups = Groups(own)
+        self._groups, self._lost_maintenance = Groups(own), LostMaintenance()
         self._learned: dict[str, str] = {}
         self._forgotten: set[str] = set()
         self._seen: dict[str, LinkView] = {}  # Links to peers, by backend key.
@@ -92,7 +93,8 @@ class Selector:
         is_large = len(catalog.instances) > LARGE_CATALOG and much
         entries, plan = await asyncio.to_thread(planned) if is_large else planned()
         if self._read[0] is not catalog:
-            findings, self._findings = self._findings, own_entries(catalog, self._own)
+            findings = self._findings
+            self._findings = (*own_entries(catalog, self._own), *self._lost_maintenance.of(catalog))
             if findings != self._findings:
                 self._selection = None
         self._read, self._entries, self._server_names = read, entries, names
@@ -117,7 +119,8 @@ class Selector:
 
     def keeping_away(self, word: str) -> Collection[Suppression]:
         """The orders that keep away what is called so, also where its node has another name by now."""
-        return of_entries(self._store.suppressions, self._entries, word)
+        entries = (with_learned(entry, self._learned) for entry in self._entries)
+        return of_entries(self._store.suppressions, entries, word)
 
     def key_at(self, instance: Instance) -> str:
         """The backend key of the peer that this instance of a catalog is; empty where there is none."""

@@ -222,4 +222,5 @@ def _peak_s(load: Load, latency_s: float, now_s: float) -> float:
 
 
 def _fade(load: Load, now_s: float) -> float:
-    return math.exp(-max(0.0, now_s - load.observed_at_s) / DECAY_S)
+    age_s = now_s - load.observed_at_s
+    return math.exp(-age_s / DECAY_S) if age_s > 0.0 else 1.0

@@ -22,6 +22,11 @@ class CallableLink(Protocol):
         """Its present state."""
         ...
 
+    @property
+    def heard_at_s(self) -> float:
+        """When it had the last answer to a probe, in loop time."""
+        ...
+
     def called(self) -> None:
         """A call waits for it: it dials now, if it waits to dial."""
         ...

@@ -25,7 +25,8 @@ from agent.dispatch.next_hop import (
     says_no_more,
 )
 from agent.dispatch.outlier import outcome_of
-from agent.dispatch.renewals import UNDER_WAY, Present, RouteRenewals, failures, is_same
+from agent.dispatch.presence import Presence, Tried
+from agent.dispatch.renewals import Present, RouteRenewals, failures, is_same
 from agent.dispatch.replicas import Attempt, BalanceView, GroupView, Recorder, ReplicaStats
 from agent.dispatch.request_state import RequestStates
 from agent.dispatch.retry import Fate, Step, fate_of, is_repeatable, next_step
@@ -70,17 +71,24 @@ class Dispatch:
         rng: random.Random,
         own_weight: int = 1,
         states: RequestStates | None = None,
+        is_listed: Callable[[str], bool] = lambda _backend: True,
     ) -> None:
-        """`states`: one for all processes of a node; None: this one's own."""
+        """`states`: one for all processes of a node; None: this one's own.
+
+        `is_listed`: whether the route tables have what a connected backend offers.
+        """
         self._node_id = node_id
         self.link = self._link = link
         self._recorder = recorder
         self.call_timeout_s = self._call_timeout_s = call_timeout_s
         self._own_weight = own_weight
         self._stats = ReplicaStats(recorder, rng, self._up_since_s, self._weight_of, self._is_ready)
+        self._presence = Presence(link, self._stats.members, is_listed)
         self._known = KnownRoutes(call_timeout_s)
         self._states = RequestStates() if states is None else states
         self.renewals = RouteRenewals()
+        # The failure of an attempt that another process of this node has made of a call, if one has; set by those.
+        self.lost: Callable[[Call], Failed | None] | None = None
 
     def __repr__(self) -> str:
         return f"<Dispatch in_flight={self._stats.in_flight}>"
@@ -180,7 +188,7 @@ class Dispatch:
         replicas = route.replicas
         replica = replicas[0] if len(replicas) == 1 else self._stats.choose(route, (), call.key, now_s)
         link = None if replica is None else self._link(replica.backend_key)
-        if replica is None or link is None or not (view := link.view).connected:
+        if replica is None or link is None or not (view := link.view).connected or view.unheard:
             return None
         try:
             request, attempt = self._prepared(call, replica, view, (replica.backend_key,), now_s)
@@ -208,10 +216,10 @@ class Dispatch:
 
     async def _answered(self, call: Call, now_s: float, started: StartedCall | None = None) -> Forwarded:
         """Attempt after attempt until one is answered; the first may have gone out. Raises as `forward`."""
-        tried: dict[str, float] = {}
-        attempts = 0
-        failed: Failed | None = None
-        told: Failed | None = None  # The caller's error: a later "not executed" must not hide an unknown outcome.
+        tried: dict[str, Tried] = {}
+        failed = None if self.lost is None else self.lost(call)
+        attempts = int(failed is not None)
+        told = failed  # The caller's error: a later "not executed" must not hide an unknown outcome.
         replica = None if started is None else started.replica
         while (
             replica := replica or self._at_once(call, tried, told) or await self._next(call, tried, told)
@@ -221,7 +229,7 @@ class Dispatch:
                 if step is not Step.AGAIN:
                     break
             now_s = clock.now_s() if failed is not None or call.present is None else now_s
-            tried[replica.backend_key] = now_s
+            tried[replica.backend_key] = Tried(now_s)
             attempts += 1
             call.on_attempt(replica.backend_key)
             was_away = call.route.away_since_s is not None
@@ -231,6 +239,8 @@ class Dispatch:
                 raise
             except MeshError as exc:
                 failed = Failed(replica, exc, was_away=was_away)
+                if exc.cut_off:
+                    tried[replica.backend_key] = Tried(now_s, clock.now_s())
                 told = failed if told is None or fate_of(told.failure) is Fate.NOT_EXECUTED else told
                 replica = started = None
         else:
@@ -248,7 +258,8 @@ class Dispatch:
         if not route.replicas and route.owner:
             return CallRefused(f"{route.public_name} was not executed: no replica is connected")
         backend = next((replica.backend_key for replica in route.replicas), None)
-        words = f"{away_words(route, clock.now_s())}{self._why_away(route)}"
+        since_s = self._presence.unheard_since_s(route)
+        words = f"{away_words(route, clock.now_s(), since_s)}{self._why_away(route)}"
         return CallRefused(f"{route.public_name} was not executed: {words}", backend=backend)
 
     def _why_away(self, route: Route) -> str:
@@ -262,26 +273,27 @@ class Dispatch:
         if told is not None or call.present is None or len(call.route.replicas) != 1:
             return None
         only = call.route.replicas[0]
-        return only if only.backend_key not in tried and self._takes_calls(call.route, only) else None
+        return only if only.backend_key not in tried and self._presence.takes_calls(call.route, only) else None
 
-    async def _next(self, call: Call, tried: dict[str, float], told: Failed | None) -> Replica | None:
+    async def _next(self, call: Call, tried: dict[str, Tried], told: Failed | None) -> Replica | None:
         """The next replica; when none is left and the call may be sent again, one that has come back or is new."""
         replica = self._stats.choose(call.route, tried, call.key, clock.now_s())
         if call.present is None or (told is not None and not may_repeat(call, told)):
             return replica
-        if replica is not None and (self._takes_calls(call.route, replica) or self._leads_on(call.route, tried)):
+        if replica is not None and (
+            self._presence.takes_calls(call.route, replica) or self._presence.leads_on(call.route, tried)
+        ):
             return replica
         if not call.route.replicas and call.route.owner:
             return None
         present, call.present = call.present, None
-        for known in call.route.replicas:
-            if (link := self._link(known.backend_key)) is not None:
-                link.called()
+        self._presence.hurry(call.route)
         owner = call.route.owner
         now = await self.renewals.renewed(
             present,
-            lambda route: is_same(route, owner) and self._leads_on(route, tried),
-            self._is_dialled,
+            lambda route: is_same(route, owner) and self._presence.leads_on(route, tried),
+            lambda route: self._presence.is_awaited(route, tried),
+            self._presence.linked_at_s,
             self._may_wait_s(call, told),
         )
         call.unknown = now is None and told is None
@@ -289,57 +301,26 @@ class Dispatch:
             return None
         call.route = now
         for known in now.replicas:
-            if self._is_back(known, tried):
+            if self._presence.is_back(known, tried):
                 del tried[known.backend_key]
-        return self._stats.choose(now, tried, call.key, clock.now_s()) if self._leads_on(now, tried) else None
+        return self._stats.choose(now, tried, call.key, clock.now_s()) if self._presence.leads_on(now, tried) else None
 
     def _may_wait_s(self, call: Call, told: Failed | None) -> float:
         """Seconds that the call may wait for another route table: 0 where that is of no use."""
+        has_others = (call.params.get("_meta") or {}).get(ALTERNATIVES_META_KEY) is True
         if told is None:
-            useful = (call.params.get("_meta") or {}).get(ALTERNATIVES_META_KEY) is not True
+            useful = not has_others
         else:  # A node that refused an away call has waited already.
             waited = call.route.away_since_s is not None and not isinstance(told.failure, CallNotSent)
             useful = isinstance(told.failure, (*_GONE, CallOutcomeUnknown)) and not waited
+            useful = useful and not (told.failure.cut_off and has_others)
         return max(0.0, attempt_deadline_s(call, self._call_timeout_s) - clock.now_s()) if useful else 0.0
-
-    def _takes_calls(self, route: Route, replica: Replica) -> bool:
-        """Whether it can be sent a call now. A server of ours that was away is listed first."""
-        link = self._link(replica.backend_key)
-        return link is not None and link.view.connected and (route.away_since_s is None or replica.hops > 0)
-
-    def _is_back(self, replica: Replica, tried: dict[str, float]) -> bool:
-        tried_at_s, up_since_s = tried.get(replica.backend_key), self._up_since_s(replica.backend_key)
-        return tried_at_s is not None and up_since_s is not None and up_since_s > tried_at_s
-
-    def _leads_on(self, route: Route, tried: dict[str, float]) -> bool:
-        """Whether one of its replicas can be sent a call that was not sent to it yet, or has come back since."""
-        return any(
-            self._takes_calls(route, replica) and (replica.backend_key not in tried or self._is_back(replica, tried))
-            for replica in route.replicas
-        )
-
-    def _is_dialled(self, route: Route) -> bool:
-        """Whether a dial is under way that may lead to it, or was a moment ago.
-
-        A server of ours is connected before the next table has what it lists; one that cannot be listed is not.
-        """
-        if not route.owner:
-            return True
-        for replica in route.replicas:
-            link = self._link(replica.backend_key)
-            if link is None:
-                continue
-            view, is_away_here = link.view, route.away_since_s is not None and replica.hops == 0
-            is_unlisted = any(fault.method == "tools/list" for fault in view.offer.faults)
-            if view.state in UNDER_WAY or (view.connected and is_away_here and not is_unlisted):
-                return True
-        return False
 
     def _next_step(self, call: Call, replica: Replica, failed: Failed, attempts: int) -> Step:
         """Decide whether `replica` gets the call now, and charge that to the budget."""
         now_s, link = clock.now_s(), self._link(replica.backend_key)
         step = next_step(
-            fate_of(failed.failure),
+            failed.failure,
             repeatable=is_repeatable(call.method, call.route, failed.replica),
             attempts=attempts,
             remaining_s=attempt_deadline_s(call, self._known.own_timeout_s(None if link is None else link.spec))
@@ -350,7 +331,7 @@ class Dispatch:
         if step is Step.SPENT:
             self._recorder.retry_refused()
         if step is Step.AGAIN:
-            self._stats.repeated(call.route, replica, now_s)
+            self._stats.repeated(call.route, replica, failed.failure, now_s)
             log.info(
                 "MCP call is sent again",
                 extra={
@@ -396,7 +377,7 @@ class Dispatch:
     ) -> Json:
         link = self._link(replica.backend_key) if started is None else started.link
         if link is None:
-            raise CallNotSent.about(replica.backend_key, "is gone")
+            raise CallNotSent.about(replica.backend_key, "is gone").with_nothing_sent()
         if started is not None:
             request, attempt = started.request, started.attempt
         else:
@@ -446,4 +427,4 @@ class Dispatch:
 
     def _up_since_s(self, backend_key: str) -> float | None:
         link = self._link(backend_key)
-        return None if link is None else link.view.ready_at_s
+        return None if link is None or (view := link.view).unheard else view.ready_at_s

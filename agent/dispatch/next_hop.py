@@ -7,9 +7,8 @@ to mesh nodes only, and a server's error that imitates a node's is never taken f
 from typing import Final
 
 from agent.client.affinity import is_of_session
-from agent.client.http.streaming import result_rewriter
 from agent.client.sessions.pending_call import PendingResult
-from agent.client.streaming import LargeResult, ResultStream
+from agent.client.streaming import LargeResult, ResultStream, result_rewriter
 from agent.dispatch.retry import Fate, Step, deadline_ms_to_tell, fate_of, is_trusted
 from agent.errors import (
     NOT_EXECUTED,
@@ -144,11 +143,11 @@ def believed(result: Json, view: LinkView) -> Json:
     """
     meta = result.get("_meta")
     if (
-        view.era is Era.LEGACY
-        or isinstance(result, PendingResult)
+        isinstance(result, PendingResult)
         or view.identity is not None
         or not isinstance(meta, dict)
         or PENDING_META_KEY not in meta
+        or view.era is Era.LEGACY
     ):
         return result
     return {**result, "_meta": {name: value for name, value in meta.items() if name != PENDING_META_KEY}}

@@ -58,6 +58,8 @@ _WORDS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (ScopesNeeded, "scopes"),
     (AuthRefused, "auth"),
     (LinkFailed, "protocol"),
+    # Of the caller, which takes a large result while it comes: it has gone, and its task is not cancelled yet.
+    (ConnectionError, "cancelled"),
 )
 
 
@@ -83,6 +85,7 @@ class Health:
     """How calls to one replica ended. `calls` and `failures` are those since `window_at_s`.
 
     `ejections`: n of the last ejection. `ejected_until_s` None: not ejected. `readmitted_at_s` None: never was.
+    `was_away`: it has not been offered for a while since it refused.
     """
 
     failures_in_row: int = 0
@@ -94,6 +97,7 @@ class Health:
     ejected_until_s: float | None = None
     cause: Cause | None = None
     readmitted_at_s: float | None = None
+    was_away: bool = False
 
     @property
     def is_ejected(self) -> bool:
@@ -169,12 +173,12 @@ def judge(
 def readmit(health: Health, now_s: float, up_since_s: float | None = None) -> Health:
     """The same health, or that of a readmitted replica when its time has come.
 
-    `up_since_s`: since when its link is up. A refused connection is disproved by one that came after it; failures of
-    calls are not.
+    `up_since_s`: since when its link is up. A refused connection is disproved by one that came after it, and by its
+    node, which has missed its server since and offers it again; failures of calls are not.
     """
     if health.ejected_until_s is None:
         return health
-    back_at_s = health.ejected_until_s
+    back_at_s = min(now_s, health.ejected_until_s) if health.was_away else health.ejected_until_s
     if health.cause is Cause.REFUSED and up_since_s is not None and up_since_s > health.ejected_at_s:
         back_at_s = min(back_at_s, up_since_s)
     if now_s < back_at_s:

@@ -9,13 +9,14 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.client.affinity import rendezvous_choice
 from agent.dispatch.balance import UNKNOWN, Load, answered, choose, give_up, observe, penalise
 from agent.dispatch.outlier import HEALTHY, Cause, Health, Verdict, chance, ejected_of, judge, readmit, verdict_of
-from agent.dispatch.retry import BUDGET_RESERVE, WINDOW_S, Budget
+from agent.dispatch.retry import BUDGET_RESERVE, WINDOW_S, Budget, costs
+from agent.errors import MeshError
 from agent.model import Json
 from agent.routing.table import Replica, Route
 
@@ -99,6 +100,7 @@ class GroupView:
 class _Group:
     loads: dict[str, Load] = field(default_factory=dict)
     healths: dict[str, Health] = field(default_factory=dict)
+    refusing: dict[str, str] = field(default_factory=dict)  # Ejected for a call, by the call's name.
     budget: Budget = field(default_factory=Budget)
     replicas: tuple[Replica, ...] = ()
     asked: Counter[str] = field(default_factory=Counter)
@@ -125,9 +127,9 @@ class Attempt:
 class ReplicaStats:
     """See the module.
 
-    `up_since_s(backend key)`: since when its link is up, None when it is not. `weight_of(backend key)`: its node's.
-    `is_ready(backend key)`: whether its link is up and answers its probes. `drained`: the backends in maintenance,
-    which get new calls only where no other replica is there; `far`: those in other datacentres. Set by dispatch.
+    `up_since_s(backend key)`: since when its link is up, None when it is not or is unheard; `weight_of`: its node's;
+    `is_ready`: whether its link is up and answers its probes. `drained`: the backends in maintenance, which get new
+    calls only where no other replica is there; `far`: those in other datacentres. Set by dispatch.
 
     Long because the choice, the ejection and the budget of a group are decided on the same counts.
     """
@@ -162,11 +164,17 @@ class ReplicaStats:
         for owner, group in list(self._groups.items()):
             group.loads.pop(backend_key, None)
             group.healths.pop(backend_key, None)
+            group.refusing.pop(backend_key, None)
             group.asked.pop(backend_key, None)
             group.asked_before.pop(backend_key, None)
             group.replicas = tuple(replica for replica in group.replicas if replica.backend_key != backend_key)
             if not group.loads:
                 del self._groups[owner]
+
+    def members(self, route: Route) -> Collection[str]:
+        """Its backends, and those of its group that it does not lead to now."""
+        keys, group = {replica.backend_key for replica in route.replicas}, self._groups.get(route.owner)
+        return keys if group is None else keys.union(group.loads)
 
     def choose(self, route: Route, tried: Collection[str], key: str | None, now_s: float) -> Replica | None:
         """Pick the next replica; None when none is left. `key`: the affinity of a sticky route's call."""
@@ -186,8 +194,7 @@ class ReplicaStats:
         if self.drained:
             exclude = self._without_drained(route, exclude)
         if key is not None:
-            home = {replica.backend_key for replica in route.replicas} - self.far - set(exclude)
-            return rendezvous_choice(route.replicas, key, self.far.union(exclude) if home else exclude)
+            return self._home(route, key, exclude)
 
         weight_of = self._weight_of
 
@@ -203,6 +210,19 @@ class ReplicaStats:
         unready = {one for one in keys if not self._is_ready(one)}
         down = {one for one in unready if self._up_since_s(one) is None}
         return chosen(unready.union(exclude)) or chosen(down.union(exclude)) or first
+
+    def _home(self, route: Route, key: str, exclude: Collection[str]) -> Replica | None:
+        """That of a caller who stays with one; another one only as long as it is down or unheard, or in this set."""
+
+        def chosen(exclude: Collection[str]) -> Replica | None:
+            near = {replica.backend_key for replica in route.replicas} - self.far - set(exclude)
+            return rendezvous_choice(route.replicas, key, self.far.union(exclude) if near else exclude)
+
+        home = chosen(exclude)
+        if home is None or self._is_ready(home.backend_key):
+            return home
+        down = {replica.backend_key for replica in route.replicas if self._up_since_s(replica.backend_key) is None}
+        return chosen(down.union(exclude)) or home
 
     def _without_drained(self, route: Route, exclude: Collection[str]) -> Collection[str]:
         """What to exclude so that none in maintenance is chosen; `exclude` where no other is there."""
@@ -230,6 +250,8 @@ class ReplicaStats:
     def _begun(self, group: _Group, attempt: Attempt) -> None:
         key = attempt.key
         group.loads[key] = group.loads.get(key, UNKNOWN).started(attempt.started_s)
+        if group.refusing:
+            _note_away(group, attempt.route)
         if len(attempt.route.replicas) > 1:
             _turn(group, attempt.started_s)
             group.replicas = attempt.route.replicas
@@ -291,10 +313,11 @@ class ReplicaStats:
         group = self._group(route)
         group.budget = group.budget.called(now_s)
 
-    def repeated(self, route: Route, replica: Replica, now_s: float) -> None:
-        """Take one repetition from the budget."""
-        group = self._group(route)
-        group.budget = group.budget.repeated(now_s)
+    def repeated(self, route: Route, replica: Replica, failure: MeshError, now_s: float) -> None:
+        """Take one repetition from the budget, if what failed before has cost anything."""
+        if costs(failure):
+            group = self._group(route)
+            group.budget = group.budget.repeated(now_s)
         self._recorder.retried(replica.backend_key)
 
     def view(self, now_s: float) -> BalanceView:
@@ -359,6 +382,8 @@ class ReplicaStats:
             cause, until_s = health.cause, health.ejected_until_s
             assert isinstance(cause, Cause)
             assert until_s is not None
+            if cause is Cause.REFUSED:
+                group.refusing[key] = attempt.route.public_name
             self._recorder.ejected(key, cause.value)
             log.warning(
                 "MCP replica ejected",
@@ -375,6 +400,7 @@ class ReplicaStats:
         before = group.healths[key]
         after = group.healths[key] = readmit(before, now_s, self._up_since_s(key))
         if after is not before:
+            group.refusing.pop(key, None)
             # Its cost when it failed proves nothing now; slow start is the caution.
             load = group.loads.get(key, Load())
             group.loads[key] = Load(in_flight=load.in_flight, stalled_since_s=now_s)
@@ -382,6 +408,14 @@ class ReplicaStats:
                 "MCP replica readmitted",
                 extra={"backend": key, "group": route.owner, "after_s": round(now_s - before.ejected_at_s, 1)},
             )
+
+
+def _note_away(group: _Group, route: Route) -> None:
+    """Note which of those that refused a call of this name are not offered any more."""
+    offered = {replica.backend_key for replica in route.replicas}
+    for key in [key for key, name in group.refusing.items() if name == route.public_name and key not in offered]:
+        del group.refusing[key]
+        group.healths[key] = replace(group.healths[key], was_away=True)
 
 
 def _turn(group: _Group, now_s: float) -> None:

@@ -4,7 +4,9 @@ Called by dispatch after each failed attempt. The one rule: a request is sent ag
 executed, or when a trusted server declares that executing it twice does no harm.
 
 The budget keeps failures from multiplying load: in any `WINDOW_S` a replica group gets at most 20% of its calls plus 3
-as repetitions. The deadline is one for all attempts and travels to the next hop as milliseconds that are left.
+as repetitions. An attempt for which not a byte went out has burdened no one, so that the next one counts as none; a
+server that refuses a session was asked for it. The deadline is one for all attempts and travels to the next hop as
+milliseconds that are left.
 """
 
 import math
@@ -12,6 +14,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from agent.errors import AuthRefused, CallNotSent, MeshError, NoLongerOffered, RefusedElsewhere
+from agent.mcp_terms import READS
 from agent.model import DEADLINE_META_KEY, Json
 from agent.routing.table import Replica, Route, RouteKind
 
@@ -26,9 +29,6 @@ HOP_MARGIN_S: Final = 0.05
 _MARGIN_SHARE_MAX: Final = 0.1
 # Longer deadlines than a day are a mistake of units.
 _DEADLINE_MAX_MS: Final = 86_400_000
-
-# Reads by the protocol's own definition.
-_READS: Final = frozenset({"resources/read", "prompts/get", "completion/complete"})
 
 
 class Fate(StrEnum):
@@ -92,15 +92,22 @@ def fate_of(failure: MeshError) -> Fate:
             return Fate.UNKNOWN
 
 
-def next_step(fate: Fate, *, repeatable: bool, attempts: int, remaining_s: float, budget: Budget, now_s: float) -> Step:
-    """Decide after `attempts` attempts, with `remaining_s` until the deadline."""
-    if fate is not Fate.NOT_EXECUTED and not repeatable:
+def next_step(
+    failure: MeshError, *, repeatable: bool, attempts: int, remaining_s: float, budget: Budget, now_s: float
+) -> Step:
+    """Decide after `attempts` attempts, and this failure of the last one, with `remaining_s` until the deadline."""
+    if fate_of(failure) is not Fate.NOT_EXECUTED and not repeatable:
         return Step.UNSAFE
     if attempts >= ATTEMPTS_MAX:
         return Step.ENOUGH
     if remaining_s <= 0:
         return Step.LATE
-    return Step.AGAIN if budget.left(now_s) else Step.SPENT
+    return Step.AGAIN if not costs(failure) or budget.left(now_s) else Step.SPENT
+
+
+def costs(failure: MeshError) -> bool:
+    """Whether the attempt that ended so has burdened the other side, so that one more counts as a repetition."""
+    return not failure.nothing_sent
 
 
 def is_repeatable(method: str, route: Route, replica: Replica) -> bool:
@@ -110,7 +117,7 @@ def is_repeatable(method: str, route: Route, replica: Replica) -> bool:
     """
     if not is_trusted(route, replica):
         return False
-    if method in _READS:
+    if method in READS:
         return True
     hints = route.definition.get("annotations") if route.kind is RouteKind.TOOL else None
     return isinstance(hints, dict) and (hints.get("readOnlyHint") is True or hints.get("idempotentHint") is True)

@@ -18,7 +18,7 @@ KEY_BYTES: Final = 32
 _MAC_BYTES: Final = 16
 # How far requests on several connections may overtake each other; IPsec's windows are as large (RFC 4303, 3.4.3).
 WINDOW: Final = 1_024
-_NUMBER_MAX: Final = 2**53
+_NUMBER_DIGITS_MAX: Final = len(str(2**53))
 _MASK: Final = (1 << WINDOW) - 1
 
 
@@ -64,19 +64,16 @@ class Association:
 
     def is_answer(self, number: int, shown: str) -> bool:
         """Whether an answer with this proof is of the other side, and to the request of that number."""
-        return hmac.compare_digest(_mac(self._answer_key, number).encode(), shown.encode("utf-8", "surrogateescape"))
+        return _is(_mac(self._answer_key, number), shown)
 
     # Of the node that was dialled
 
     def takes(self, number_text: str, shown: str) -> tuple[int, bool] | None:
         """The number of a request that is the other side's, and whether it is new; None for any other's."""
-        if not (number_text.isascii() and number_text.isdecimal() and len(number_text) <= len(str(_NUMBER_MAX))):
+        if not (number_text.isascii() and number_text.isdecimal() and len(number_text) <= _NUMBER_DIGITS_MAX):
             return None
         number = int(number_text)
-        mac = _mac(self._request_key, number).encode()
-        if not hmac.compare_digest(mac, shown.encode("utf-8", "surrogateescape")):
-            return None
-        return number, self._is_new(number)
+        return (number, self._is_new(number)) if _is(_mac(self._request_key, number), shown) else None
 
     def answer_proof(self, number: int) -> str:
         """What the answer to the request of that number carries."""
@@ -93,6 +90,11 @@ class Association:
             return False
         self._seen |= bit
         return True
+
+
+def _is(mac: str, shown: str) -> bool:
+    """Whether that MAC is shown, in a time that does not tell how much of it is."""
+    return shown.isascii() and hmac.compare_digest(mac, shown)
 
 
 def _mac(key: bytes, number: int) -> str:

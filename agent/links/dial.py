@@ -6,6 +6,7 @@ imports what the other node merely forwards, unless an operator added it as a ga
 the one that was named.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -18,6 +19,8 @@ from agent import clock
 from agent.client.connect import McpClient, ServerInfo, enter_client
 from agent.client.exit_stack import SmallExitStack
 from agent.client.http.prover import Credentials, Prover
+from agent.client.http.returned import may_be_back
+from agent.client.knocks import ANNOUNCED, NAMED, OWN, Knocks
 from agent.client.opening import Opening
 from agent.client.outbound import DIRECT, AuthorizerLike, Outbound
 from agent.client.quick_servers import QuickServers
@@ -35,8 +38,8 @@ from agent.model import (
     PeerSource,
     PeerSpec,
     ServerSpec,
-    node_mark,
 )
+from agent.node_mark import node_mark
 from agent.peer_kind import PeerKind
 from agent.routing.names import is_valid_name
 
@@ -46,6 +49,10 @@ _VIEW_OF_PATH: Final = re.compile(r"(?P<endpoint>.*/mcp)/[sv]/[^/]+/?")
 _VIEW_OF_QUERY: Final = re.compile(r"(?:^|&)(?:servers|tags)=")
 # A node answers `server/discover` at once; one that hangs is to be dialled again soon.
 NODE_START_TIMEOUT_S: Final = 10.0
+
+# A dial within one network takes some milliseconds. Behind 200 peers that do not answer, for 5 s each, one that does
+# would wait for minutes; so it is 2 s.
+TURN_S: Final = 0.04
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,7 @@ class Dialling:
 
     `credentials`: None for a node that proves nothing, and so has no other node for a peer. `addresses`: our own, None
     where they do not matter. `authorizer`: who has a server's tokens, if it wants any. `quick`: grows with each dial.
+    `knocks`: those of servers of ours.
     """
 
     credentials: Credentials | None = None
@@ -85,10 +93,13 @@ class Dialling:
     addresses: OwnAddresses | None = None
     authorizer: Callable[[ServerSpec], AuthorizerLike | None] = _no_authorizer
     quick: QuickServers = field(default_factory=QuickServers)
+    knocks: Knocks = OWN
 
 
 ALONE: Final = Dialling()
 
+# Whether a server is back that refused connections, or that a proxy said was away (`agent.links.pause`).
+Knock = Callable[[BackendSpec, bool], Awaitable[bool]]
 # What a link dials with: as `opened`, for one node.
 Dial = Callable[[AsyncExitStack, BackendSpec, NodeIdentity], Awaitable[OpenClient]]
 
@@ -110,11 +121,13 @@ async def opened(
             on_pending=dialling.on_pending,
             outbound=replace(dialling.outbound, authorizer=dialling.authorizer(spec)),
             quick=dialling.quick,
+            knocks=dialling.knocks,
         )
         client = await enter_client(stack, spec.target, opening)
         refuse_mesh_node(client.server_info, spec, own)
         return OpenClient(client, None, start_deadline_s=deadline_s)
-    dialling, claimed = replace(dialling, outbound=dialling.outbound.for_peers()), ""
+    knocks = ANNOUNCED if spec.source is PeerSource.DISCOVERY else NAMED
+    dialling, claimed = replace(dialling, outbound=dialling.outbound.for_peers(), knocks=knocks), ""
     if spec.kind is PeerKind.SERVER:
         return await _server_of_operator(stack, spec, own, dialling)
     await _refuse_own_view(spec, own, dialling)
@@ -137,7 +150,11 @@ async def opened(
 def _opening(dialling: Dialling, start_timeout_s: float, outbound: Outbound) -> Opening:
     """Of a peer, which has no entry of its own to say more."""
     return Opening(
-        start_timeout_s=start_timeout_s, on_pending=dialling.on_pending, outbound=outbound, quick=dialling.quick
+        start_timeout_s=start_timeout_s,
+        on_pending=dialling.on_pending,
+        outbound=outbound,
+        quick=dialling.quick,
+        knocks=dialling.knocks,
     )
 
 
@@ -256,7 +273,12 @@ def _prover(local: HttpTarget, dialling: Dialling, *, members: bool) -> Prover:
         raise IdentityRefused(f"{local.shown} is a node, and this one cannot prove who it is")
     connect_timeout_s = NODE_START_TIMEOUT_S / 2
     return Prover(
-        local, dialling.credentials, members=members, connect_timeout_s=connect_timeout_s, outbound=dialling.outbound
+        local,
+        dialling.credentials,
+        members=members,
+        connect_timeout_s=connect_timeout_s,
+        outbound=dialling.outbound,
+        knocks=dialling.knocks,
     )
 
 
@@ -288,6 +310,17 @@ async def _node(stack: AsyncExitStack, spec: PeerSpec, own: NodeIdentity, dialli
     if binding is not None:
         binding.bind(identity.name, identity.node_id, spec.target.shown)
     return OpenClient(client, identity)
+
+
+def knocker(dialling: Dialling) -> Knock:
+    """The knock of a link between its dials, for one node."""
+
+    async def knock(spec: BackendSpec, refused: bool) -> bool:
+        assert isinstance(spec.target, HttpTarget), "a child is not dialled"
+        outbound = dialling.outbound.for_peers() if isinstance(spec, PeerSpec) else dialling.outbound
+        return await may_be_back(spec.target, outbound, refused=refused)
+
+    return knock
 
 
 def dialler(dialling: Dialling) -> Dial:
@@ -333,3 +366,23 @@ def checked_identity(server_info: ServerInfo, spec: PeerSpec, proven: str) -> No
     if is_leaving(server_info):
         raise Unreachable(f"{spec.target.shown} is stopping")
     return NodeIdentity(proven, name)
+
+
+@asynccontextmanager
+async def turn(places: asyncio.Semaphore) -> AsyncGenerator[None, None]:
+    """Wait for a place and hold it, for `TURN_S` at most; the block may take longer."""
+    await places.acquire()
+    held = True
+
+    def give_up() -> None:
+        nonlocal held
+        if held:
+            held = False
+            places.release()
+
+    timer = asyncio.get_running_loop().call_later(TURN_S, give_up)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        give_up()

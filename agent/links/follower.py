@@ -8,9 +8,9 @@ wanted name is reported as settled each time that following it begins, since upd
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NoReturn, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeAlias, TypeVar
 
 from agent.client.connect import ListenNotSupported, McpClient, ServerInfo
 from agent.client.event import Event
@@ -38,6 +38,8 @@ CATCH_UP_TIMEOUT_S: Final = 10.0
 CATCH_UP_AGAIN_S: Final = 2.0
 
 S = TypeVar("S")
+# Does something in a task of the link's, with this name.
+BeginTask: TypeAlias = Callable[[Callable[[], Coroutine[Any, Any, None]], str], None]
 
 
 class Watch(Protocol):
@@ -215,33 +217,26 @@ class Followers:
     Most links never have a subscription. A gateway learns that one has passed us, against loops.
     """
 
-    __slots__ = ("_begun", "_client", "_meta", "_spec_key", "_watches", "wake")
+    __slots__ = ("_begun", "_client", "_meta", "_spec_key", "_watches")
 
     def __init__(self, client: McpClient, spec: BackendSpec, own: NodeIdentity, watches: Sequence[Watch]) -> None:
         is_gateway = isinstance(spec, PeerSpec) and spec.scope is PeerScope.MESH
         self._client, self._spec_key, self._watches = client, spec.key, watches
         self._meta: Json | None = {PATH_META_KEY: [own.node_id]} if is_gateway else None
         self._begun: tuple[Follower, ...] = ()
-        self.wake = Event()
 
     def __repr__(self) -> str:
         return f"<Followers of {self._spec_key} {list(self._begun)}>"
 
-    def look(self) -> None:
-        """The wanted names may have changed."""
+    def look(self, begin_task: BeginTask) -> None:
+        """The wanted names may have changed: run those for which there is something to do by now."""
         for follower in self._begun:
             follower.look()
-        if self._waiting():
-            self.wake.set()
-
-    def begin(self, group: asyncio.TaskGroup) -> None:
-        """Run those for which there is something to do by now; `wake` is set when there are more."""
-        self.wake.clear()
         for watch in self._waiting():
             follower = Follower(self._client, self._spec_key, watch, self._meta)
             follower.wake.set()
             self._begun = (*self._begun, follower)
-            group.create_task(follower.run(), name=f"follow {watch.subject.member}")
+            begin_task(follower.run, f"follow {watch.subject.member}")
 
     def _waiting(self) -> list[Watch]:
         begun = [follower.subject for follower in self._begun]

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Protocol
 from agent.client.affinity import is_of_session
 from agent.client.event import Event, first_of, within
 from agent.client.jsonrpc import LIST_CHANGES
-from agent.client.protocol import Request, ResultTaker, StartsRequests, why_lost
+from agent.client.protocol import GivesUp, Request, ResultTaker, StartsRequests, why_lost
 from agent.client.small_task_group import SmallTaskGroup
 from agent.errors import CallFailed, CallTimedOut, LoginNeeded, MeshError, ProtocolBroken, Unreachable, bare
 from agent.links.dial import OpenClient
@@ -260,7 +260,8 @@ class LinkLifecycle:
 
     def look_at_subscriptions(self) -> None:
         """Something else may be wanted of the backend than before."""
-        self._followers.look()
+        if self._group is not None:
+            self._followers.look(self.begin_task)
 
     def relabel(self, spec: BackendSpec) -> None:
         """Go on under new words about the backend, or end for another client."""
@@ -304,9 +305,7 @@ class LinkLifecycle:
                     # Awaited here: when a child fails while a group has nothing left to do but wait, Python before 3.13
                     # leaves `cancelling()` raised, and what comes later takes that for a cancellation of the task. Not
                     # in a function of its own, whose frame would be held for as long as the link is up.
-                    while not (self._end.is_set() or self._client.lost.is_set()):
-                        self._followers.begin(group)
-                        await first_of(self._end, self._client.lost, self._followers.wake)
+                    await first_of(self._end, self._client.lost)
                     await self._raise_end()
                 finally:
                     self._group = None
@@ -338,7 +337,10 @@ class LinkLifecycle:
     # For the parts of this life, which have a task only as long as there is something to do
 
     def begin_task(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
-        """Do something in a task of its own; what it raises ends this life. Nothing when it has ended."""
+        """Do something in a task of its own; what it raises ends this life. Nothing when it has ended.
+
+        By `end`, and not through the group: one in which a task has failed takes no other until it is over.
+        """
         if self._group is not None:
             self._group.create_task(self._watched(work), name=name)
 
@@ -369,10 +371,27 @@ class LinkLifecycle:
                 raise
             await self._probes.heard()
 
+    def listed_again(self, took_s: float) -> None:
+        """A later listing took so long."""
+        self._probes.listed(took_s)
+
     def listed_first(self, took_s: float) -> None:
         """The first listing took so long; before that it had a deadline of its own, so it is probed from now on."""
         self._probes.listed(took_s)
         self._probes.begin()
+
+    def ask(self) -> None:
+        """Probe now."""
+        self._probes.ask_now()
+
+    def doubt(self) -> None:
+        """Probe now, and again soon."""
+        self._probes.doubt.set()
+
+    def give_up(self) -> None:
+        """End the calls under way at a node, as if the link had ended: another replica may answer them."""
+        if self.opened.identity is not None and isinstance(self._client, GivesUp):
+            self._client.give_up()
 
     def may_be_busy(self) -> bool:
         """Whether a call is open that may be all that a server does; a node does many things at once."""

@@ -8,10 +8,9 @@ becomes a state of the link, never an exception of the node.
 
 import asyncio
 import logging
-import math
 import random
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Final, NoReturn
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never
@@ -19,16 +18,20 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from agent import clock
 from agent.client.event import Event
 from agent.client.exit_stack import SmallExitStack
+from agent.client.knocks import CALLS
 from agent.client.protocol import Request, ResultTaker
 from agent.client.server_info import ServerInfo
-from agent.errors import CallNotSent, LinkFailed, MeshError, ProtocolBroken, Unreachable
-from agent.links.dial import Dial, opened
+from agent.errors import CallNotSent, MeshError, ProtocolBroken, Unreachable
+from agent.links.crowd import UNHEARD, Kind
+from agent.links.dial import Dial, opened, turn
 from agent.links.follower import Followers
 from agent.links.lifecycle import LinkLifecycle, ReloadAsked, Retired
-from agent.links.record import LinkHooks, LinkRecord, is_announced
+from agent.links.pause import Pause, retry_soon
+from agent.links.record import LinkHooks, LinkRecord, kind_of
 from agent.links.session_offers import SessionOffersOfBackend
 from agent.links.state import (
     DIALS,
+    HUNG_DIALS,
     NAMED_DIALS,
     DialStarted,
     Sighted,
@@ -39,17 +42,6 @@ from agent.model import BackendSpec, Json, LinkState, LinkView, NodeIdentity, Of
 
 log = logging.getLogger(__name__)
 
-# A dial within one network takes some milliseconds. Behind 200 peers that do not answer, for 5 s each, one that does
-# would wait for minutes; so it is 2 s.
-TURN_S: Final = 0.04
-# A call that finds a link down makes it dial now, but calls in a row do not make it dial without a pause ...
-CALLED_EVERY_S: Final = 1.0
-# ... and hardly hurry what only an operator can mend: a refused token, a program that keeps exiting.
-CALLED_IN_VAIN_EVERY_S: Final = 30.0
-# A peer that probes us does so every 5 s: a way that is open again in one direction or in both is found in 15 s.
-REACHED_EVERY_S: Final = 5.0
-# How long a link may take to notice what a call has noticed: that its server is gone.
-MISSED_FOR_S: Final = 1.0
 # A dial for which this node had no descriptor is tried again this soon: one may be closed at any moment.
 SHORT_S: Final = 1.0
 # Calls in flight are drained for at most as long as a node's own stop takes: a peer that leaves the catalog still
@@ -58,31 +50,6 @@ DRAIN_TIMEOUT_S: Final = 30.0
 
 # One for all, as it refers to itself.
 _ANY_FAILURE: Final = retry_if_exception_type(MeshError)
-
-
-@asynccontextmanager
-async def turn(places: asyncio.Semaphore) -> AsyncGenerator[None, None]:
-    """Wait for a place and hold it, for `TURN_S` at most; the block may take longer."""
-    await places.acquire()
-    held = True
-
-    def give_up() -> None:
-        nonlocal held
-        if held:
-            held = False
-            places.release()
-
-    timer = asyncio.get_running_loop().call_later(TURN_S, give_up)
-    try:
-        yield
-    finally:
-        timer.cancel()
-        give_up()
-
-
-def retry_soon(failure: BaseException | None) -> bool:
-    """Whether another dial may help before an operator acts."""
-    return bool(getattr(failure, "retry_soon", True))
 
 
 class Link:
@@ -94,14 +61,11 @@ class Link:
     """
 
     __slots__ = (
-        "_called_at_s",
-        "_cut_short",
         "_dial",
         "_dials",
         "_hooks",
-        "_hurry_every_s",
-        "_missed_at_s",
         "_own",
+        "_pause",
         "_record",
         "_retiring",
         "_rng",
@@ -127,10 +91,7 @@ class Link:
         self._record = LinkRecord(spec, hooks)
         self._session: LinkLifecycle | None = None
         self._retiring = False
-        self._hurry_every_s = CALLED_EVERY_S
-        self._called_at_s = -CALLED_IN_VAIN_EVERY_S
-        self._missed_at_s = -MISSED_FOR_S
-        self._cut_short = Event()
+        self._pause = Pause(hooks.knock, hooks.pacing, rng)
         self.first_attempt = Event()
 
     def __repr__(self) -> str:
@@ -146,6 +107,11 @@ class Link:
         """A frozen snapshot."""
         return self._record.view
 
+    @property
+    def heard_at_s(self) -> float:
+        """When it had the last answer to a probe."""
+        return self._record.heard_at_s
+
     def relabel(self, spec: BackendSpec, *, sighted: bool) -> None:
         """Take a new description of the same backend."""
         self._record.show(spec=spec)
@@ -159,35 +125,32 @@ class Link:
         if self._session is not None:
             self._session.sighted(getattr(self.spec, "sighting", ""))
         if not self.view.connected and not self._is_held_down:
-            self._cut_short.set()
+            self._pause.cut()
 
     def reached(self) -> None:
         """The node on the other side has reached us, so the way may be open again: dial soon, not in half a minute."""
-        state, now_s = self._record.standing.state, clock.now_s()
-        due = now_s - self._called_at_s >= max(REACHED_EVERY_S, self._hurry_every_s)
+        state, due = self._record.standing.state, self._pause.is_due
         if state is LinkState.BACKOFF and due and not self._is_held_down:
-            self._called_at_s = now_s
-            self._cut_short.set()
+            self._pause.reached()
 
     @property
     def _is_held_down(self) -> bool:
         return clock.now_s() < self._record.standing.held_until_s
 
     def called(self) -> None:
-        """A call waits for it: dial now instead of waiting on, not more often than `CALLED_EVERY_S`.
+        """A call waits for it: knock or dial now instead of waiting on.
 
-        A server that asked for a pause (HTTP's Retry-After) gets it. A call may notice before us that the server has
-        gone; then this counts for the wait that follows.
+        A call may notice before us that the server has gone; then this counts for the wait that follows.
         """
-        state, now_s = self._record.standing.state, clock.now_s()
-        every_s = CALLED_IN_VAIN_EVERY_S if state is LinkState.PARKED else self._hurry_every_s
         if self._is_held_down:
             return
-        if state in (LinkState.BACKOFF, LinkState.PARKED) and now_s - self._called_at_s >= every_s:
-            self._called_at_s = now_s
-            self._cut_short.set()
-        elif state not in (LinkState.BACKOFF, LinkState.PARKED):
-            self._missed_at_s = now_s
+        match self._record.standing.state:
+            case LinkState.BACKOFF | LinkState.PARKED as state:
+                self._pause.called(parked=state is LinkState.PARKED)
+            case _:
+                self._pause.missed()
+                if self.view.unheard and self._session is not None:
+                    self._session.doubt()
 
     def look_at_subscriptions(self) -> None:
         """The names that `LinkHooks.watches` want may have changed."""
@@ -204,7 +167,7 @@ class Link:
         if self._record.standing.state is not LinkState.DIALING:
             if self._session is not None:
                 self._session.end(ReloadAsked("reload was asked for"))
-            self._cut_short.set()
+            self._pause.cut()
         return self.first_attempt
 
     def retire(self) -> bool:
@@ -220,7 +183,9 @@ class Link:
         session = self._session
         if session is None or session.over:
             why = f": {self.view.last_error or self.view.state}"
-            raise CallNotSent.about(self.view.key, "is not connected", why)
+            raise CallNotSent.about(self.view.key, "is not connected", why).with_nothing_sent()
+        if self._record.view.unheard:
+            raise CallNotSent.about(self.view.key, UNHEARD).with_nothing_sent()
         return session.request(request)
 
     def start(self, request: Request, taker: ResultTaker) -> bool:
@@ -274,7 +239,7 @@ class Link:
             except BaseException as exc:  # noqa: BLE001 - raised below: what tenacity raises, it refers to itself
                 return exc
 
-        retrying = AsyncRetrying(retry=_ANY_FAILURE, stop=stop_never, wait=self._wait_s, sleep=self._pause)
+        retrying = AsyncRetrying(retry=_ANY_FAILURE, stop=stop_never, wait=self._wait_s, sleep=self._rest)
         try:
             outcome: AsyncExitStack | BaseException = await retrying(dialled)
         finally:
@@ -289,13 +254,16 @@ class Link:
 
     async def _dialled(self) -> AsyncExitStack:
         """Dial once. Raises `MeshError` or `Retired`."""
-        self._cut_short.clear()  # A reload or a sighting until now is served by this dial.
+        self._pause.over()  # A reload or a sighting until now is served by this dial.
         self._record.advance(DialStarted())
         stack = SmallExitStack()
         try:
             async with turn(self._dials):
-                dialled = self.spec
-                opened_client = await self._dial(stack, dialled, self._own)
+                dialled, calls = self.spec, CALLS.set(self._pause.calls)
+                try:
+                    opened_client = await self._dial(stack, dialled, self._own)
+                finally:
+                    CALLS.reset(calls)
             followers = Followers(opened_client.client, self.spec, self._own, self._hooks.watches)
             # Another node at the same address has none of the offer of the one before.
             known = self.view.offer if opened_client.identity == self.view.identity else Offer()
@@ -353,6 +321,8 @@ class Link:
             raise exc
         finally:
             del exc
+            if self._session is not None:
+                self._hooks.crowd.links.pop(self._session, None)
             self._session = None
             self._hooks.offers.forget_backend(self.view.key)
 
@@ -364,8 +334,10 @@ class Link:
         if self.view.connected:
             self._record.listed(offer)
             return
-        self._cut_short.clear()
+        self._pause.linked()
         self._record.ready(offer, self._session.opened.client.server_info, self._session.opened.identity)
+        if not self._record.standing.is_child:
+            self._hooks.crowd.links[self._session] = None
         self.first_attempt.set()
 
     @property
@@ -388,21 +360,21 @@ class Link:
 
     def missed(self, *, busy: bool, silent: bool) -> bool:
         """Take a probe that was not answered in time; False once the link counts as down."""
-        self._record.missed(busy=busy, silent=silent)
-        return self.view.connected
+        return self._lives_on(self._record.missed(busy=busy, silent=silent))
 
     def ended_in_silence(self) -> bool:
         """Take that the stream ended and a probe was not answered then; False once the link counts as down."""
-        self._record.ended_in_silence()
+        return self._lives_on(self._record.ended_in_silence())
+
+    def _lives_on(self, is_unheard: bool) -> bool:
+        if is_unheard and self._session is not None:
+            self._session.give_up()
         return self.view.connected
 
     # State
 
     def _failed(self, failure: MeshError) -> None:
-        may_be_away = retry_soon(failure) or (isinstance(failure, LinkFailed) and failure.may_be_away)
-        self._hurry_every_s = CALLED_EVERY_S if may_be_away else CALLED_IN_VAIN_EVERY_S
-        if isinstance(failure, Unreachable) and failure.retry_after_s:
-            self._hurry_every_s = math.inf
+        self._pause.failed(failure, kind_of(self.spec))
         self._record.failed(failure)
         self.first_attempt.set()
 
@@ -412,7 +384,7 @@ class Link:
         asked_s = failure.retry_after_s if isinstance(failure, Unreachable) else None
         if isinstance(failure, MeshError) and failure.short:
             asked_s = SHORT_S
-        crowd, announced = self._hooks.crowd, is_announced(self.spec)
+        kind = kind_of(self.spec)
         # A dial of what hangs goes on until it is given up, and no catalog says when it answers again.
         hangs = isinstance(failure, Unreachable) and failure.hangs
         return wait_s(
@@ -420,20 +392,23 @@ class Link:
             self._rng,
             retry_soon=retry_soon(failure),
             retry_after_s=asked_s,
-            down=crowd.down if announced else crowd.named_down,
+            down=self._hooks.crowd.down[kind],
             now_s=clock.now_s(),
-            dials=DIALS if announced and not hangs else NAMED_DIALS,
+            dials=NAMED_DIALS if kind is not Kind.ANNOUNCED else HUNG_DIALS if hangs else DIALS,
         )
 
-    async def _pause(self, seconds: float) -> None:
-        """Sleep for tenacity, cut short by a sighting or a reload."""
+    async def _rest(self, seconds: float) -> None:
+        """Sleep for tenacity, cut short by a sighting, a reload, a call, or a server that is back."""
         self._record.show(next_attempt_at_s=clock.now_s() + seconds)
-        if clock.now_s() - self._missed_at_s < MISSED_FOR_S:
-            self._missed_at_s = -MISSED_FOR_S
+        if self._pause.was_missed():
             self.called()
+        # A dial of a child starts a program, and what flaps is left alone: no call before counts there.
+        looks = self._record.standing.state is LinkState.BACKOFF and not (
+            self._record.standing.is_child or self._is_held_down
+        )
         try:
             async with asyncio.timeout(seconds):
-                await self._cut_short.wait()
+                await self._pause.cut_short(self.spec, kind_of(self.spec), looks=looks)
             self._record.advance(Sighted())
         except TimeoutError:
             self._record.advance(WaitOver())

@@ -24,7 +24,7 @@ from agent.links.beats import shared_beats
 from agent.lossless_json.raw import keep_schemas
 from agent.model import FOR_NODE_META_KEY, Era, Json, ListFault, Offer
 from agent.routing.digest import offer_digest
-from agent.routing.once import once
+from agent.routing.once import once, once_in_parts
 from agent.rpc_codes import INVALID_PARAMS, METHOD_NOT_FOUND
 
 log = logging.getLogger(__name__)
@@ -163,9 +163,13 @@ class OfferReader:
         before = known or Offer()
         entries = (before.tools, before.prompts, before.resources, before.templates)
         capabilities = client.server_info.capabilities
+        # From a list, as everything that is made for each link: a tuple that grows is one more that the interpreter
+        # keeps in the end, up to 2,000 of each length.
         self._lists = tuple(
-            _known_before(method, key, capability in capabilities, part)
-            for (method, (capability, key)), part in zip(_LISTS.items(), entries, strict=True)
+            [
+                _known_before(method, key, capability in capabilities, part)
+                for (method, (capability, key)), part in zip(_LISTS.items(), entries, strict=True)
+            ]
         )
         self._begun = False
 
@@ -177,7 +181,7 @@ class OfferReader:
     def offer(self) -> Offer:
         """Everything that is known now."""
         parts = [one.entries if one.announced or one.asked else () for one in self._lists]
-        faults = tuple(ListFault(one.method, one.fault, one.said) for one in self._lists if one.fault)
+        faults = tuple([ListFault(one.method, one.fault, one.said) for one in self._lists if one.fault])
         tools, prompts, resources, templates = parts
         return Offer(tools, prompts, resources, templates, offer_digest(*parts), faults)
 
@@ -194,7 +198,7 @@ class OfferReader:
         """
         asked = [one for one in self._lists if one.is_wanted(reading, clock.now_s())]
         outcomes = await self._read_side_by_side(asked, timeout_s)
-        self._lists = tuple(self._after(one, outcomes.get(one.method)) for one in self._lists)
+        self._lists = tuple([self._after(one, outcomes.get(one.method)) for one in self._lists])
         self._begun = True
         failures = [outcome.failure for outcome in outcomes.values()]
         unanswered = next((one for one in failures if one is not None and not isinstance(one, _ListRefused)), None)
@@ -339,7 +343,8 @@ async def _read_pages(client: Listed, one: _Known, timeout_s: float, entries: li
             _names(listed) == _names(entries[: len(listed)]) if listed else not cursor
         )
         if not is_end:
-            entries.extend(once(entry) if isinstance(entry, dict) else entry for entry in listed)
+            shared = once if server_info.mesh is None else once_in_parts
+            entries.extend(shared(entry) if isinstance(entry, dict) else entry for entry in listed)
         if len(entries) > ENTRIES_MAX:
             return _Outcome(tuple(entries[:ENTRIES_MAX]))
         # The specification's end is the member's absence; some servers write null instead, and before 2026-07-28, where

@@ -105,6 +105,10 @@ class Life(Protocol):
         """The first listing took so long."""
         ...
 
+    def listed_again(self, took_s: float) -> None:
+        """A later one did."""
+        ...
+
 
 class _Over:
     """The life that a keeper has when its own has ended: nothing begins any more."""
@@ -114,6 +118,8 @@ class _Over:
     async def sign_of_life(self, failure: Unreachable) -> None: ...
 
     def listed_first(self, took_s: float) -> None: ...
+
+    def listed_again(self, took_s: float) -> None: ...
 
 
 _OVER: Final = _Over()
@@ -143,6 +149,7 @@ class OfferKeeper:
         "_is_reading",
         "_last_change",
         "_life",
+        "_look_began_at_s",
         "_looks_in_vain",
         "_read",
         "_reader",
@@ -185,7 +192,8 @@ class OfferKeeper:
         self._stream_began_at_s, self._short_streams = 0.0, 0
         self._is_reading = False
         self._looks_in_vain = 0
-        self._all_read_at_s, self._timeout_s = 0.0, LIST_TIMEOUT_S
+        self._all_read_at_s = self._look_began_at_s = 0.0
+        self._timeout_s = LIST_TIMEOUT_S
 
     def __repr__(self) -> str:
         """What is known, and how many changes the server announced."""
@@ -364,11 +372,13 @@ class OfferKeeper:
 
     async def _read_once(self, reading: Reading) -> None:
         """Raises `MeshError` where that ends the session."""
-        changes = self.changes
+        changes, began_at_s = self.changes, clock.now_s()
         if reading is not Reading.DUE:
-            self._all_read_at_s = clock.now_s()
+            self._all_read_at_s = began_at_s
         try:
             await self._reader.read(timeout_s=self._timeout_s, reading=reading)
+            if self._first_read and reading is not Reading.DUE:
+                self._life.listed_again(clock.now_s() - began_at_s)
         except AuthRefused:
             raise
         except MeshError as exc:
@@ -415,6 +425,7 @@ class OfferKeeper:
         quiet = self._client.quiet
         if quiet is None or self._looks_in_vain >= LOOKS_IN_VAIN_MAX:
             return False
+        self._look_began_at_s = clock.now_s()
         self._is_reading = self._reader.look(quiet, self._looked)
         return self._is_reading
 
@@ -428,6 +439,7 @@ class OfferKeeper:
             self._begin_reading(Reading.ALL)
         elif is_as_known:
             self._all_read_at_s = clock.now_s()
+            self._life.listed_again(self._all_read_at_s - self._look_began_at_s)
             self._rest()
         else:
             self._begin_reading(Reading.POLL)

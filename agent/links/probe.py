@@ -32,7 +32,7 @@ PROBE_AFTER_MISS_S: Final = 1.0
 DOUBT_PAUSE_S: Final = 0.2
 # A probe that was missed is still waited for this long: late is alive.
 LATE_S: Final = 10.0
-# A server whose list took longer than that has this many times as long for a probe.
+# A server whose last list took longer than that has this many times as long for a probe.
 SLOW_FACTOR: Final = 1.5
 # The shortest timer: one of no length would fire again and again before the clock moves.
 TICK_S: Final = 0.01
@@ -177,9 +177,11 @@ class Probe:
         return f"<Probe {state}, due {self._due_s:g}>"
 
     def listed(self, took_s: float) -> None:
-        """Take how long a listing took: a gateway that starts a child for each request answers no probe sooner."""
-        if took_s > LATE_S:
-            self._patience_s = SLOW_FACTOR * took_s
+        """Take how long the last listing took: a gateway that starts a child for each request answers no probe sooner.
+
+        One that was slow when it had just been started, and no more, is waited for no longer than any other.
+        """
+        self._patience_s = SLOW_FACTOR * took_s if took_s > LATE_S else PROBE_TIMEOUT_S
 
     def given_up(self, begun_at_s: float, deadline_s: float) -> None:
         """Take that a request was given up: its server may be at work on it until its deadline.

@@ -31,10 +31,13 @@ DIALS: Final = Backoff(first_s=0.5, last_s=15.0)
 # A server of ours, or a peer that people name: no catalog says when it is back. It is found in 10 s: a dial may have
 # sent its last packet 2 s before the server returned, and has to be given up first.
 NAMED_DIALS: Final = Backoff(first_s=0.5, last_s=8.0)
+# An announced node that hangs goes on without a word of the catalog's; many of them share what follows all the same.
+HUNG_DIALS: Final = Backoff(first_s=0.5, last_s=8.0)
 # All announced links that are down dial so often together: one in vain costs some milliseconds. Beyond 22 of them each
 # waits longer; a node that returns registers anew and is dialled at once all the same, as is what a call waits for.
 DIALS_PER_S_MAX: Final = 3
-# The same of the others, apart from them: a thousand dead peers delay no server of ours. Beyond 60 each waits longer.
+# The same of peers that people name, and of our servers, each apart: a thousand dead peers delay no server of ours.
+# Beyond 60 of one kind each waits longer.
 NAMED_DIALS_PER_S_MAX: Final = 15
 # And no more often just after they were lost: hundreds that die at once would take the loop from calls to the living.
 FIRST_DIALS_PER_S_MAX: Final = 60
@@ -66,8 +69,9 @@ class LinkStanding:
 
     `attempts`: failures in a row; `hangs`: how many of them were silence, which parks no child. `misses`: probes missed
     in a row; `excused`: how many of them do not count, as the server was busy or we did not hear it; `refuses`: whether
-    the last one was refused. `ready_at_s`: when the present session became ready,
-    in the event loop's monotonic seconds. `flaps`: sessions in a row that did not last; `held_until_s`: no dial before.
+    the last one was refused; `unheard`: enough were missed to end it, but for our own silence. `ready_at_s`: when the
+    present session became ready, in the event loop's monotonic seconds. `flaps`: sessions in a row that did not last;
+    `held_until_s`: no dial before.
     """
 
     state: LinkState = LinkState.IDLE
@@ -77,6 +81,7 @@ class LinkStanding:
     misses: int = 0
     excused: int = 0
     refuses: bool = False
+    unheard: bool = False
     ready_at_s: float | None = None
     flaps: int = 0
     held_until_s: float = -math.inf
@@ -170,6 +175,13 @@ def is_calm(standing: LinkStanding) -> bool:
     return standing.state is LinkState.READY and not (standing.misses or standing.attempts)
 
 
+def held_down(standing: LinkStanding, now_s: float) -> str:
+    """That it is not dialled whatever happens, for how long and why; empty where it may be. Reads on after an error."""
+    held_s = standing.held_until_s - now_s
+    why = f"as {standing.flaps} connections in a row lasted less than {FLAP_S:g} s"
+    return f"; held down for {held_s:.0f} s, {why}" if held_s > 0 else ""
+
+
 def wait_s(
     standing: LinkStanding,
     rng: "random.Random",
@@ -184,7 +196,7 @@ def wait_s(
 
     Full jitter, but for a parked child, whose waits only grow. Without `retry_soon` (authentication, protocol,
     identity) only an operator can help, so the wait is drawn from the upper half of the longest at once. `dials`: how
-    the waits grow, but for a child. `down`: how many links of this node back off that way.
+    the waits grow, but for a child. `down`: how many links of its kind back off.
     """
     match standing.state:
         case LinkState.IDLE:
@@ -201,7 +213,7 @@ def wait_s(
 def _dials_of(dials: Backoff, down: int) -> Backoff:
     """With full jitter the mean wait is half the longest."""
     first_s = max(dials.first_s, 2 * down / FIRST_DIALS_PER_S_MAX)
-    per_s_max = DIALS_PER_S_MAX if dials is DIALS else NAMED_DIALS_PER_S_MAX
+    per_s_max = NAMED_DIALS_PER_S_MAX if dials is NAMED_DIALS else DIALS_PER_S_MAX
     return replace(dials, first_s=first_s, last_s=max(dials.last_s, 2 * down / per_s_max))
 
 
@@ -224,11 +236,11 @@ def _is_ready(standing: LinkStanding, _event: LinkEvent, now_s: float) -> LinkSt
 def _is_alive(standing: LinkStanding, _event: LinkEvent, now_s: float) -> LinkStanding:
     if is_calm(standing):
         return standing  # As nearly always.
-    return replace(_row(standing, now_s), state=LinkState.READY, misses=0, excused=0)
+    return replace(_row(standing, now_s), state=LinkState.READY, misses=0, excused=0, unheard=False)
 
 
 def _misses(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStanding:
-    misses, excused = standing.misses + 1, standing.excused
+    misses, excused, unheard = standing.misses + 1, standing.excused, standing.unheard
     assert isinstance(event, ProbeMissed), "as the table has it"
     if event.busy:
         misses = excused = min(misses, MISSES_SUSPECT)
@@ -238,11 +250,12 @@ def _misses(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStand
             case Blame.THEIRS:
                 return _fails(standing, event, now_s)
             case Blame.OURS:
-                misses = excused = MISSES_SUSPECT
+                misses, excused, unheard = MISSES_SUSPECT, MISSES_SUSPECT, True
             case Blame.OPEN:  # The next one tells more.
                 misses -= 1
     state = LinkState.SUSPECT if misses >= MISSES_SUSPECT else LinkState.READY
-    return replace(standing, state=state, misses=misses, excused=excused, refuses=event.refused)
+    refuses = event.refused
+    return replace(standing, state=state, misses=misses, excused=excused, refuses=refuses, unheard=unheard)
 
 
 def _fails(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStanding:
@@ -254,7 +267,7 @@ def _fails(standing: LinkStanding, event: LinkEvent, now_s: float) -> LinkStandi
     parks = standing.is_child and not hung and not is_short and attempts - hangs >= CRASHES_MAX
     state = LinkState.PARKED if parks else LinkState.BACKOFF
     row = _flapped(row, now_s)
-    return replace(row, state=state, attempts=attempts, hangs=hangs, misses=0, excused=0, ready_at_s=None)
+    return _over(replace(row, state=state, attempts=attempts, hangs=hangs))
 
 
 def _flapped(row: LinkStanding, now_s: float) -> LinkStanding:
@@ -267,7 +280,11 @@ def _flapped(row: LinkStanding, now_s: float) -> LinkStanding:
 
 
 def _closes(standing: LinkStanding, _event: LinkEvent, _now_s: float) -> LinkStanding:
-    return replace(standing, state=LinkState.CLOSED, misses=0, excused=0, ready_at_s=None)
+    return _over(replace(standing, state=LinkState.CLOSED))
+
+
+def _over(standing: LinkStanding) -> LinkStanding:
+    return replace(standing, misses=0, excused=0, unheard=False, ready_at_s=None)
 
 
 def _row(standing: LinkStanding, now_s: float) -> LinkStanding:

@@ -58,7 +58,7 @@ class Supervisor(AbstractAsyncContextManager["Supervisor"]):
 
     def views(self) -> tuple[LinkView, ...]:
         """The view of every link."""
-        return tuple(link.view for link in self._links.values())
+        return tuple([link.view for link in self._links.values()])
 
     def links(self) -> tuple[Link, ...]:
         """All links."""

@@ -1,117 +1,77 @@
-"""Reads a large call but for its arguments, which msgspec checks as JSON and skips without making objects of them.
+"""Reads a large body without making objects of what no node looks at: msgspec checks that all of it is JSON.
 
 Imported by `agent.server.request` at the first large body, since the library takes 15 ms and 1.5 MB. The one rule:
-where anything is unusual, the body is read by its outline (`agent.lossless_json.outline`); and where that cannot be
-done, None is returned, and it is read whole, within the limits and with the errors of that.
+nothing is read of a body that is not proven to be JSON, as orjson would have it, and what is refused costs its bytes.
 """
 
+import re
 from collections.abc import Generator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
-import orjson
 
-from agent.lossless_json.exact import read_json
 from agent.lossless_json.half_pairs import may_have_half_pairs, without_pairs
-from agent.lossless_json.outline import CALLS, read_outline
-from agent.lossless_json.unread import ARGUMENTS, Unread
-from agent.model import Json
+from agent.lossless_json.outline import BodyRefused, read_batch, read_outline
+from agent.lossless_json.writable import LEVELS_MAX, writable
+from agent.rpc_codes import PARSE_ERROR
 
-# With more beside its arguments a body is read by its outline: msgspec makes an object of each member of the params.
-REST_BYTES_MAX: Final = 64 << 10
-# What had less at another node has no more here, which may have added 64 KiB, and written `9e15` as 9000000000000000.0.
-REST_FROM_NODE_BYTES_MAX: Final = 5 * REST_BYTES_MAX
-_ABSENT: Final = msgspec.Raw()
+_BEGIN: Final = re.compile(rb"[ \t\r\n]*+(.?)", re.DOTALL)
 
 
-class _Arguments(msgspec.Struct):
-    """Of all params only these; the others are checked, and dropped."""
-
-    arguments: msgspec.Raw
-
-
-class _Outline(msgspec.Struct):
-    """Of a request only its arguments."""
-
-    params: _Arguments
-
-
-class _Request(msgspec.Struct):
-    """The members of a request; of two with one name the last counts, as everywhere. Others are checked and dropped."""
-
-    params: dict[str, msgspec.Raw]
-    jsonrpc: msgspec.Raw = _ABSENT
-    id: msgspec.Raw = _ABSENT
-    method: msgspec.Raw = _ABSENT
-
-
-class _Nothing(msgspec.Struct):
+class _Object(msgspec.Struct):
     """An object, all of whose members are checked, and dropped."""
 
 
-_CHECK: Final = msgspec.json.Decoder(_Nothing)
-_OUTLINE: Final = msgspec.json.Decoder(_Outline)
-_DECODER: Final = msgspec.json.Decoder(_Request)
+class _List(msgspec.Struct, array_like=True):
+    """The same of a list."""
 
 
-def read_message(body: bytes, *, from_node: bool = False) -> Generator[None, None, Json | str | None]:
-    """The steps to a message, or to why it is refused; None where it has to be read whole.
+_OBJECT: Final = msgspec.json.Decoder(_Object)
+_LIST: Final = msgspec.json.Decoder(_List)
 
-    `body` has passed `agent.lossless_json.writable`: msgspec looks at no UTF-8 of what it skips, and is recursive.
-    `from_node`: another node sent it, and left the arguments unread, too.
+
+def read_message(
+    body: bytes, *, from_node: bool = False, batch_len_max: int = 0
+) -> Generator[None, None, dict[str, Any] | list[Any]]:
+    """The steps to a message, or to those of a batch; an empty list for JSON that is neither. Raises `BodyRefused`.
+
+    `from_node`: another node sent it. `batch_len_max`: so many messages may come in a list; 0: none may.
     """
-    call = yield from read_call(body, from_node=from_node)
-    if call is not None:
-        return call
-    if not (yield from is_object(body)):
-        return None
+    begin = _BEGIN.match(body)
+    assert begin is not None, "it may be empty"
+    is_list = begin[1] == b"["
+    if is_list and not batch_len_max:
+        return []
+    if not (yield from writable(body)):  # msgspec looks at no UTF-8 of what it skips, and is recursive.
+        what = f"the body is not UTF-8, or nested more than {LEVELS_MAX} levels deep"
+        raise BodyRefused(400, f"Parse error: {what}", PARSE_ERROR)
+    if not (yield from _is_checked(body, _LIST if is_list else _OBJECT)):
+        return []
+    if is_list:
+        return (yield from read_batch(body, batch_len_max))
     return (yield from read_outline(body, from_node=from_node))
 
 
-def read_call(body: bytes, *, from_node: bool = False) -> Generator[None, None, Json | None]:
-    """The steps to the message of a call with little beside its arguments, those as `Unread`; None for all else."""
-    rest_bytes_max = REST_FROM_NODE_BYTES_MAX if from_node else REST_BYTES_MAX
-    try:
-        raw = memoryview(_OUTLINE.decode(body).params.arguments)
-        if bytes(raw[:1]) != b"{" or len(body) - len(raw) > rest_bytes_max:
-            return None
-        yield
-        message = _read_rest(_DECODER.decode(body))
-    except (msgspec.MsgspecError, orjson.JSONDecodeError, RecursionError):
-        return None
-    if message is None or message["method"] not in CALLS:
-        return None
-    message["params"][ARGUMENTS] = Unread(raw)
-    return message
-
-
-def is_object(body: bytes) -> Generator[None, None, bool]:
-    """Whether it is one JSON object, perhaps with halves of surrogate pairs where they may be."""
+def _is_checked(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Generator[None, None, bool]:
+    """Whether it is an object, or a list; raises `BodyRefused` for no JSON. Halves of pairs may be where they may."""
     yield
-    if _is_checked(body):
-        return True
-    if not may_have_half_pairs(body):
-        return False
-    checked = yield from without_pairs(body)
-    return checked is not None and _is_checked(checked)
+    fault = _fault(body, decoder)
+    if fault and may_have_half_pairs(body):
+        checked = yield from without_pairs(body)
+        if checked is not None:
+            yield
+            fault = _fault(checked, decoder)
+    if fault:
+        raise BodyRefused(400, f"Parse error: {fault}", PARSE_ERROR)
+    return fault is None
 
 
-def _is_checked(text: bytes | bytearray) -> bool:
+def _fault(text: bytes | bytearray, decoder: msgspec.json.Decoder[Any]) -> str | None:
+    """What is wrong, empty for JSON of another kind. No exception, which would hold the text through its traceback."""
     try:
-        _CHECK.decode(text)
-    except (msgspec.MsgspecError, RecursionError):
-        return False
-    return True
-
-
-def _read_rest(found: _Request) -> Json | None:
-    """All but the arguments, which are null there; None where a member is missing."""
-    envelope = {"jsonrpc": found.jsonrpc, "id": found.id, "method": found.method}
-    if any(member is _ABSENT for member in envelope.values()):
-        return None
-    members: Json = {name: orjson.Fragment(bytes(member)) for name, member in envelope.items()}
-    members["params"] = {
-        name: None if name == ARGUMENTS else orjson.Fragment(bytes(member)) for name, member in found.params.items()
-    }
-    message: Json = read_json(orjson.dumps(members))
-    return message if isinstance(message["method"], str) else None
+        decoder.decode(text)
+    except msgspec.ValidationError:
+        return ""
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        return str(exc)
+    return None

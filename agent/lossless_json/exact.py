@@ -69,7 +69,8 @@ def read_json(data: Buffer) -> Any:
             raise
         return _read_exactly(text)
     if len(data) <= _SCANNED_BYTES_MAX:  # As `may_have_changed` looks at most messages, without two calls for it.
-        return _read_exactly(bytes(data)) if _LONG_RUN in bytes(data).translate(_AS_ZEROS) else value
+        has_long_run = bytes(data).translate(_AS_ZEROS).find(_LONG_RUN) >= 0  # With `in`, bytes take twice as long.
+        return _read_exactly(bytes(data)) if has_long_run else value
     return _read_exactly(bytes(data)) if may_have_changed(data, value) else value
 
 

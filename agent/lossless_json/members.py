@@ -29,7 +29,7 @@ _LEVELS: Final = 32
 
 _SPACE: Final = rb"[ \t\r\n]*+"
 _TEXT: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_BRACE: Final = ord("{")
+_BRACE, _LIST_END = b"{]"
 _REMEMBERED_MAX: Final = 256
 
 
@@ -44,6 +44,8 @@ _QUOTE: Final = re.compile(_SPACE + b'(?=")')
 _COLON: Final = re.compile(_SPACE + b":" + _SPACE)
 _AFTER: Final = re.compile(_SPACE + b",?+")
 _OPENING: Final = re.compile(_SPACE + rb"\{")
+_LIST: Final = re.compile(_SPACE + rb"\[" + _SPACE)
+_NEXT: Final = re.compile(_SPACE + b",?+" + _SPACE)
 _END: Final = re.compile(_SPACE + rb"\}")
 # What may stand for a character within a text, beside itself and its number.
 _SHORT: Final = {
@@ -136,6 +138,17 @@ def members_of(text: Text, at: int, names: Collection[str], deeper: Tree = _NONE
             value_end = yield from end_of_value(text, value)
         at = _past(_AFTER, text, value_end)
         places.append(Place(name, member, value, value_end, at, inner))
+
+
+def items_of(text: Text, len_max: int) -> Generator[None, None, list[memoryview]]:
+    """The steps to the values in a list, so many at most."""
+    view, at, items = memoryview(text), _past(_LIST, text, 0), list[memoryview]()
+    while len(items) < len_max and view[at] != _LIST_END:
+        yield
+        end = yield from end_of_value(text, at)
+        items.append(view[at:end])
+        at = _past(_NEXT, text, end)
+    return items
 
 
 def without(text: Text, members: Members, cut: Iterable[Place]) -> list[memoryview]:

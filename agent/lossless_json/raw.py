@@ -40,6 +40,12 @@ _ENDING: Final = re.compile(
 )
 # More than the longest end of an envelope in honest white space.
 END_BYTES_MAX: Final = 96
+# Of the answer to a request of ours as most servers write it, up to the first byte of its result.
+_ANSWER: Final = b'{"jsonrpc":"2.0","id":%d,"result":{'
+# Up to here a copy of a result costs less than a view of it, which all that look into it have to copy.
+_COPIED_BYTES_MAX: Final = 4096
+# As numbers: one byte is found so in a tenth of the time.
+_LINE_FEED, _RETURN = b"\n\r"
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 
 # This member we write ourselves.
@@ -67,16 +73,19 @@ def exact(value: Json) -> Json:
     return value
 
 
-def read_response(message: bytes) -> Json | None:
+def read_response(message: bytes, asked: int | None = None) -> Json | None:
     """A response with its result as a `RawObject`; None for every other message and every other order of members.
 
-    The result is read by itself, so it is one value and nothing else stands in the envelope.
+    The result is read by itself, so it is one value and nothing else stands in the envelope. `asked`: the ID of the
+    request that it most likely answers.
     """
-    found = _result_in(message)
-    if found is None:
+    if asked is not None and message.startswith(beginning := _ANSWER % asked) and message.endswith(b"}"):
+        request_id, begin, end = asked, len(beginning) - 1, len(message) - 1
+    elif (found := _result_in(message)) is not None:
+        request_id, begin, end = found
+    else:
         return None
-    request_id, begin, end = found
-    raw: Bytes = memoryview(message)[begin:end]
+    raw: Bytes = message[begin:end] if end - begin <= _COPIED_BYTES_MAX else memoryview(message)[begin:end]
     try:
         result = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -84,7 +93,9 @@ def read_response(message: bytes) -> Json | None:
             result = read_json(raw)  # For a number or a text that orjson refuses.
         except orjson.JSONDecodeError:
             return None
-    if message.find(b"\n", begin, end) >= 0 or message.find(b"\r", begin, end) >= 0:
+    if (_LINE_FEED in message or _RETURN in message) and (
+        message.find(b"\n", begin, end) >= 0 or message.find(b"\r", begin, end) >= 0
+    ):
         # In JSON they are white space wherever they stand; in an event they would end it.
         raw = bytes(raw).translate(_LINE_BREAKS)
     return {"jsonrpc": "2.0", "id": request_id, "result": RawObject(result, raw)}

@@ -1,7 +1,7 @@
 """What stays the JSON that it came as, of a large message: read, it takes up to forty times its bytes.
 
-Made by `agent.server.request`, sent on by `agent.client.jsonrpc`. Mostly the arguments of a call; in odd messages
-other members too, and all those that no node looks at, under `BESIDE`. What has to look into one asks for the members
+Made by `agent.lossless_json.outline`, sent on by `agent.client.jsonrpc`: the arguments of a call, what a client answers
+to a server, and all that no node looks at, under `BESIDE`. What has to look into one asks for the members
 that it needs. The one rule: an `Unread` is JSON on one line that `read_json` reads and orjson could write again, as
 `agent.lossless_json.envelope` has checked; so it breaks neither the message nor the line that it is put into. What was
 looked at is what is sent: of two members with one name no server may take another one than we did.
@@ -16,7 +16,7 @@ from agent.errors import MCPError
 from agent.lossless_json.ends import Text
 from agent.lossless_json.exact import read_json
 from agent.lossless_json.members import Members, Place, TooMany, Tree, members_of, without
-from agent.lossless_json.values import VALUES_MAX, holds_more_values
+from agent.lossless_json.values import values_in
 from agent.model import Json
 from agent.rpc_codes import INVALID_PARAMS
 
@@ -40,14 +40,13 @@ Path: TypeAlias = tuple[str, ...]
 class Unread:
     """One JSON value as bytes, in `pieces`; as arguments it is an object, and under `BESIDE` the members of one.
 
-    `value`: the same, once it was read; not to be changed. Where members stand is remembered, for it takes time.
+    Where members stand is remembered, for it takes time.
     """
 
-    __slots__ = ("_at", "_members", "pieces", "value")
+    __slots__ = ("_at", "_members", "pieces")
 
     def __init__(self, *pieces: Text) -> None:
         self.pieces: tuple[Text, ...] = tuple(map(on_one_line, pieces))
-        self.value: Any = None
         self._members: dict[frozenset[Path], Members] = {}
         self._at: dict[frozenset[Path], Json] = {}
 
@@ -69,24 +68,13 @@ class Unread:
         """Whether it is an object."""
         return bytes(self.pieces[0][:1]) == b"{"
 
-    def read(self, where: str = ARGUMENTS) -> Any:
-        """The value, which is read once. Raises `MCPError` where that would take too much memory."""
-        if self.value is None:
-            raw = self.raw
-            if holds_more_values(raw, VALUES_MAX):
-                raise _refused(f"{where}: more than {VALUES_MAX} values, and this call has to be looked into")
-            self.value = read_json(raw)
-        return self.value
-
     def looked_at(self, where: str) -> Any:
-        """As `read`, of what a node has to look into. Raises `MCPError` for more than that is worth."""
-        if self.value is None:
-            if self.bytes_len > LOOKED_AT_BYTES_MAX:
-                raise _refused(f"{where}: more than {LOOKED_AT_BYTES_MAX} bytes, and a node has to look into it")
-            if holds_more_values(self.raw, LOOKED_AT_VALUES_MAX):
-                raise _refused(f"{where}: more than {LOOKED_AT_VALUES_MAX} values, and a node has to look into it")
-            self.value = read_json(self.raw)
-        return self.value
+        """The value. Raises `MCPError` for more than a node may have to look into."""
+        if self.bytes_len > LOOKED_AT_BYTES_MAX:
+            raise _refused(f"{where}: more than {LOOKED_AT_BYTES_MAX} bytes, and a node has to look into it")
+        if values_in(self.raw, LOOKED_AT_VALUES_MAX) > LOOKED_AT_VALUES_MAX:
+            raise _refused(f"{where}: more than {LOOKED_AT_VALUES_MAX} values, and a node has to look into it")
+        return read_json(self.raw)
 
     def parts(self, names: Collection[str]) -> Json:
         """The members of these names, if it has them; large ones unread. Raises `MCPError`."""
@@ -96,11 +84,18 @@ class Unread:
 
     def taken_out(self, name: str) -> tuple[Any, "Unread"]:
         """The member of this name, None for none, and the same object without any. Raises `MCPError`."""
-        members = _done(self.find([(name,)]))
+        members = self.opened((name,))
+        value, rest = members.pop(name, None), members.get(BESIDE)
+        return value, Unread(b"{", *(() if rest is None else rest.pieces), b"}")
+
+    def opened(self, names: Collection[str]) -> Json:
+        """The same object, its members of these names as by `parts`, the others under `BESIDE`. Raises `MCPError`."""
+        members = _done(self.find((name,) for name in names))
         text = self._text()
-        last = members.last().get(name)
-        value = None if last is None else _part(text, last)
-        return value, Unread(b"{", *without(text, members, members.places), b"}")
+        known = {name: _part(text, place) for name, place in members.last().items()}
+        if others := without(text, members, members.places):
+            known[BESIDE] = Unread(*others)
+        return known
 
     def at(self, paths: Iterable[Path]) -> Json:
         """What stands at these paths: texts, numbers, booleans and nulls; of a list or an object, an empty one.
@@ -137,23 +132,10 @@ class Unread:
         return self.pieces[0] if len(self.pieces) == 1 else self.raw
 
 
-def arguments_in(params: Json) -> Any:
-    """The arguments, read where they were not; None for none. Raises `MCPError` as `Unread.read`."""
-    return member_in(params, ARGUMENTS)
-
-
-def member_in(params: Json, name: str) -> Any:
-    """A member of params, read where it was not; None for none. Raises `MCPError` as `Unread.read`."""
-    value = params.get(name)
-    return value.read(name) if isinstance(value, Unread) else value
-
-
 def arguments_at(params: Json, paths: Callable[[], Iterable[Path]]) -> Any:
     """The arguments, of unread ones only what stands at these paths. Raises `MCPError` as `Unread.at`."""
     arguments = params.get(ARGUMENTS)
-    if not isinstance(arguments, Unread):
-        return arguments
-    return arguments.at(paths()) if arguments.value is None else arguments.value
+    return arguments.at(paths()) if isinstance(arguments, Unread) else arguments
 
 
 def taken_out(params: Json, name: str) -> tuple[Any, Json]:
@@ -199,9 +181,14 @@ def written(members: Json) -> list[Text]:
         named = b"" if name == BESIDE else orjson.dumps(name) + b":"
         value = members[name]
         parts.append(glue + comma + named)
-        parts += written(value) if name == META and type(value) is not Unread else _as_json(value)
+        parts += written(value) if name == META and type(value) is not Unread else value.pieces
         glue, is_first = b"", False
     return [*parts, glue + b"}"] if parts else [glue, b"}"]
+
+
+def as_member(members: Json) -> "Json | Unread":
+    """An object as one value, where members of it may be unread. Raises `TypeError`."""
+    return Unread(*written(members)) if has_unread(members) else members
 
 
 def on_one_line(piece: Text) -> Text:
@@ -214,10 +201,6 @@ def _has_line_breaks(piece: Text) -> bool:
         return b"\n" in piece or b"\r" in piece
     parts = (bytes(piece[at : at + _LOOKED_THROUGH_BYTES]) for at in range(0, len(piece), _LOOKED_THROUGH_BYTES))
     return any(map(_has_line_breaks, parts))
-
-
-def _as_json(value: Unread) -> tuple[Text, ...]:
-    return value.pieces if value.value is None else (orjson.dumps(value.value),)
 
 
 def _part(text: Text, place: Place) -> Any:

@@ -40,7 +40,7 @@ def link_row(view: LinkView, servers: Sequence[str], epoch_s: float) -> Json:
         "maintenance": maintenance,
         "weight": weight,
         "datacenter": datacenter,
-        "functions": view.function_count if view.connected else 0,
+        "functions": len(view.offer.tools) if view.connected else 0,
         "latency_ms": None if view.latency_s is None else round(view.latency_s * 1000, 1),
         "last_error": view.last_error,
         "attempts": view.attempts,

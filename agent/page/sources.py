@@ -55,7 +55,7 @@ def sources_of(
             "servers_left_out": [describe_unused_entry(entry) for entry in left_out()],
             "suppressed": sorted({one.name for one in orders.suppressions}),
             "departed": [
-                {"name": one.spec.name, "state": "failed" if one.failed else "left", "last_error": one.last_error}
+                {"name": one.name, "state": "failed" if one.failed else "left", "last_error": one.last_error}
                 for one in mesh.departed()
             ],
         }

@@ -17,7 +17,7 @@ from agent.control.membership import MembershipView
 from agent.control.pinning import Pinning
 from agent.control.reconciler import Mesh
 from agent.lossless_json.exact import as_text
-from agent.model import Json, LinkView, PeerSpec, ServerSpec, Sessions, StdioTarget
+from agent.model import Json, LinkView, PeerSpec, ServerSpec, Sessions, StdioTarget, masked_url
 from agent.routing.about import about_in
 from agent.routing.names import node_alias
 from agent.routing.origins import listed_origin
@@ -118,7 +118,7 @@ def describe_peer(view: LinkView, now_s: float) -> Json:
         "url": spec.target.shown,
         "description": f"Peer node at {spec.target.shown}",
         "connected": view.connected,
-        "function_count": view.function_count if view.connected else 0,
+        "function_count": len(view.offer.tools) if view.connected else 0,
         "source": spec.source.value,
         "scope": spec.scope.value,
         "kind": None if spec.kind is None else spec.kind.value,
@@ -134,8 +134,8 @@ def describe_peer(view: LinkView, now_s: float) -> Json:
 def describe_departed(one: Departed, now_s: float) -> Json:
     """One element of `data.departed`."""
     return {
-        "name": one.spec.name,
-        "url": one.spec.target.shown,
+        "name": one.name,
+        "url": masked_url(one.url),
         "node_id": one.node_id,
         "state": "failed" if one.failed else "left",
         "since_s": round(now_s - one.since_s, 1),
@@ -163,7 +163,7 @@ def describe_server(
         "connected": view.connected,
         **kind,
         "about": dict(view.about) if view.connected and isinstance(spec, ServerSpec) else {},
-        "function_count": view.function_count if view.connected else 0,
+        "function_count": len(view.offer.tools) if view.connected else 0,
         "functions": describe_functions(view, names) if view.connected else [],
         "left_out": [
             {"kind": left.kind, "name": left.name, "why": left.why} for left in left_out if left.backend == view.key
@@ -343,16 +343,20 @@ def _own_name(tool: Json) -> str:
 
 
 def describe_definitions(pinning: Pinning) -> list[Json]:
-    """The findings about definitions: those that are not as they were pinned, and those that look suspicious."""
+    """The findings about definitions: those not as they were pinned, those that look suspicious; pins not read yet."""
     ways = {True: "left out until it is approved", False: "listed all the same"}
     changed = [
         (one, "definition_changed", f"since {one['since']} other than pinned, {ways[one['blocked']]}")
         for one in pinning.changed()
     ]
     suspected = [(one, "definition_suspected", "; ".join(one["why"])) for one in pinning.suspected()]
+    unread = f"{pinning.saved.refusal}; no change is known; the file stays as it is and is read again"
     return [
-        {"name": f"{one['server']} {one['name']}", "kind": kind, "detail": detail}
-        for one, kind, detail in (*changed, *suspected)
+        *([{"name": "pins.json", "kind": "pins_not_read", "detail": unread}] if pinning.saved.refusal else ()),
+        *(
+            {"name": f"{one['server']} {one['name']}", "kind": kind, "detail": detail}
+            for one, kind, detail in (*changed, *suspected)
+        ),
     ]
 
 

@@ -141,7 +141,7 @@ def _added(
         data["note"] = wrong
     if view is not None and view.connected:
         data |= {
-            "function_count": view.function_count,
+            "function_count": len(view.offer.tools),
             "connected": True,
             "message": f"Peer node '{name}' added successfully",
         }

@@ -32,8 +32,8 @@ from agent.rest.introspection import TokenRefused
 from agent.rest.logins import Logins
 from agent.rest.oauth import METADATA_PATH, OAuthVerifier
 from agent.rest.tokens import TokenTable
-from agent.server.fast_path.connection import FastRequest, Judged
-from agent.server.fast_path.heads import Head
+from agent.server.fast_path.connection import FastRequest
+from agent.server.fast_path.heads import Head, Judged
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class EdgePolicy:
     `host_names`: names of ours beside IP literals and localhost. `origins`: browser origins beside loopback pages.
     `tokens` may change while it is used. `associations`: with other nodes, known by their proofs. `metrics_public`:
     /metrics needs no token; `registry_public`: nor do the registry and the card, for any page. `node_mark`: what tells
-    a node that it has dialled itself when it is refused (`agent.model.node_mark`). `on_auth_failure` counts refused
+    a node that it has dialled itself when it is refused (`agent.node_mark`). `on_auth_failure` counts refused
     tokens. `oauth`: tokens of issuers. `logins`: of our page. `failure_delay_s` 0 answers them at once, for tests.
     """
 
@@ -343,7 +343,7 @@ def _with_proof(proof: str, raw_path: str, verdict: Verdict, caller: Caller, pol
     node = policy.tokens.node(association.peer.node_id)
     if verdict is not Verdict.ALLOWED:
         verdict = Verdict.ALLOWED if raw_path in _PEER_PATHS else Verdict.WRONG_ROUTE
-    return Judged(verdict, node, ours)
+    return tuple.__new__(Judged, (verdict, node, ours))  # As the class makes it, without a call in between.
 
 
 def _host_refusal(request: web.Request, policy: EdgePolicy) -> web.Response | None:

@@ -180,7 +180,7 @@ class NodeStatus:
             "server_name": name,
             "success": view.connected,
             "status": "connected" if view.connected else view.state.value,
-            "function_count": view.function_count if view.connected else 0,
+            "function_count": len(view.offer.tools) if view.connected else 0,
             "message": "; ".join((f"Server '{name}' reloaded", *(fault.reason for fault in view.offer.faults)))
             if view.connected
             else f"Server '{name}': {_why_not(view)}",

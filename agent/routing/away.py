@@ -18,11 +18,12 @@ from agent.model import Json, NodeIdentity, PeerSpec, ServerScope, ServerSpec
 from agent.routing.about import ABOUT_URI, away_entry
 from agent.routing.names import name_beginning, node_alias, public_name, public_uri
 from agent.routing.origins import Origin, namings_of
+from agent.routing.remembered import remembered
 from agent.routing.table import ContributionKind, Imported, Replica, Route, RouteKind, RouteTable
 
 # Longer than a restart or an upgrade takes; after that an agent had better look at the list again.
 AWAY_FOR_S: Final = 600.0
-# What names that come and go may cost: some hundred bytes each, and their definitions.
+# What names that come and go may cost: some hundred bytes each, and the definitions of those that are still wanted.
 AWAY_MAX: Final = 10_000
 
 # Of a peer that was never linked, before its name.
@@ -36,6 +37,7 @@ KINDS: Final = tuple(RouteKind)
 class Absence:
     """What may come back. `expected`: the keys of backends that are wanted, or have left by themselves.
 
+    `gone`: of these the ones that are not wanted. Of names that only they have, no more is kept than whose they are.
     `unlisted`: our own servers and peers that have listed nothing yet, each with the time since when, in monotonic
     seconds. `down`: our own servers that list nothing now. `starting`: this node has not tried all of its first links
     yet, so what it does not know may exist.
@@ -45,25 +47,26 @@ class Absence:
     unlisted: tuple[tuple[ServerSpec | PeerSpec, float], ...] = ()
     starting: bool = False
     down: tuple[tuple[ServerSpec, float], ...] = ()
+    gone: frozenset[str] = frozenset()
 
     def leaves_as_is(self, before: "Absence") -> bool:
         """Whether no name changes by it: that more is expected than before makes none unknown."""
         mine, theirs = ((one.unlisted, one.down, one.starting) for one in (self, before))
-        return mine == theirs and before.expected <= self.expected
+        return mine == theirs and before.expected <= self.expected and self.gone <= before.gone
 
 
 def with_away(before: RouteTable, after: RouteTable, absence: Absence, own: NodeIdentity, now_s: float) -> RouteTable:
     """`after` with the names that are away; `before` is the table that it replaces, or `after` itself."""
     kinds = {key: part.source.kind for key, part in after.parts.items()}
     away: dict[tuple[RouteKind, str], Route] = {}
+    made: dict[int, Json] = {}
     for (kind, name), route in [*before.away.items(), *_vanished(before, after, now_s)]:
         since_s = route.away_since_s
         assert since_s is not None
         if now_s - since_s >= AWAY_FOR_S or name in after.of_kind(kind):
             continue
-        kept = tuple(replica for replica in route.replicas if may_return(replica, absence.expected, kinds))
-        if kept:
-            away[kind, name] = route if len(kept) == len(route.replicas) else replace(route, replicas=kept)
+        if (kept := awaited_part(route, absence, kinds, made)) is not None:
+            away[kind, name] = kept
     away = dict(islice(away.items(), max(0, len(away) - AWAY_MAX), None))
     places = [place for spec, since_s in absence.unlisted for place in places_of(spec, since_s, own)]
     unlisted = (
@@ -99,11 +102,15 @@ def without_private(absence: Absence) -> Absence:
     return replace(absence, unlisted=public, down=())
 
 
-def away_words(route: Route, now_s: float) -> str:
-    """Why a call of this route cannot be sent to any backend now; never an address."""
+def away_words(route: Route, now_s: float, unheard_since_s: float | None = None) -> str:
+    """Why a call of this route cannot be sent to any backend now; never an address.
+
+    `unheard_since_s`: of one that is listed, and has not answered since then.
+    """
     if not route.owner:
         return "this node is starting, and does not know yet who has it"
-    since_s = max(0, int(now_s - route.away_since_s)) if route.away_since_s is not None else 0
+    began_s = unheard_since_s if route.away_since_s is None else route.away_since_s
+    since_s = 0 if began_s is None else max(0, int(now_s - began_s))
     only = route.replicas[0] if len(route.replicas) == 1 else None
     return f"{server_words(route, only)} is away since {since_s} s"
 
@@ -123,6 +130,18 @@ def _vanished(before: RouteTable, after: RouteTable, now_s: float) -> Iterable[t
         known = before.of_kind(kind)
         for name in known.keys() - after.of_kind(kind).keys():
             yield (kind, name), replace(known[name], away_since_s=now_s)
+
+
+def awaited_part(
+    route: Route, absence: Absence, kinds: Mapping[str, ContributionKind], made: dict[int, Json]
+) -> Route | None:
+    """The route of a name that is away with what may come back of it; None for nothing. `made`: see `remembered`."""
+    kept = tuple([one for one in route.replicas if may_return(one, absence.expected, kinds)])
+    if not kept:
+        return None
+    if len(kept) != len(route.replicas):
+        route = replace(route, replicas=kept)
+    return remembered(route, made) if all(one.backend_key in absence.gone for one in kept) else route
 
 
 def may_return(replica: Replica, expected: Collection[str], kinds: Mapping[str, ContributionKind]) -> bool:

@@ -4,15 +4,14 @@ Kept by `agent.routing.rebuild`. The one rule: the outcome is that of `agent.rou
 concerns is looked at.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from types import MappingProxyType
 from typing import TypeAlias, TypeVar
 
-from agent.model import NodeIdentity
-from agent.routing.away import AWAY_FOR_S, AWAY_MAX, Absence, may_return, places_of, told
+from agent.model import Json, NodeIdentity
+from agent.routing.away import AWAY_FOR_S, AWAY_MAX, Absence, awaited_part, places_of, told
 from agent.routing.table import ContributionKind, Imported, Root, Route, RouteKind, RouteTable
 
 _Key = TypeVar("_Key")
@@ -39,7 +38,9 @@ class AwayNames:
 
     def __init__(self, own: NodeIdentity) -> None:
         self._own = own
-        self._by_backend: dict[str, set[Named]] = defaultdict(set)
+        # In tuples, which are a sixth of sets: there may be thousands of backends with a few names each.
+        self._by_backend: dict[str, tuple[Named, ...]] = {}
+        self._opened: dict[str, dict[Named, None]] = {}
         self._telling: dict[str, Imported] = {}
         self._places: dict[str, tuple[object, tuple[Route, ...]]] = {}
         self.in_fleets: set[Named] = set()
@@ -54,6 +55,7 @@ class AwayNames:
         self.in_fleets.clear()
         for named, route in away.items():
             self._note(named, route)
+        self._close()
 
     def take(self, changed: Mapping[str, Imported | None]) -> None:
         """What backends say now of their own servers that are away."""
@@ -61,6 +63,10 @@ class AwayNames:
             self._telling.pop(key, None)
             if part is not None and part.away:
                 self._telling[key] = part
+
+    def names_of(self, key: str) -> Iterable[Named]:
+        """What is away and may be brought back by this backend."""
+        return self._by_backend.get(key, ())
 
     def freed_roots(self, changed: Mapping[str, Imported | None], before: RouteTable) -> set[Root]:
         """What was kept for backends that now list what they have: servers and plain peers, not other nodes."""
@@ -84,19 +90,24 @@ class AwayNames:
         self.beyond = len(before.away) + len(vanished) > AWAY_MAX or not looked_at.keys() <= found.keys()
         if not looked_at and not vanished:
             return before.away
-        away = copy_of(before.away)
-        for kind, name in vanished:
-            away[kind, name] = replace(before.of_kind(kind)[name], away_since_s=step.now_s)
+        away, made = copy_of(before.away), dict[int, Json]()
+        for named in vanished:
+            away[named] = replace(before.of_kind(named[0])[named[1]], away_since_s=step.now_s)
         for named in (*looked_at, *(one for one in vanished if one not in looked_at)):
             route = away[named]
+            kept = self._kept(named, route, step, made)
+            if kept is not None and kept.replicas is route.replicas and named in before.away:
+                away[named] = kept
+                continue
             self._forget(named, route)
-            if (kept := self._kept(named, route, step)) is None:
+            if kept is None:
                 del away[named]
             else:
                 away[named] = kept
                 self._note(named, kept)
         for named in list(islice(away, max(0, len(away) - AWAY_MAX))):
             self._forget(named, away.pop(named))
+        self._close()
         return MappingProxyType(away)
 
     def unlisted(self, before: RouteTable, parts: Mapping[str, Imported], step: Step) -> tuple[Route, ...]:
@@ -119,28 +130,37 @@ class AwayNames:
     # Inside
 
     @staticmethod
-    def _kept(named: Named, route: Route, step: Step) -> Route | None:
+    def _kept(named: Named, route: Route, step: Step, made: dict[int, Json]) -> Route | None:
         """The route with what may come back of it; None for nothing."""
         since_s = step.now_s if route.away_since_s is None else route.away_since_s
         if step.now_s - since_s >= AWAY_FOR_S or named[1] in step.routes.get(named[0], ()):
             return None
-        kept = tuple(one for one in route.replicas if may_return(one, step.absence.expected, step.kinds))
-        if not kept:
-            return None
-        return route if len(kept) == len(route.replicas) else replace(route, replicas=kept)
+        return awaited_part(route, step.absence, step.kinds, made)
 
     def _note(self, named: Named, route: Route) -> None:
         if route.in_fleet:
             self.in_fleets.add(named)
         for replica in route.replicas:
-            self._by_backend[replica.backend_key].add(named)
+            self._opened_of(replica.backend_key)[named] = None
 
     def _forget(self, named: Named, route: Route) -> None:
         self.in_fleets.discard(named)
-        for key in {replica.backend_key for replica in route.replicas} & self._by_backend.keys():
-            self._by_backend[key].discard(named)
-            if not self._by_backend[key]:
-                del self._by_backend[key]
+        for replica in route.replicas:
+            self._opened_of(replica.backend_key).pop(named, None)
+
+    def _opened_of(self, key: str) -> dict[Named, None]:
+        """The names of a backend, to be changed until `_close`."""
+        if key not in self._opened:
+            self._opened[key] = dict.fromkeys(self._by_backend.get(key, ()))
+        return self._opened[key]
+
+    def _close(self) -> None:
+        for key, names in self._opened.items():
+            if names:
+                self._by_backend[key] = tuple(names)
+            else:
+                self._by_backend.pop(key, None)
+        self._opened = {}
 
 
 def copy_of(mapping: Mapping[_Key, _Value]) -> dict[_Key, _Value]:

@@ -325,18 +325,16 @@ def settled_on(known: Route, gone: Iterable[Route], come: Iterable[Route], rest:
     """
     replicas, origin, by_origin = known.replicas, _origin(known), known.kind is not RouteKind.NAMESPACE
     for claim in gone:
-        place = bisect_left(replicas, _nearest_first(claim), key=_nearness)
-        is_in = place < len(replicas) and replicas[place] == claim.replicas[0]
-        if not is_in or claim.shown is not None or (by_origin and _origin(claim) == origin):
+        rest_of = replicas_without(replicas, claim.replicas[0])
+        if rest_of is None or claim.shown is not None or (by_origin and _origin(claim) == origin):
             return None
-        replicas = replicas[:place] + replicas[place + 1 :]
+        replicas = rest_of
     listed, sticky = known.listed, known.sticky
     for claim in come:
         agrees = claim.owner == known.owner and claim.digest == known.digest and claim.namespace == known.namespace
         if not agrees or claim.shown is not None or (by_origin and _origin(claim) == origin):
             return None
-        place = bisect_left(replicas, _nearest_first(claim), key=_nearness)
-        replicas = (*replicas[:place], claim.replicas[0], *replicas[place:])
+        replicas = replicas_with(replicas, claim.replicas[0])
         listed, sticky = listed or claim.listed, sticky or claim.sticky
     if not replicas:
         return None
@@ -372,10 +370,24 @@ def _origin(route: Route) -> object:
 
 
 def _nearest_first(claim: Route) -> tuple[int, str, str, str]:
-    return _nearness(claim.replicas[0])
+    return nearness(claim.replicas[0])
 
 
-def _nearness(replica: Replica) -> tuple[int, str, str, str]:
+def replicas_with(replicas: tuple[Replica, ...], one: Replica) -> tuple[Replica, ...]:
+    """Replicas in order of `nearness`, and one more."""
+    place = bisect_left(replicas, nearness(one), key=nearness)
+    return (*replicas[:place], one, *replicas[place:])
+
+
+def replicas_without(replicas: tuple[Replica, ...], one: Replica) -> tuple[Replica, ...] | None:
+    """Replicas in order of `nearness` without one of them; None: it is not there."""
+    place = bisect_left(replicas, nearness(one), key=nearness)
+    is_in = place < len(replicas) and replicas[place] == one
+    return replicas[:place] + replicas[place + 1 :] if is_in else None
+
+
+def nearness(replica: Replica) -> tuple[int, str, str, str]:
+    """The order of a route's replicas: the nearest first."""
     return replica.hops, replica.node_id or "", replica.backend_key, replica.remote_name
 
 

@@ -5,13 +5,10 @@ there are.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from agent.routing.table import Claims, Imported, Root, Route, RouteKind
-
-_One = TypeVar("_One")
 
 
 @dataclass(slots=True)
@@ -43,10 +40,10 @@ class Claimed:
         self.in_fleets = self.with_tasks = 0
         # Who claims a root, whether as ours, and by how many backends. Hardly any root has several owners.
         self._owners: dict[Root, tuple[tuple[str, bool, int], ...]] = {}
-        # The claim itself where there is one alone, as of nearly all names.
-        self._claims: dict[RouteKind, dict[str, Route | tuple[Route, ...]]] = {kind: {} for kind in RouteKind}
+        # The claim itself where there is one alone, as of nearly all names; else by their identities.
+        self._claims: dict[RouteKind, dict[str, Route | dict[int, Route]]] = {kind: {} for kind in RouteKind}
         # What clients would see -> the names that would be seen so, one for each claim.
-        self._seen_as: dict[RouteKind, dict[str, str | tuple[str, ...]]] = {kind: {} for kind in RouteKind}
+        self._seen_as: dict[RouteKind, dict[str, list[str]]] = {kind: defaultdict(list) for kind in RouteKind}
 
     def __repr__(self) -> str:
         return f"<Claimed backends={len(self.parts)} roots={len(self._owners)}>"
@@ -55,9 +52,10 @@ class Claimed:
         """One for each owner who claims it, and one more where also as ours; without routes."""
         return [Claims(root, owner, ours, ()) for owner, ours, _ in self._owners.get(root, ())]
 
-    def of_name(self, kind: RouteKind, name: str) -> tuple[Route, ...]:
+    def of_name(self, kind: RouteKind, name: str) -> Collection[Route]:
         """All claims to it."""
-        return _all(self._claims[kind].get(name, ()))
+        known = self._claims[kind].get(name, {})
+        return known.values() if isinstance(known, dict) else (known,)
 
     def below(self, root: Root) -> Iterable[Route]:
         """All that is claimed below a root; looks at every claim."""
@@ -81,9 +79,9 @@ class Claimed:
             self.in_fleets += route.in_fleet
             touched.names[route.kind].add(route.public_name)
             touched.come[route.kind, route.public_name].append(route)
-            _add(self._claims[route.kind], route.public_name, route)
+            _add(self._claims[route.kind], route)
             if (seen := seen_as(route)) is not None:
-                _add(self._seen_as[route.kind], seen, route.public_name)
+                self._seen_as[route.kind][seen].append(route.public_name)
 
     def forget(self, key: str, touched: Touched) -> None:
         """A backend, if it is known."""
@@ -98,10 +96,13 @@ class Claimed:
             self.in_fleets -= route.in_fleet
             touched.names[route.kind].add(route.public_name)
             touched.gone[route.kind, route.public_name].append(route)
-            _drop(self._claims[route.kind], route.public_name, route)
+            _drop(self._claims[route.kind], route)
             if (seen := seen_as(route)) is not None:
                 touched.names[route.kind].add(seen)
-                _drop(self._seen_as[route.kind], seen, route.public_name)
+                names = self._seen_as[route.kind][seen]
+                names.remove(route.public_name)
+                if not names:
+                    del self._seen_as[route.kind][seen]
 
     def closed(self, kind: RouteKind, names: Iterable[str]) -> frozenset[str]:
         """The names, and all that clients would see by the same ones."""
@@ -112,7 +113,7 @@ class Claimed:
                 continue
             found.add(name)
             if self._seen_as[kind]:
-                left += _all(self._seen_as[kind].get(name, ()))
+                left += self._seen_as[kind].get(name, ())
                 left += {seen for one in self.of_name(kind, name) if (seen := seen_as(one)) is not None}
         return frozenset(found)
 
@@ -120,7 +121,7 @@ class Claimed:
         """One backend more or less that claims a root."""
         owners = self._owners.get(by.root, ())
         count = more + sum(count for *who, count in owners if who == [by.owner, by.ours])
-        others = tuple(one for one in owners if one[:2] != (by.owner, by.ours))
+        others = tuple([one for one in owners if one[:2] != (by.owner, by.ours)])
         if count:
             self._owners[by.root] = (*others, (by.owner, by.ours, count))
         elif others:
@@ -138,22 +139,21 @@ def _routes_of(part: Imported) -> Iterator[Route]:
     return (route for by in part.claims for route in by.routes)
 
 
-def _all(known: _One | tuple[_One, ...]) -> tuple[_One, ...]:
-    return known if isinstance(known, tuple) else (known,)
+def _add(known: dict[str, Route | dict[int, Route]], route: Route) -> None:
+    """Take in one more claim to a name."""
+    there = known.setdefault(route.public_name, route)
+    if isinstance(there, dict):
+        there[id(route)] = route
+    elif there is not route:
+        known[route.public_name] = {id(there): there, id(route): route}
 
 
-def _add(known: dict[str, _One | tuple[_One, ...]], name: str, one: _One) -> None:
-    """Take in one more of those that are known by a name."""
-    known[name] = (*_all(known[name]), one) if name in known else one
-
-
-def _drop(known: dict[str, _One | tuple[_One, ...]], name: str, one: _One) -> None:
-    """Take out one of those that are known by a name."""
-    there = _all(known[name])
-    # The very object: comparing what thousands claim would take long.
-    place = next(place for place, other in enumerate(there) if other is one)
-    rest = there[:place] + there[place + 1 :]
-    if not rest:
-        del known[name]
-    else:
-        known[name] = rest[0] if len(rest) == 1 else rest
+def _drop(known: dict[str, Route | dict[int, Route]], route: Route) -> None:
+    """Take out one of the claims to a name."""
+    there = known[route.public_name]
+    if not isinstance(there, dict):
+        del known[route.public_name]
+        return
+    del there[id(route)]
+    if len(there) == 1:
+        (known[route.public_name],) = there.values()

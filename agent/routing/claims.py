@@ -123,7 +123,7 @@ class _Reading:
             more = f"{self._left_out_count - REFUSALS_MAX} more entries"
             self._left_out.append(LeftOutEntry(self._contribution.backend_key, "", more, "as those"))
         claims = tuple(
-            Claims(root, owner, self._ours, tuple(routes.values())) for (root, owner), routes in self._claims.items()
+            [Claims(root, owner, self._ours, tuple(routes.values())) for (root, owner), routes in self._claims.items()]
         )
         refused, left_out = tuple(self._refused), tuple(self._left_out)
         return Imported(self._contribution, self._own, claims, refused, left_out, tuple(self._away))
@@ -166,6 +166,7 @@ class _Reading:
         namings = self._namings_of(origin)
         self._check_pin(origin, namings[0].parts[0], name)
         listed_as = _named(kind, namings[0].parts, origin.tool)
+        name = listed_as if name == listed_as else name  # One text in place of two, as nearly all of nodes are.
         imported = self._contribution.kind is ContributionKind.MESH_PEER
         if imported and not _may_be_named(name, kind, namings[0].parts, origin.tool):
             raise Refused(ConflictReason.MISNAMED, name)

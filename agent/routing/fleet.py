@@ -14,11 +14,13 @@ from typing import Any, Final
 
 from agent.lossless_json.raw import exact
 from agent.model import ORIGIN_META_KEY, PUBLIC_NAME_LEN_MAX, Json, ServerScope
+from agent.routing.build import nearness
+from agent.routing.chunked import Chunked
 from agent.routing.digest import definition_digest
 from agent.routing.names import node_alias, shown_name
 from agent.routing.origins import listed_origin
 from agent.routing.output_schemas import is_shown_in_sessions
-from agent.routing.table import Conflict, ConflictReason, Fleet, Root, Route, RouteKind, RouteTable
+from agent.routing.table import Conflict, ConflictReason, Fleet, Replica, Root, Route, RouteKind, RouteTable
 from agent.routing.uris import UriCodec
 
 # What an argument may say in the place of a node's name.
@@ -66,11 +68,13 @@ def with_fleets(
     away = grouped(members_of(route for (kind, _), route in table.away.items() if kind is RouteKind.TOOL))
     if not members and not away:
         return table
-    tools, gone, conflicts = dict(table.tools), dict[tuple[RouteKind, str], Route](), list[Conflict]()
+    tools, gone, conflicts = dict[str, Route](), dict[tuple[RouteKind, str], Route](), list[Conflict]()
     fleets: dict[str, dict[str, Route]] = defaultdict(dict)
     for server, tool in sorted(members.keys() | away.keys()):
         name = shown_name(server, tool, len_max=len_max)
-        holder = table.roots.get(Root(server, of_node=False)) or (tools[name].owner if name in tools else None)
+        holder = table.roots.get(Root(server, of_node=False))
+        if holder is None and (taken := tools.get(name) or table.tools.get(name)) is not None:
+            holder = taken.owner
         if holder is not None:
             conflicts.append(Conflict(name, holder, (f"{FLEET_OWNER}{server}",), ConflictReason.OWNER))
             continue
@@ -91,14 +95,15 @@ def with_fleets(
             others = tuple(
                 sorted(one.replicas[0].backend_key for one in members[key] if node_of(one) in route.fleet.others)
             )
-            conflicts.append(Conflict(name, route.replicas[0].backend_key, others, ConflictReason.DEFINITION))
-    more = [nodes_routes(server, members) for server, members in fleets.items()]
+            shown = route.fleet.members[route.fleet.shown].replicas[0].backend_key
+            conflicts.append(Conflict(name, shown, others, ConflictReason.DEFINITION))
+    more = [nodes_routes(server, Chunked.of(members), namespaces_of(members)) for server, members in fleets.items()]
     return replace(
         table,
-        tools=MappingProxyType(tools),
-        resources=MappingProxyType({**table.resources, **{one.public_name: one for one, _, _ in more}}),
-        templates=MappingProxyType({**table.templates, **{one.public_name: one for _, one, _ in more}}),
-        namespaces=MappingProxyType({**table.namespaces, **{one.public_name: one for _, _, one in more}}),
+        tools=Chunked.of(table.tools).changed(tools),
+        resources=Chunked.of(table.resources).changed({one.public_name: one for one, _, _ in more}),
+        templates=Chunked.of(table.templates).changed({one.public_name: one for _, one, _ in more}),
+        namespaces=Chunked.of(table.namespaces).changed({one.public_name: one for _, _, one in more}),
         away=MappingProxyType({**table.away, **gone}) if gone else table.away,
         conflicts=(*table.conflicts, *sorted(set(conflicts) - set(table.conflicts), key=lambda one: one.name)),
     )
@@ -127,14 +132,14 @@ def nodes_uri(server: str) -> str:
     return f"mesh-fleet://{server}/nodes"
 
 
-def nodes_routes(server: str, members: Mapping[str, Route]) -> tuple[Route, Route, Route]:
+def nodes_routes(
+    server: str, members: Chunked[str, Route], namespaces: Chunked[str | None, str]
+) -> tuple[Route, Route, Route]:
     """The resource with the nodes of a fleet, the template of one of them, and the namespace of both.
 
-    They are listed where the tools do not name the nodes, and can always be read.
+    They are listed where the tools do not name the nodes, and can always be read. `namespaces`: as of `Fleet`.
     """
-    spaces = {replica.node_id: member.namespace for member in members.values() for replica in member.replicas}
-    names = dict(sorted(members.items()))
-    fleet = Fleet(server, "", NODE_VARIABLE, MappingProxyType(names), {}, {}, several=False, namespaces=spaces)
+    fleet = Fleet(server, "", NODE_VARIABLE, members, {}, Chunked(), several=False, namespaces=namespaces)
     listed, owner, uri = len(members) > NAMES_LISTED_MAX, f"{FLEET_OWNER}{server}", nodes_uri(server)
     meta = {ORIGIN_META_KEY: {"server": server, "scope": ServerScope.FLEET.value, "nodes": len(members)}}
     said = {"name": f"nodes of {server}", "mimeType": "application/json", "_meta": meta}
@@ -203,34 +208,54 @@ def _fleet_route(
     count = Counter({digest: len(group) for digest, group in by_digest.items()})
     digest = min(count, key=lambda one: (-count[one], one))
     agreed = {node_of(member): member for member in sorted(by_digest[digest], key=node_of)}
-    others = {node_of(member): member for member in sorted(members, key=node_of) if node_of(member) not in agreed}
+    others = {node_of(member): member for member in members if node_of(member) not in agreed}
     gone = {node_of(route): route for route in away if node_of(route) not in agreed}
-    return joined(name, key, Parts(agreed, others, gone), may_write=may_write, known=known)
+    parts = Parts(
+        shown=next(iter(agreed)),
+        agreed=Chunked.of(agreed),
+        others=others,
+        away=Chunked.of(gone),
+        namespaces=namespaces_of(agreed),
+        replicas=tuple(sorted((one for member in agreed.values() for one in member.replicas), key=nearness)),
+        sticky=any(member.sticky for member in agreed.values()),
+    )
+    return joined(name, key, parts, may_write=may_write, known=known)
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The members of a fleet's tool by what calls name their nodes by, in that order: see `Fleet`."""
+    """The members of a fleet's tool by what calls name their nodes by: see `Fleet`, and `Route` of those that agree."""
 
-    agreed: dict[str, Route]
-    others: dict[str, Route]
-    away: dict[str, Route]
+    shown: str
+    agreed: Chunked[str, Route]
+    others: Mapping[str, Route]
+    away: Chunked[str, Route]
+    namespaces: Chunked[str | None, str]
+    replicas: tuple[Replica, ...]
+    sticky: bool
+
+
+def namespaces_of(members: Mapping[str, Route]) -> Chunked[str | None, str]:
+    """Of the URIs of each node, by its ID."""
+    return Chunked.of(
+        {one.node_id: member.namespace for _, member in sorted(members.items()) for one in member.replicas}
+    )
 
 
 def joined(name: str, key: tuple[str, str], parts: Parts, *, may_write: bool, known: Route | None) -> Route:
     """The route of a fleet's tool. `known`: what it was before, whose definition may still hold."""
-    (server, tool), agreed = key, parts.agreed
-    shown = next(iter(agreed.values()))
+    (server, tool), shown = key, parts.agreed[parts.shown]
     several = may_write or _is_read_only(shown.definition)
     fleet = Fleet(
         server=server,
         tool=tool,
         argument=_argument(shown.definition),
-        members=MappingProxyType(agreed),
-        others=MappingProxyType(parts.others),
-        away=MappingProxyType(parts.away),
+        members=parts.agreed,
+        others=parts.others,
+        away=parts.away,
         several=several,
-        namespaces={replica.node_id: member.namespace for member in agreed.values() for replica in member.replicas},
+        namespaces=parts.namespaces,
+        shown=parts.shown,
     )
     definition = _merged(name, shown.definition, fleet)
     if known is not None and known.definition == definition:
@@ -240,9 +265,9 @@ def joined(name: str, key: tuple[str, str], parts: Parts, *, may_write: bool, kn
         public_name=name,
         definition=definition,
         digest=definition_digest(RouteKind.TOOL, definition),
-        replicas=tuple(replica for member in agreed.values() for replica in member.replicas),
+        replicas=parts.replicas,
         owner=f"{FLEET_OWNER}{server}",
-        sticky=any(member.sticky for member in agreed.values()),
+        sticky=parts.sticky,
         too_large=shown.too_large,
         hides_schema="outputSchema" in definition and not is_shown_in_sessions(definition["outputSchema"]),
         in_fleet=False,
@@ -303,8 +328,8 @@ def _origin(fleet: Fleet) -> Json:
 
 
 def _node_schema(fleet: Fleet) -> Json:
-    names = list(fleet.members)
-    listed = len(names) <= NAMES_LISTED_MAX
+    listed = len(fleet.members) <= NAMES_LISTED_MAX
+    names = sorted(fleet.members) if listed else []
     words = [ANY, *([ALL] if fleet.several else [])]
     one: Json = {"type": "string", "enum": [*names, *words]} if listed else {"type": "string", "pattern": NODE_PATTERN}
     about = f"Where to run it: the name of a node, or '{ANY}' for the least busy one"

@@ -9,14 +9,24 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from types import MappingProxyType
 from typing import TypeAlias
 
 from agent.model import PUBLIC_NAME_LEN_MAX
-from agent.routing.away_names import copy_of
-from agent.routing.fleet import Parts, bare_digest, grouped, joined, members_of, node_of, nodes_routes
+from agent.routing.build import replicas_with, replicas_without
+from agent.routing.chunked import Chunked
+from agent.routing.fleet import (
+    Parts,
+    bare_digest,
+    grouped,
+    joined,
+    members_of,
+    namespaces_of,
+    node_of,
+    nodes_routes,
+    nodes_uri,
+)
 from agent.routing.names import shown_name
-from agent.routing.table import Root, Route, RouteKind, RouteTable
+from agent.routing.table import Replica, Root, Route, RouteKind, RouteTable
 
 Decided: TypeAlias = Mapping[RouteKind, Collection[str]]
 _KINDS = (RouteKind.RESOURCE, RouteKind.TEMPLATE, RouteKind.NAMESPACE)
@@ -70,17 +80,18 @@ class ShownFleets:
             if route is None:
                 return None
             fleets[name] = route
-        tools = _laid_over(shown.tools, after.tools, decided[RouteKind.TOOL]) | fleets
-        of_nodes = self._of_nodes(tools, {server for server, _ in moved})
-        tables = {kind: _laid_over(shown.of_kind(kind), after.of_kind(kind), decided[kind]) for kind in _KINDS}
+        tools = Chunked.of(shown.tools).changed({**_laid_over(after.tools, decided[RouteKind.TOOL]), **fleets})
+        of_nodes = self._of_nodes(shown, tools, moved)
+        over = {kind: _laid_over(after.of_kind(kind), decided[kind]) for kind in _KINDS}
         for route in of_nodes:
-            tables[route.kind][route.public_name] = route
+            over[route.kind][route.public_name] = route
+        tables = {kind: Chunked.of(shown.of_kind(kind)).changed(over[kind]) for kind in _KINDS}
         made = replace(
             after,
-            tools=MappingProxyType(tools),
-            resources=MappingProxyType(tables[RouteKind.RESOURCE]),
-            templates=MappingProxyType(tables[RouteKind.TEMPLATE]),
-            namespaces=MappingProxyType(tables[RouteKind.NAMESPACE]),
+            tools=tools,
+            resources=tables[RouteKind.RESOURCE],
+            templates=tables[RouteKind.TEMPLATE],
+            namespaces=tables[RouteKind.NAMESPACE],
         )
         others = {kind: {route.public_name for route in of_nodes if route.kind is kind} for kind in RouteKind}
         others[RouteKind.TOOL] |= fleets.keys()
@@ -95,45 +106,82 @@ class ShownFleets:
             return None
         if name in after.tools or Root(key[0], of_node=False) in after.roots:
             return None
-        first, shown = next(iter(fleet.members.items()))
-        agreed, away = copy_of(fleet.members), copy_of(fleet.away)
-        for member in moved.was:
-            if node_of(member) == first or agreed.pop(node_of(member), None) is None:
-                return None
-        for member in moved.now:
-            if node_of(member) < first or node_of(member) in agreed or bare_digest(member) != bare_digest(shown):
-                return None
-            agreed[node_of(member)] = member
-        for route in moved.away_was:
-            away.pop(node_of(route), None)
-        away |= {node_of(route): route for route in moved.away_now}
-        for member in moved.now:
-            away.pop(node_of(member), None)
-        parts = Parts(dict(sorted(agreed.items())) if moved.now else agreed, {}, away)
+        assert known is not None
+        away = fleet.away.changed({node_of(route): None for route in moved.away_was})
+        away = away.changed(
+            {node_of(route): route for route in moved.away_now} | {node_of(one): None for one in moved.now}
+        )
+        agreed = fleet.members.changed({node_of(member): None for member in moved.was})
+        spaces = _spaces_on(fleet.namespaces, moved)
+        replicas: tuple[Replica, ...] | None = known.replicas
+        for replica in (one for member in moved.was for one in member.replicas):
+            replicas = None if replicas is None else replicas_without(replicas, replica)
+        shown, names = fleet.members[fleet.shown], [node_of(member) for member in moved.now]
+        agree = all(bare_digest(member) == bare_digest(shown) for member in moved.now)
+        if replicas is None or not agree or any(name in agreed for name in names):
+            return None
+        for replica in (one for member in moved.now for one in member.replicas):
+            replicas = replicas_with(replicas, replica)
+        agreed = agreed.changed(dict(zip(names, moved.now, strict=True)))
+        # A node of two names has one of the places.
+        if not agreed or len(spaces) != len(agreed):
+            return None
+        parts = Parts(
+            shown=min((fleet.shown, *names)) if fleet.shown in agreed else min(agreed),
+            agreed=agreed,
+            others={},
+            away=away,
+            namespaces=spaces,
+            replicas=replicas,
+            # One node whose server needs it is enough.
+            sticky=any(one.sticky for one in moved.now)
+            or (known.sticky and any(member.sticky for member in agreed.values())),
+        )
         may_write = any(fnmatchcase(name, pattern) for pattern in self._writes)
         return joined(name, key, parts, may_write=may_write, known=known)
 
-    def _of_nodes(self, tools: Mapping[str, Route], servers: Iterable[str]) -> list[Route]:
+    def _of_nodes(
+        self, shown: RouteTable, tools: Mapping[str, Route], moved: Mapping[tuple[str, str], _Moved]
+    ) -> list[Route]:
         """What tells of the nodes of these fleets."""
         found: list[Route] = []
-        for server in servers:
-            members: dict[str, Route] = {}
-            for tool in sorted(self._tools[server]):
-                fleet = tools[shown_name(server, tool, len_max=self._len_max)].fleet
-                assert fleet is not None
-                members.update(copy_of(fleet.members))
-            found += nodes_routes(server, members)
+        for server in {server for server, _ in moved}:
+            names = [shown_name(server, tool, len_max=self._len_max) for tool in sorted(self._tools[server])]
+            fleets = [fleet for name in names if (fleet := tools[name].fleet) is not None]
+            known = shown.resources[nodes_uri(server)].fleet
+            assert known is not None
+            nodes = {node_of(member) for of, one in moved.items() if of[0] == server for member in (*one.was, *one.now)}
+            # Of several tools the last says how the node is reached, as where all is made anew.
+            now = {node: _last(fleet.members.get(node) for fleet in fleets) for node in nodes}
+            members = known.members.changed(now)
+            gone = [known.members[node] for node in nodes if node in known.members]
+            spaces = _spaces_on(
+                known.namespaces, _Moved(gone, [one for one in now.values() if one is not None], (), ())
+            )
+            if len(spaces) != len(members):
+                spaces = namespaces_of(members)
+            found += nodes_routes(server, members, spaces)
         return found
 
 
-def _laid_over(shown: Mapping[str, Route], after: Mapping[str, Route], names: Iterable[str]) -> dict[str, Route]:
-    """`shown` with these names as in `after`, where the tools of single nodes of fleets are not listed."""
-    routes = copy_of(shown)
-    for name in names:
-        routes.pop(name, None)
-        if (route := after.get(name)) is not None:
-            routes[name] = replace(route, listed=False) if route.in_fleet and route.listed else route
-    return routes
+def _last(members: Iterable[Route | None]) -> Route | None:
+    """The last of those that there are."""
+    return next((one for one in reversed(list(members)) if one is not None), None)
+
+
+def _spaces_on(namespaces: Chunked[str | None, str], moved: _Moved) -> Chunked[str | None, str]:
+    """The namespaces of a fleet's nodes, where each node has one name."""
+    gone: dict[str | None, str | None] = {one.node_id: None for member in moved.was for one in member.replicas}
+    return namespaces.changed(gone | {one.node_id: member.namespace for member in moved.now for one in member.replicas})
+
+
+def _laid_over(after: Mapping[str, Route], names: Iterable[str]) -> dict[str, Route | None]:
+    """These names as in `after`, where the tools of single nodes of fleets are not listed."""
+    found = {name: after.get(name) for name in names}
+    return {
+        name: replace(route, listed=False) if route is not None and route.in_fleet and route.listed else route
+        for name, route in found.items()
+    }
 
 
 def _is_of_fleet(routes: Mapping[str, Route], name: str) -> bool:

@@ -95,7 +95,7 @@ def _and_several(fleet: Fleet) -> str:
 
 
 def _refused(fleet: Fleet, words: str) -> MCPError:
-    names = list(fleet.members)
+    names = sorted(fleet.members)
     shown = ", ".join(names[:_NAMES_SHOWN_MAX]) + (", ..." if len(names) > _NAMES_SHOWN_MAX else "")
     return MCPError(
         code=INVALID_PARAMS,

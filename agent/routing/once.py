@@ -14,8 +14,15 @@ from agent.model import Json
 KNOWN_MAX: Final = 512
 # A larger one is hardly met twice, and 512 of them should not be kept for links that are gone.
 BYTES_MAX: Final = 4096
+# Where an entry says so.
+_UNEQUAL: Final = "_meta"
 
 _known: Final[dict[bytes, Json]] = {}
+
+
+def once_in_parts(entry: Json) -> Json:
+    """An entry that says which node has it, as none of another node's is, with its equal parts as one object each."""
+    return {name: once(part) if isinstance(part, dict) and name != _UNEQUAL else part for name, part in entry.items()}
 
 
 def once(value: Json) -> Json:

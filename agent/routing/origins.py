@@ -27,6 +27,8 @@ NODE_OWNER: Final = "node:"
 
 # No honest node sends longer names, URIs or node IDs.
 _TEXT_LEN_MAX: Final = 4096
+# What things of this node have come through: one list for all of them.
+_HERE: Final[list[str]] = []
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _KNOWN_SCOPES: Final = frozenset({*ServerScope, PLAIN_SCOPE}) - {ServerScope.FLEET}
 
@@ -72,7 +74,7 @@ class Origin:
             "server": self.server,
             "tool": self.tool,
             "scope": str(self.scope),
-            "via": list(self.path),
+            "via": list(self.path) or _HERE,
             **({"sticky": True} if self.sticky else {}),
             **({"fleet": True} if self.fleet else {}),
             **({"through": list(self.through)} if self.through else {}),
@@ -136,7 +138,7 @@ def come_through(entry: Json, name: str, own: NodeIdentity) -> tuple[str, ...] |
 
 
 def _texts(found: object) -> tuple[str, ...]:
-    return tuple(text for text in found if is_text(text)) if isinstance(found, list) else ()
+    return tuple([text for text in found if is_text(text)]) if isinstance(found, list) else ()
 
 
 def check_path(origin: Origin, name: str, contribution: Contribution) -> None:

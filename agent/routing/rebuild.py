@@ -3,7 +3,7 @@
 Called by the mesh. What a name leads to depends on those who claim it and on the owner of its root, so the change of a
 backend concerns the names that it claims or claimed, those of roots that get another owner by it, and those that
 clients would see by the same name. These are decided again, by functions of `agent.routing.build` and of
-`agent.routing.away`; all else is taken over. The tables are copied, which takes some nanoseconds a name.
+`agent.routing.away`; all else is taken over, and not even copied (`agent.routing.chunked`).
 
 The one rule: the outcome is that of `build_routes` and `with_away` on everything (`everything` decides all again).
 """
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from agent.model import NodeIdentity
 from agent.routing.away import Absence, awaited_owners
-from agent.routing.away_names import AwayNames, Step, copy_of
+from agent.routing.away_names import AwayNames, Step
 from agent.routing.build import (
     KEPT_MAX,
     awaited_roots,
@@ -29,6 +29,7 @@ from agent.routing.build import (
     share_roots,
     show,
 )
+from agent.routing.chunked import Chunked
 from agent.routing.claimed import Claimed, Touched
 from agent.routing.names import node_alias
 from agent.routing.table import (
@@ -73,10 +74,12 @@ class RouteBuilder:
         self._own, self._for_clients, self._many = own, for_clients, many
         self._own_roots = {Root(name, of_node=True) for name in (own.name, node_alias(own.name, own.node_id))}
         self._claimed, self._away = Claimed(), AwayNames(own)
+        self._parts = Chunked[str, Imported]()
         # Of a root, a name with its kind, or a backend.
         self._conflicts: dict[object, tuple[Conflict, ...]] = {}
         self._left_out: dict[str, tuple[LeftOutEntry, ...]] = {}
         self._expected: frozenset[str] = frozenset()
+        self._gone: frozenset[str] = frozenset()
         self._is_new = True
 
     def __repr__(self) -> str:
@@ -101,7 +104,10 @@ class RouteBuilder:
         # What is expected no more frees names; of too many kept ones the first give way.
         is_less = absence.expected is not self._expected and not self._expected <= absence.expected
         everything |= self._is_new or is_less or len(before.kept) + len(touched.roots) > KEPT_MAX
-        self._expected, self._is_new = absence.expected, False
+        for key in absence.gone - self._gone:
+            for kind, name in self._away.names_of(key):  # No more is kept of these than whose they are.
+                touched.names[kind].add(name)
+        self._expected, self._gone, self._is_new = absence.expected, absence.gone, False
         if everything:
             self._claimed.touch_all(touched)
             touched.roots |= before.roots.keys() | self._own_roots
@@ -117,7 +123,6 @@ class RouteBuilder:
             kind: self._decided(kind, names, roots, before.of_kind(kind), touched) for kind, names in decided.items()
         }
         handed += handed_over(routes, _only(before, decided), handed)
-        parts = MappingProxyType(dict(self._claimed.parts)) if changed else before.parts
         step = Step(decided, routes, kinds, absence, now_s)
         tables: dict[str, Any] = {
             field: _with(before.of_kind(kind), decided[kind], routes[kind]) for kind, field in _FIELDS.items()
@@ -128,15 +133,16 @@ class RouteBuilder:
             left_out=tuple(left for key in sorted(self._left_out) for left in self._left_out[key]),
             roots=roots,
             kept=kept,
-            parts=parts,
+            parts=self._parts,
             away=self._away.away(before, changed, step, everything=everything),
-            unlisted=self._away.unlisted(before, parts, step),
+            unlisted=self._away.unlisted(before, self._parts, step),
             starting=absence.starting,
         )
         return Rebuilt(table, decided, had_tasks or self._claimed.with_tasks > 0, everything or self._away.beyond)
 
     def _taken(self, changed: Mapping[str, Imported | None], before: RouteTable) -> Touched:
         touched = Touched()
+        self._parts = self._parts.changed(changed)
         for key, part in changed.items():
             self._claimed.forget(key, touched)
             self._conflicts.pop(key, None)
@@ -173,11 +179,11 @@ class RouteBuilder:
         away = {owner for root, owner in owned.items() if not root.of_node} - {by.owner for by in present}
         awaited = _awaited(before, touched, away, kinds, absence, now_s=now_s) if away else {}
         kept = kept_roots(present, self._own, some, now_s) | awaited_roots(present, some, awaited)
-        roots, handed = copy_of(before.roots), list[Conflict]()
+        roots, handed = dict[Root, str | None](), list[Conflict]()
         for root in touched.roots:
-            roots.pop(root, None)
             self._conflicts.pop(root, None)
             if not claims[root] and root not in kept and root not in self._own_roots:
+                roots[root] = None
                 continue
             was = {root: owned[root]} if root in owned else {}
             holders, found = share_roots(claims[root], self._own, was, [root] if root in kept else [])
@@ -188,7 +194,7 @@ class RouteBuilder:
             if owned.get(root, holders[root]) != holders[root]:
                 touched.add(self._claimed.below(root))
         kept |= {root: until_s for root, until_s in before.kept.items() if root not in touched.roots}
-        return MappingProxyType(roots), MappingProxyType(kept), handed
+        return Chunked.of(before.roots).changed(roots), MappingProxyType(kept), handed
 
     def _decided(
         self,
@@ -291,13 +297,7 @@ def _with(known: Mapping[str, Route], decided: Iterable[str], routes: Mapping[st
     """A table with these names as they are now."""
     if not decided:
         return known
-    table = copy_of(known)
-    for name in decided:
-        if (route := routes.get(name)) is None:
-            table.pop(name, None)
-        else:
-            table[name] = route
-    return MappingProxyType(table)
+    return Chunked.of(known).changed({name: routes.get(name) for name in decided})
 
 
 def _only(table: RouteTable, decided: Mapping[RouteKind, Iterable[str]]) -> RouteTable:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from agent.model import PUBLIC_NAME_LEN_MAX, Json, NodeIdentity, Offer, PeerScope, ServerScope
+from agent.routing.chunked import Chunked
 from agent.routing.names import may_begin_with, uri_namespace
 from agent.routing.uris import UriCodec
 
@@ -116,17 +117,19 @@ class Fleet:
 
     `argument`: of the call, which names nodes. `members`: those that agree on the definition that is shown. `others`:
     those whose definition differs, and which are not called. `away`: as in `agent.routing.away`. `several`: whether one
-    call may ask several nodes. `namespaces`: of the URIs of each node, by its ID.
+    call may ask several nodes. `namespaces`: of the URIs of each node, by its ID. `shown`: the node whose definition
+    clients see, the first by name of the members, which are in no order themselves.
     """
 
     server: str
     tool: str
     argument: str
-    members: Mapping[str, "Route"]
+    members: Chunked[str, "Route"]
     others: Mapping[str, "Route"]
-    away: Mapping[str, "Route"]
+    away: Chunked[str, "Route"]
     several: bool
-    namespaces: Mapping[str | None, str]
+    namespaces: Chunked[str | None, str]
+    shown: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -92,7 +93,7 @@ def find_server(table: RouteTable, name: str) -> Route | None:
     node was started.
     """
     away = {of_name: route for (kind, of_name), route in table.away.items() if kind is RouteKind.SERVER}
-    servers = away | dict(table.servers)
+    servers = away | dict(table.servers.items())
     if (known := servers.get(name) or servers.get(public_name(name))) is not None:
         if known.listed or not known.definition:
             return known
@@ -189,7 +190,8 @@ class _Showing:
             if self._owners.issuperset(_owners(route)) and not (route.fleet is not None and self._view.alone):
                 yield route
             elif route.fleet is not None and kind is RouteKind.TOOL:  # Of some nodes, by their own names.
-                yield from (one for one in _present(route.fleet) if one.owner in self._owners)
+                some = (one for one in _present(route.fleet) if one.owner in self._owners)
+                yield from sorted(some, key=attrgetter("public_name"))
         if kind in (RouteKind.RESOURCE, RouteKind.TEMPLATE):
             yield from self._addresses(kind)
 

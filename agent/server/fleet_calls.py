@@ -133,7 +133,7 @@ def _for_each(params: Json) -> Json:
 
 def fleet_resource(fleet: Fleet, uri: str) -> Json:
     """The result of reading a resource of a fleet. Raises `MCPError` for a URI that it does not have."""
-    names, root = list(fleet.members), nodes_uri(fleet.server)
+    names, root = sorted(fleet.members), nodes_uri(fleet.server)
     if uri == root:
         said: Json = {"server": fleet.server, "nodes": names, "count": len(names)}
     elif (name := uri.removeprefix(f"{root}/")) in fleet.members:
@@ -151,6 +151,7 @@ def completed_nodes(fleet: Fleet, params: Json) -> Json:
         argument = argument.looked_at("argument")
     asked = argument if isinstance(argument, dict) else {}
     begin = str(asked.get("value") or "")
-    found = [name for name in fleet.members if name.startswith(begin)] if asked.get("name") == NODE_VARIABLE else []
+    names = fleet.members if asked.get("name") == NODE_VARIABLE else ()
+    found = sorted(name for name in names if name.startswith(begin))
     more = len(found) > COMPLETIONS_MAX
     return {"completion": {"values": found[:COMPLETIONS_MAX], "total": len(found), "hasMore": more}}

@@ -31,11 +31,11 @@ from agent.errors import (
     RpcError,
 )
 from agent.lossless_json.exact import is_deeper_than
-from agent.lossless_json.raw import Bytes, exact
+from agent.lossless_json.raw import Bytes, RawObject, exact
 from agent.lossless_json.unread import Unread
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import AFFINITY_META_KEY, Json
-from agent.routing.table import Route, RouteKind
+from agent.routing.table import Replica, Route, RouteKind
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 from agent.server.apps import is_for_models, page_of, with_page
 from agent.server.fleet_calls import FleetCall
@@ -46,6 +46,7 @@ from agent.turns import in_slices
 
 # Up to here, looking for a word costs less than walking through what was read.
 _SCANNED_BYTES_MAX: Final = 4096
+_BACKSLASH: Final = ord("\\")
 
 
 async def forward(
@@ -195,12 +196,9 @@ def _refuse_undeclared(result: Json, params: Json, route: Route) -> None:
         )
 
 
-def is_as_clients_see_it(route: Route, forwarded: Forwarded) -> bool:
+def is_as_clients_see_it(route: Route, result: RawObject, replica: Replica) -> bool:
     """Whether the result of a tool has no URI that clients know by another name."""
-    result = forwarded.result
-    return not _may_name_uris(forwarded.raw) or (
-        route.uris(forwarded.replica).result("tools/call", result, None) is result
-    )
+    return not _may_name_uris(result.raw) or route.uris(replica).result("tools/call", result, None) is result
 
 
 def _may_name_uris(raw: Bytes | None) -> bool:
@@ -208,7 +206,7 @@ def _may_name_uris(raw: Bytes | None) -> bool:
     if raw is None or len(raw) > _SCANNED_BYTES_MAX:
         return True
     text = bytes(raw)
-    return b'ri"' in text or b"\\" in text
+    return text.find(b'ri"') >= 0 or _BACKSLASH in text  # Bytes take twice as long with `in`, a number a tenth.
 
 
 def _named_for_clients(method: str, route: Route, forwarded: Forwarded, params: Json) -> Forwarded:

@@ -16,6 +16,7 @@ from agent.dispatch.param_headers import asks_for_headers
 from agent.errors import MCPError
 from agent.lossless_json.unread import Unread
 from agent.model import FOR_NODE_META_KEY, Json
+from agent.routing.chunked import Chunked
 from agent.routing.own_names import OwnNames, candidates
 from agent.routing.table import Route, RouteKind, RouteTable
 from agent.rpc_codes import INVALID_PARAMS
@@ -237,7 +238,13 @@ class ListIndex:
         name = params.get("name")
         if type(name) is not str or name in self._own_tools or not isinstance(params.get("arguments"), _OBJECT_IF_ANY):
             return None
-        return self._routes().tools.get(name) if isinstance(params.get("_meta"), _OBJECT_IF_ANY) else None
+        if not isinstance(params.get("_meta"), _OBJECT_IF_ANY):
+            return None
+        tools = self._routes().tools
+        # Each call passes here: a look-up without a call of a function.
+        if type(tools) is Chunked:
+            return tools.chunks[hash(name) % len(tools.chunks)].get(name)
+        return tools.get(name)
 
     def route(self, method: str, params: Json) -> Route | None:
         """The route, which may be away; None means the management server.

@@ -1,14 +1,14 @@
 """The first steps of an MCP request over HTTP: its body within limits, and the media types of its sender.
 
 Called by the servers of both eras before anything is parsed. The one rule: a body comes whole and within its limits of
-size and time, and of values but for what stays unread, or is refused with a JSON-RPC error that names no ID.
+size and time, and nothing large is read whole, or it is refused with a JSON-RPC error that names no ID.
 """
 
 import asyncio
 from collections.abc import Mapping
 from functools import lru_cache
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from aiohttp import web
@@ -16,8 +16,7 @@ from aiohttp import web
 from agent.dispatch.param_headers import received_headers
 from agent.errors import NOT_EXECUTED
 from agent.late import Late, give_back_memory
-from agent.lossless_json.values import VALUES_MAX, holds_more_values
-from agent.lossless_json.writable import writable
+from agent.lossless_json.outline import BodyRefused
 from agent.model import Json
 from agent.rpc_codes import INVALID_REQUEST
 from agent.server.fast_path.connection import FastRequest
@@ -28,7 +27,6 @@ BODY_BYTES_MAX: Final = 4 * 1024 * 1024  # The MCP SDK's own limit for a streama
 FROM_NODE_BYTES_MAX: Final = BODY_BYTES_MAX + 64 * 1024
 # What no node looks at in a larger body stays unread (docs/adr/0026): read, it takes up to forty times its bytes.
 READ_WHOLE_BYTES_MAX: Final = 256 * 1024
-_ADDED_VALUES_MAX: Final = 8_192  # By nodes, with what they add in bytes.
 # A body of 4 MiB in that time needs 1.1 Mbit/s; a slower sender only holds a connection.
 BODY_TIMEOUT_S: Final = 30.0
 # Clients send one of few `Accept` headers with every request; the bound protects against hostile ones.
@@ -52,28 +50,26 @@ def body_at_hand(request: web.Request) -> bytes:
     return request.whole_body if isinstance(request, FastRequest) else b""
 
 
-async def read_body(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> bytes | Json | web.Response:
-    """Return the body, or the refusal to send in its place; of a large one mostly its message, partly `Unread`."""
+async def read_body(
+    request: web.Request, bytes_max: int = BODY_BYTES_MAX, *, batch_len_max: int = 0
+) -> bytes | Json | list[Any] | web.Response:
+    """Return the body, or the refusal to send in its place; of a large one what it holds, partly `Unread`.
+
+    `batch_len_max`: so many messages may come in a list; 0: none may, and a large list is an empty one.
+    """
     if isinstance(request, FastRequest):  # There are no large ones.
         return request.whole_body
-    body, from_node = await _whole_body(request, bytes_max), bytes_max > BODY_BYTES_MAX
-    if not isinstance(body, bytes):
+    body = await _whole_body(request, bytes_max)
+    if not isinstance(body, bytes) or len(body) <= READ_WHOLE_BYTES_MAX:
         return body
-    if len(body) > READ_WHOLE_BYTES_MAX:
-        read = await _large_message(body, from_node=from_node)
-        if read is not None:
-            return refuse(413, read) if isinstance(read, str) else read
-    if holds_more_values(body, VALUES_MAX + (_ADDED_VALUES_MAX if from_node else 0)):
-        return refuse(413, f"The body holds more than {VALUES_MAX} values")
-    return body
-
-
-async def _large_message(body: bytes, *, from_node: bool) -> Json | str | None:
-    """The message of a large body, or why it is refused; None where it has to be read whole."""
-    if not await in_slices(writable(body)):
-        return None
-    message: Json | str | None = await in_slices((await _ENVELOPE.get()).read_message(body, from_node=from_node))
-    return message
+    read_message = (await _ENVELOPE.get()).read_message
+    try:
+        read: Json | list[Any] = await in_slices(
+            read_message(body, from_node=bytes_max > BODY_BYTES_MAX, batch_len_max=batch_len_max)
+        )
+    except BodyRefused as exc:
+        return refuse(exc.status, str(exc), exc.code)
+    return read
 
 
 async def _whole_body(request: web.Request, bytes_max: int) -> bytes | web.Response:
@@ -120,7 +116,7 @@ def speaks_json(request: web.Request) -> bool:
     head = request.head if type(request) is FastRequest else None
     if head is not None and head.speaks_json is not None:
         return head.speaks_json
-    accepted = _media_types(request.headers.get("Accept", ""))
+    accepted = _accepted(request)
     is_json = request.content_type == "application/json"
     speaks = is_json and not accepted.isdisjoint(_JSON_TYPES) and not accepted.isdisjoint(_SSE_TYPES)
     if head is not None:
@@ -142,7 +138,7 @@ def param_headers(request: web.Request, by_name: Mapping[str, str]) -> Mapping[s
 
 def accepts_events(request: web.Request) -> bool:
     """Whether the sender reads a stream of events."""
-    return not _media_types(request.headers.get("Accept", "")).isdisjoint(_SSE_TYPES)
+    return not _accepted(request).isdisjoint(_SSE_TYPES)
 
 
 def refuse(
@@ -173,6 +169,11 @@ def _unread(status: int, message: str) -> web.Response:
 
 def _too_large(bytes_max: int) -> web.Response:
     return _unread(413, f"The body is larger than {bytes_max} bytes")
+
+
+def _accepted(request: web.Request) -> frozenset[str]:
+    """A list may stand in several lines (RFC 9110, section 5.3)."""
+    return _media_types(",".join(request.headers.getall("Accept", ())))
 
 
 @lru_cache(maxsize=REMEMBERED_MAX)

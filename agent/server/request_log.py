@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+import orjson
+
 from agent.authority.caller import Caller, caller
 from agent.errors import FORBIDDEN, MCPError, TooManyCalls
 from agent.mcp_terms import CLIENT_INFO_META_KEY
@@ -171,8 +173,10 @@ def _begun(
     return fields
 
 
-def _short(request_id: str | float) -> str | float:
-    return request_id[:REQUEST_ID_LEN_LOGGED] if isinstance(request_id, str) else request_id
+def _short(request_id: str | float) -> str:
+    """Beyond 64 bits, and with half a surrogate pair, an ID is JSON that was not read."""
+    text = request_id if isinstance(request_id, str) else orjson.dumps(request_id).decode()
+    return text[:REQUEST_ID_LEN_LOGGED]
 
 
 def _trace_of(meta: Json) -> str | None:
@@ -192,9 +196,9 @@ def too_many(who: Caller, wait_s: float) -> TooManyCalls:
 
 def _outcome(served: Served, failure: BaseException | None) -> str:
     match failure:
-        case asyncio.CancelledError() if not served.was_delivered:
+        case asyncio.CancelledError() | ConnectionError() if not served.was_delivered:
             return "ended by the client"  # Also how a stream of list changes ends.
-        case None | asyncio.CancelledError():
+        case None | asyncio.CancelledError() | ConnectionError():
             return "tool_error" if served.tool_error else "ok"
         case MCPError():
             return f"error {failure.code}"

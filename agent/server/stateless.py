@@ -128,7 +128,7 @@ class StatelessServer:
                     listed = index.listing(method, params, search=search, modern=True, capabilities=declared)
                     return await answer.result(listed)
                 if route is None:
-                    return await self._answered_here(method, params, answer, message["id"], preferences)
+                    return await self._answered_here(method, params, answer, message["id"], preferences, served=served)
                 if method == "tools/call" and inner is None:
                     await _check_param_headers(index, route, params, headers)
                 received = param_headers(request, by_name)
@@ -159,16 +159,7 @@ class StatelessServer:
         if isinstance(schema, dict) and index.has_param_headers(schema):
             return None
         started = StartedRequest(
-            self,
-            connection,
-            beginning,
-            body,
-            caller=caller,
-            request_id=message["id"],
-            params=params,
-            index=index,
-            route=route,
-            preferences=preferences,
+            self, connection, beginning, body, caller, message["id"], params, index, route, preferences
         )
         return started.start(self._dispatch)
 
@@ -274,7 +265,14 @@ class StatelessServer:
         return await answer.result(*parts)
 
     async def _answered_here(
-        self, method: str, params: Json, answer: Answer, request_id: object, preferences: Preferences
+        self,
+        method: str,
+        params: Json,
+        answer: Answer,
+        request_id: object,
+        preferences: Preferences,
+        *,
+        served: Served,
     ) -> web.StreamResponse:
         """Answer a request that is not routed, with an error for unknown methods."""
         params = await shaped(method, plain(params))
@@ -286,6 +284,7 @@ class StatelessServer:
             elif method in _OWN:
                 version = params["_meta"][PROTOCOL_VERSION_META_KEY]
                 result = await self._own.answer(method, params, version)
+                served.tool_error = result.get("isError") is True
             else:
                 raise unknown_method(method)
         return await answer.result(orjson.dumps(result))

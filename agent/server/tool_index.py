@@ -36,6 +36,8 @@ COMPLETIONS_SEEN_MAX: Final = 20_000
 # Postings that a search reads before words only order what it has found: all those of three words that each of 10,000
 # tools has. So many at most of one word.
 POSTINGS_MAX: Final = 30_000
+# As many of them are one step, of a millisecond.
+STEP_POSTINGS: Final = 5_000
 # Of what was found then, the best so many are ordered.
 ORDERED_MAX: Final = 256
 # A word in the name counts more than one in the description, and that more than one in a parameter.
@@ -133,8 +135,9 @@ class ToolIndex:
                 ordering.append((value, postings))
                 continue
             left -= len(postings.tools)
-            _add(scores, value, postings)
-            yield
+            for start in range(0, min(len(postings.tools), POSTINGS_MAX), STEP_POSTINGS):
+                _add(scores, value, postings, start)
+                yield
         for number in self._removed & scores.keys():
             del scores[number]
         yield
@@ -143,6 +146,7 @@ class ToolIndex:
             for value, postings in ordering:
                 _order(scores, value, postings)
                 yield
+        yield
         return self._best(scores, limit)
 
     def _counted(self, tool: Json) -> tuple[dict[str, float], int]:
@@ -208,9 +212,10 @@ class ToolIndex:
         return names + heapq.nsmallest(limit - len(names), equal)
 
 
-def _add(scores: dict[int, float], value: float, postings: _Postings) -> None:
-    """Count a word for all tools that have it, as far as one step goes."""
-    found = zip(postings.tools[:POSTINGS_MAX], postings.weights, strict=False)
+def _add(scores: dict[int, float], value: float, postings: _Postings, start: int) -> None:
+    """Count a word for the tools that have it, one step of them."""
+    step = slice(start, min(start + STEP_POSTINGS, POSTINGS_MAX))
+    found = zip(postings.tools[step], postings.weights[step], strict=True)
     if not scores:
         scores.update({number: weight * value for number, weight in found})
         return

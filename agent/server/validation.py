@@ -48,14 +48,16 @@ def refused_by_head(request: web.Request) -> web.Response | None:
     return refuse(406, "Accept: application/json, text/event-stream is needed")
 
 
-def read_message(body: bytes | Json, headers: CIMultiDictProxy[str], by_name: Mapping[str, str]) -> Json | web.Response:
+def read_message(
+    body: bytes | Json | list[Any], headers: CIMultiDictProxy[str], by_name: Mapping[str, str]
+) -> Json | web.Response:
     """The JSON-RPC request of a body, its `params` an object; or what to answer to anything else.
 
     `body`: as from `read_body`. `by_name`: one value of each header, by names in lower case. A notification is
     acknowledged and dropped: the protocol knows none that a client could send here.
     """
     try:
-        message: Any = body if isinstance(body, dict) else read_json(body)
+        message: Any = read_json(body) if isinstance(body, bytes) else body
     except orjson.JSONDecodeError as exc:
         return refuse(400, f"Parse error: {exc}", PARSE_ERROR)
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0" or "method" not in message:

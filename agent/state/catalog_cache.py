@@ -8,8 +8,8 @@ warning and written anew, and a disk that refuses is logged once.
 import asyncio
 import hashlib
 import logging
+import threading
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -58,7 +58,9 @@ class CatalogCache:
     def __init__(self, folder: Path, source: str = "") -> None:
         self._path = folder / (file_name_of(source) if source else FILE_NAME)
         self._waiting: _Taken | None = None
+        self._writing: _Taken | None = None
         self._wake = asyncio.Event()
+        self._disk = threading.Lock()  # A cancelled `keep` does not end the thread that writes for it.
         self._refused = False
 
     def __repr__(self) -> str:
@@ -75,9 +77,9 @@ class CatalogCache:
 
     async def forget(self) -> None:
         """Delete the file: that catalog is no longer used."""
-        self._waiting = None
+        self._waiting = self._writing = None
         with suppress(OSError):
-            await asyncio.get_running_loop().run_in_executor(None, partial(self._path.unlink, missing_ok=True))
+            await asyncio.get_running_loop().run_in_executor(None, self._delete)
 
     async def keep(self) -> None:
         """Write the last catalog taken, at most once in `WRITE_PAUSE_S`, until cancelled."""
@@ -85,10 +87,10 @@ class CatalogCache:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            taken, self._waiting = self._waiting, None
-            if taken is not None:
+            self._writing, self._waiting = self._waiting, None
+            if self._writing is not None:
                 try:
-                    await loop.run_in_executor(None, _write, self._path, taken)
+                    await loop.run_in_executor(None, self._write, self._writing)
                     self._refused = False
                 except OSError as exc:
                     level = logging.DEBUG if self._refused else logging.WARNING
@@ -96,15 +98,20 @@ class CatalogCache:
                     self._refused = True
             await asyncio.sleep(WRITE_PAUSE_S)
 
+    def _write(self, taken: _Taken) -> None:
+        """Runs in a thread: 5,000 instances take 40 ms to be written out, too long for the loop. Raises OSError."""
+        with self._disk:
+            if taken is self._writing:  # It has not been forgotten meanwhile.
+                write_durably(self._path, _dump(*taken))
+
+    def _delete(self) -> None:
+        with self._disk:
+            self._path.unlink(missing_ok=True)
+
 
 def file_name_of(source: str) -> str:
     """The file of a source beside the home catalog, whose name may have any characters."""
     return f"catalog-{hashlib.sha256(source.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.json"
-
-
-def _write(path: Path, taken: _Taken) -> None:
-    """Runs in a thread: 5,000 instances take some 40 ms to be written out, too long for the loop. Raises OSError."""
-    write_durably(path, _dump(*taken))
 
 
 def _dump(url: str, service_name: str, catalog: Catalog) -> bytes:

@@ -7,6 +7,7 @@ Called by `agent.state.overrides`, `agent.state.identity` and `agent.cli.servers
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -43,6 +44,28 @@ def write_durably(path: Path, content: bytes, *, like: os.stat_result | None = N
             draft.unlink()  # It may hold secrets, and the last blocks of a full disk.
         raise
     _sync_folder(path.parent)
+
+
+async def to_its_end(write: Callable[[], None], then: Callable[[], None] = lambda: None) -> None:
+    """Run a write in a thread, and `then` once the disk has it. Raises what the write raises.
+
+    A caller that is cancelled waits until the disk has answered, so memory and disk agree: a write that is still
+    waiting for a thread would never begin, and one that goes on would share its draft with the next.
+    """
+    writing = asyncio.get_running_loop().run_in_executor(None, write)
+    cancelled: asyncio.CancelledError | None = None
+    while not writing.done():
+        try:
+            await asyncio.wait([writing])
+        except asyncio.CancelledError as exc:
+            cancelled = exc  # Raised again below; a thread cannot be stopped in the middle of a write.
+    failure = writing.exception()
+    if failure is None:
+        then()
+    if cancelled is not None:
+        raise cancelled
+    if failure is not None:
+        raise failure
 
 
 def _write(descriptor: int, content: bytes, like: os.stat_result | None) -> None:
@@ -84,15 +107,14 @@ def _sync_folder(folder: Path) -> None:
 async def watch_files(
     paths: Sequence[Path],
     changed: Callable[[Path], Awaitable[None]],
-    look: Callable[[Sequence[Path], Sequence[Stamp]], Awaitable[Sequence[Stamp]]],
+    look: Callable[[Sequence[Path], Sequence[Stamp] | None], Awaitable[Sequence[Stamp]]],
 ) -> None:
     """Call `changed` after every change of one of `paths`, until cancelled; also when one appears or vanishes.
 
-    `look`: gives their `stamps`; from a thread, where a network's file system may be slow.
+    `look`: as `next_stamps`; from a thread, where a network's file system may be slow.
     """
-    known = await look(paths, [None] * len(paths))
+    known = await look(paths, None)
     while True:
-        await asyncio.sleep(POLL_EVERY_S)
         before, known = known, await look(paths, known)
         for path, was, now in zip(paths, before, known, strict=True):
             if was == now:
@@ -101,6 +123,19 @@ async def watch_files(
                 await changed(path)
             except Exception:  # The top of an eternal loop: the next change must be seen.
                 log.exception("a changed file could not be taken", extra={"path": str(path)})
+
+
+def next_stamps(paths: Sequence[Path], known: Sequence[Stamp] | None, over: threading.Event) -> Sequence[Stamp]:
+    """The `stamps` at once where none are known, else when they are others, or `over` is set; looks every half second.
+
+    Blocks. A thread that stays is woken for a tenth of what another thread for each look costs a node at rest.
+    """
+    if known is None:
+        return stamps(paths, [None] * len(paths))
+    while not over.wait(POLL_EVERY_S):
+        if (found := stamps(paths, known)) != known:
+            return found
+    return known
 
 
 def stamps(paths: Sequence[Path], known: Sequence[Stamp]) -> list[Stamp]:

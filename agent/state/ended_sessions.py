@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from agent.state.durable_file import FILE_MODE, write_durably
+from agent.state.durable_file import FILE_MODE, to_its_end, write_durably
 from discovery.ordinary_file import open_saved, open_unlinked
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class EndedSessions:
                 self._lines = len(self._until_s)
                 write = partial(write_durably, self._path, self._content())
             try:
-                await asyncio.get_running_loop().run_in_executor(None, write)
+                await to_its_end(write)
                 self._refused = False
             except OSError as exc:
                 level = logging.DEBUG if self._refused else logging.WARNING

@@ -6,6 +6,7 @@ so a file that cannot be used is ignored with a warning, and a disk that refuses
 """
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Iterable, Mapping
 from itertools import chain, islice
@@ -59,7 +60,7 @@ class KnownNames:
         self._path = folder / FILE_NAME
         self._waiting: RouteTable | None = None
         self._wake = asyncio.Event()
-        self._written = b""
+        self._written = b""  # A digest: it would be a kilobyte for each name.
         self._refused = False
 
     def __repr__(self) -> str:
@@ -87,10 +88,9 @@ class KnownNames:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            table, self._waiting = self._waiting, None
-            if table is not None:
+            if self._waiting is not None:
                 try:
-                    self._written = await asyncio.to_thread(_write, self._path, table, self._written)
+                    self._written = await asyncio.to_thread(_write, self._path, self._taken(), self._written)
                     self._refused = False
                 except OSError as exc:
                     level = logging.DEBUG if self._refused else logging.WARNING
@@ -98,13 +98,21 @@ class KnownNames:
                     self._refused = True
             await asyncio.sleep(WRITE_PAUSE_S)
 
+    def _taken(self) -> RouteTable:
+        """The last table, which is not held here while this waits: the ones that follow share little with it."""
+        table, self._waiting = self._waiting, None
+        assert table is not None, "it was looked at"
+        return table
+
 
 def _write(path: Path, table: RouteTable, written: bytes) -> bytes:
+    """Returns a digest of what the file has now; `written`: that of before."""
     names = (entry for route in _routes(table) if (entry := _saved(route)) is not None)
     content = orjson.dumps({"schema": SCHEMA, "names": list(islice(names, AWAY_MAX))})
-    if content != written:
+    digest = hashlib.blake2b(content).digest()
+    if digest != written:
         write_durably(path, content)
-    return content
+    return digest
 
 
 def _routes(table: RouteTable) -> Iterable[Route]:

@@ -1,22 +1,23 @@
 """What a login at a server's issuer gave: tokens, and what is needed to refresh them; in the node's state folder, 0600.
 
-Used by `agent.client.oauth` alone. A file that the system refuses to read is read again, and not written over before.
-The one rule: a login is for the URL that it was made for; an entry with the same name and another URL never gets its
-tokens.
+Used by `agent.client.oauth` alone. A file that the system refuses to read is read again, in a thread, and not written
+over before. The one rule: a login is for the URL that it was made for; an entry with the same name and another URL
+never gets its tokens.
 """
 
 import asyncio
 import errno
 import logging
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
-from agent import clock
 from agent.model import Json
-from agent.state.durable_file import write_durably
+from agent.state.durable_file import to_its_end, write_durably
 from agent.state.saved_file import put_aside
 from agent.state.saved_shape import Misshapen, one_of, text
 from discovery.ordinary_file import open_saved
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 FILE_NAME: Final = "logins.json"
 SCHEMA: Final = 1
 FILE_BYTES_MAX: Final = 16 * 1024 * 1024
-# A file that could not be read is read again no more often: requests ask for their logins.
+# A file that could not be read is read again this often.
 AGAIN_AFTER_S: Final = 10.0
 _OBJECTS: Final = ("tokens", "client", "issuer", "resource")
 
@@ -65,50 +66,60 @@ class LoginStore:
         self._path = None if folder is None else folder / FILE_NAME
         self._disk = asyncio.Lock()
         self._logins: dict[str, Login] = {}
-        self._refusal = ""
-        self._unread_until_s: float | None = 0.0  # When it may be read again after a refusal; None: it was read.
-        self._read_once()
+        self._refusal = ""  # Why the file could not be read yet; what was done since counts more than what it holds.
+        try:
+            self._logins = {} if self._path is None else _read(self._path)
+        except OSError as exc:
+            self._refused(exc)
 
     def __repr__(self) -> str:
         return f"<LoginStore {len(self._logins)}>"
 
     def get(self, name: str, url: str) -> Login | None:
         """The login of a server, if it is for this URL."""
-        self._read_once()
         found = self._logins.get(name)
         return found if found is not None and found.url == url else None
 
     async def put(self, name: str, login: Login | None) -> None:
         """Keep a login, or forget the one there is; returns when the disk has it. Raises OSError."""
-        self._read_once()
-        if login is None:
-            if self._logins.pop(name, None) is None and self._unread_until_s is None:
-                return
-        else:
+        if login is not None:
             self._logins[name] = login
+        elif self._logins.pop(name, None) is None and not self._refusal:
+            return
         if self._path is None:
             return
         async with self._disk:
-            if self._unread_until_s is not None:
-                raise OSError(
-                    errno.EBUSY, f"the file of logins cannot be read, and is not written over: {self._refusal}"
-                )
+            if self._refusal:
+                await self._read_again(self._path)
+                if login is None:
+                    self._logins.pop(name, None)
             saved = {"schema": SCHEMA, "logins": {name: asdict(login) for name, login in self._logins.items()}}
-            await asyncio.to_thread(write_durably, self._path, orjson.dumps(saved))
+            await to_its_end(partial(write_durably, self._path, orjson.dumps(saved)))
 
-    def _read_once(self) -> None:
-        """Read the file, if that has not yet been possible; what was done since counts."""
-        if self._path is None or self._unread_until_s is None:
-            return
-        if self._refusal and clock.now_s() < self._unread_until_s:
-            return
+    async def keep_reading(self) -> None:
+        """Read a file that the system refused at the start, until it can be read; then return."""
+        while self._path is not None and self._refusal:
+            await asyncio.sleep(AGAIN_AFTER_S)
+            async with self._disk:
+                with suppress(OSError):
+                    await self._read_again(self._path)
+
+    async def _read_again(self, path: Path) -> None:
+        """Raises OSError, which says that nothing is written either."""
         try:
-            self._logins = {**_read(self._path), **self._logins}
+            self._logins = {**await asyncio.to_thread(_read, path), **self._logins}
         except OSError as exc:
-            self._unread_until_s, self._refusal = clock.now_s() + AGAIN_AFTER_S, exc.strerror or str(exc)
-            log.warning("logins at servers cannot be read", extra={"path": str(self._path), "reason": self._refusal})
-        else:
-            self._unread_until_s = None
+            self._refused(exc)
+            what = f"the file of logins cannot be read, and is not written over: {self._refusal}"
+            raise OSError(errno.EBUSY, what) from exc
+        self._refusal = ""
+        log.info("logins at servers can be read again", extra={"path": str(path)})
+
+    def _refused(self, exc: OSError) -> None:
+        refusal = exc.strerror or str(exc)
+        level = logging.DEBUG if refusal == self._refusal else logging.WARNING
+        log.log(level, "logins at servers cannot be read", extra={"path": str(self._path), "reason": refusal})
+        self._refusal = refusal
 
 
 def _read(path: Path) -> dict[str, Login]:

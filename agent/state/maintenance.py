@@ -8,8 +8,8 @@ logged once; status says all three.
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +36,8 @@ class SavedMaintenance:
 
     def __init__(self, folder: Path, heard: Callable[[str], None] = lambda _reason: None) -> None:
         self._path, self._heard = folder / FILE_NAME, heard
+        self._newest: str | None = None  # Of `save`.
+        self._disk = threading.Lock()  # A cancelled `save` does not end the thread that writes for it.
         self.fault = ""
 
     def __repr__(self) -> str:
@@ -59,9 +61,9 @@ class SavedMaintenance:
     async def save(self, reason: str | None) -> bool:
         """Keep the reason; None: the maintenance has ended. Returns whether the disk has it."""
         self._heard(reason or "")
-        write = partial(self._path.unlink, missing_ok=True) if reason is None else partial(_write, self._path, reason)
+        self._newest = reason
         try:
-            await asyncio.get_running_loop().run_in_executor(None, write)
+            await asyncio.get_running_loop().run_in_executor(None, self._write_newest)
         except OSError as exc:
             why = exc.strerror or str(exc)
             fault = f"{self._path}: {'its end' if reason is None else 'it'} cannot be kept on disk: {why}; a restart "
@@ -74,9 +76,14 @@ class SavedMaintenance:
         self.fault = ""
         return True
 
-
-def _write(path: Path, reason: str) -> None:
-    write_durably(path, orjson.dumps({"schema": SCHEMA, "reason": reason}, option=orjson.OPT_APPEND_NEWLINE))
+    def _write_newest(self) -> None:
+        """Raises OSError."""
+        with self._disk:
+            if self._newest is None:
+                self._path.unlink(missing_ok=True)
+            else:
+                saved = {"schema": SCHEMA, "reason": self._newest}
+                write_durably(self._path, orjson.dumps(saved, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def _read(path: Path) -> tuple[str | None, str]:

@@ -10,6 +10,7 @@ removed, and the next write would destroy the only copy; refusing loses nothing,
 
 import asyncio
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -17,7 +18,7 @@ import orjson
 from agent.errors import ConfigRefused, OverrideRefused
 from agent.model import HttpTarget, Json, Override, PeerScope, Suppression
 from agent.peer_kind import PeerKind
-from agent.state.durable_file import FILE_MODE, make_private_folder, write_durably
+from agent.state.durable_file import FILE_MODE, make_private_folder, to_its_end, write_durably
 from agent.state.saved_shape import Misshapen, list_of, object_of, one_of, optional_text, pair_of_texts, text
 from discovery.ordinary_file import open_saved
 
@@ -117,26 +118,18 @@ class OverrideStore:
             await self._keep(replace(self._kept, suppressions=left))
 
     async def _keep(self, kept: _Kept) -> None:
-        """Write, then show; a cancelled caller waits until the disk has answered, so memory and disk agree."""
+        """Write, then show."""
         if kept == self._kept:
             return
-        writing = asyncio.get_running_loop().run_in_executor(None, write_durably, self._path, _dump(kept))
-        cancelled: asyncio.CancelledError | None = None
-        while not writing.done():
-            try:
-                await asyncio.wait([writing])
-            except asyncio.CancelledError as exc:
-                cancelled = exc  # Raised again below; a thread cannot be stopped in the middle of a write.
-        failure = writing.exception()
-        if failure is None:
+
+        def show() -> None:
             self._kept = kept
-        if cancelled is not None:
-            raise cancelled
-        if isinstance(failure, OSError):
-            reason = failure.strerror or str(failure)
-            raise OverrideRefused(507, "not_saved", f"The change could not be saved: {reason}") from failure
-        if failure is not None:
-            raise failure
+
+        try:
+            await to_its_end(partial(write_durably, self._path, _dump(kept)), show)
+        except OSError as exc:
+            reason = exc.strerror or str(exc)
+            raise OverrideRefused(507, "not_saved", f"The change could not be saved: {reason}") from exc
 
 
 def _dump(kept: _Kept) -> bytes:

@@ -334,7 +334,10 @@ class SubscriptionRegistry(ABC, Generic[News]):
         for backend_key in changed:
             link = self._link(backend_key)
             if link is not None:
-                link.look_at_subscriptions()
+                try:
+                    link.look_at_subscriptions()
+                except Exception:  # The others are not told again.
+                    log.exception("MCP link could not look at its subscriptions", extra={"backend": backend_key})
 
     # Inside
 

@@ -80,8 +80,12 @@ def as_legacy(task: Json) -> Json:
 
 
 def with_related_task(result: Json, task_id: str) -> Json:
-    """A result, or the params of a server's request, with the task that it belongs to in `_meta`."""
-    return {**result, "_meta": {**(result.get("_meta") or {}), RELATED_TASK: {"taskId": task_id}}}
+    """A result, or the params of a server's request, with the task that it belongs to in `_meta`.
+
+    That is an object then, whatever it was.
+    """
+    meta = result.get("_meta")
+    return {**result, "_meta": {**(meta if isinstance(meta, dict) else {}), RELATED_TASK: {"taskId": task_id}}}
 
 
 def without_related_task(result: Json) -> Json:

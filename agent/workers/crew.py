@@ -2,26 +2,26 @@
 
 Built by the wiring where `MESH_WORKERS` is more than 1, in front of the fast path (`FastServer.elsewhere`). The node
 alone listens. A connection goes to a worker at a boundary between requests, once it has shown that it makes calls which
-a worker may serve. The one rule: the end of a worker costs the calls that were under way in it, and nothing else.
+a worker may serve. The one rule: the end of a worker, whenever it comes, ends no connection whose state is known.
 """
 
 import asyncio
 import logging
-import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from agent import clock
 from agent.model import LinkView
 from agent.routing.table import Route
 from agent.server.fast_path.connection import Connection
-from agent.server.fast_path.heads import Head
+from agent.server.fast_path.heads import Beginning
 from agent.server.fast_path.serving import FastServer
 from agent.workers.feed import Feed
 from agent.workers.gate import Gate
+from agent.workers.journal import ROOM_BYTES, Journal, Left
 from agent.workers.passage import Given, Passage
 from agent.workers.picture import (
     TICK_S,
@@ -39,8 +39,9 @@ from agent.workers.picture import (
     changes,
     tools_for_workers,
 )
+from agent.workers.recovered import RecoveredConnection
 from agent.workers.spawning import ended, started
-from agent.workers.tally import Counted, Done, Ready, Taken, add
+from agent.workers.tally import Back, CrewMetrics, Done, Ready, add
 from discovery.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -57,22 +58,8 @@ _AGAIN: Final = Backoff(first_s=0.5, last_s=30.0)
 _LIVED_S: Final = 60.0
 # A worker that does not read what it is sent gets no more connections.
 _UNSENT_BYTES_MAX: Final = 8 << 20
-
-
-class CrewMetrics(Counted, Protocol):
-    """What is counted here (`agent.metrics.Metrics`)."""
-
-    def workers_running(self, count: int, connections: int, in_flight: int) -> None:
-        """So many serve now, with so many connections, and so many calls under way."""
-        ...
-
-    def worker_called(self, calls: int) -> None:
-        """So many were made there."""
-        ...
-
-    def worker_lost(self) -> None:
-        """One ended that should not have."""
-        ...
+# One that says nothing for so long, though this process runs, is ended: it says something four times a second.
+HUNG_S: Final = 10.0
 
 
 @dataclass(slots=True, eq=False)
@@ -87,14 +74,24 @@ class Standing:
     stays_for: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Away:
+    """A connection that a worker has, by a descriptor of this process. `returns`: as `Standing`."""
+
+    sock: socket.socket
+    address: str
+    returns: int
+
+
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """One running worker. `held`: addresses of its connections; `untaken`: those that it may not have yet."""
+    """One running worker. `held`: its connections, by their places in its journal; `silent_s`: it has said nothing."""
 
+    process: asyncio.subprocess.Process
     feed: Feed
     passage: Passage
-    held: dict[int, str] = field(default_factory=dict)
-    untaken: dict[int, Given] = field(default_factory=dict)
+    journal: Journal
+    held: dict[int, _Away] = field(default_factory=dict)
     tools: dict[str, Route] = field(default_factory=dict)
     ways: frozenset[str] = frozenset()
     wanted: frozenset[str] = frozenset()
@@ -102,10 +99,12 @@ class _Worker:
     is_ready: bool = False
     is_leaving: bool = False
     in_flight: int = 0
+    silent_s: float = 0.0
 
     @property
     def takes_connections(self) -> bool:
-        return self.is_ready and not self.is_leaving and self.feed.unsent_bytes < _UNSENT_BYTES_MAX
+        is_here = self.is_ready and not self.is_leaving and self.journal.has_room
+        return is_here and self.feed.unsent_bytes < _UNSENT_BYTES_MAX
 
 
 class Crew:
@@ -138,7 +137,6 @@ class Crew:
         self._used, self._keep_lines = used, keep_lines
         self._server: FastServer | None = None
         self._workers: list[_Worker] = []
-        self._numbers = 0
         self._calling: set[Connection] = set()
         self._sessions: set[str] = set()
         self._picture = Picture()
@@ -148,6 +146,7 @@ class Crew:
         self._tasks: asyncio.TaskGroup | None = None
         self._nudged = asyncio.Event()
         self._is_leaving = False
+        self._looked_s = clock.now_s()
         self._over = asyncio.Event()
         gate.sessions = self._sessions
 
@@ -160,7 +159,7 @@ class Crew:
 
     def addresses(self) -> Iterator[str]:
         """The other side's address of each."""
-        return (address for one in self._workers for address in one.held.values())
+        return (away.address for one in self._workers for away in one.held.values())
 
     def close_idle(self, count: int, idle_s: float) -> None:
         """Have each worker close its part of so many connections that were idle for so long."""
@@ -178,6 +177,7 @@ class Crew:
             for number in range(1, self._count + 1):
                 tasks.create_task(self._keep(number), name=f"worker {number}")
             while True:
+                self._end_what_hangs()
                 self._say_what_changed()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(TICK_S):
@@ -226,9 +226,9 @@ class Crew:
 
     # Connections
 
-    def _elsewhere(self, connection: Connection, head: Head | None, data: bytes) -> bool:
+    def _elsewhere(self, connection: Connection, beginning: Beginning | None, data: bytes) -> bool:
         """As `agent.server.fast_path.connection.Elsewhere`."""
-        if head is None or self._is_leaving:
+        if beginning is None or self._is_leaving or len(data) > ROOM_BYTES:
             return False
         standing = connection.moved
         if standing is None:
@@ -236,22 +236,22 @@ class Crew:
         if standing.stays_for:
             standing.stays_for -= 1
             return False
-        if not (tool := self._gate.takes(head, data)):
+        if not (tool := self._gate.takes(beginning.head, data)):
             standing.calls = 0
             return False
         standing.calls += 1
-        if standing.calls < CALLS_BEFORE_MOVE << min(standing.returns, _DOUBLINGS_MAX):
+        if standing.calls < CALLS_BEFORE_MOVE << standing.returns:
             return False
         self._calling.add(connection)
         backends = backends_of(self._tools[tool])
         ready = [one for one in self._workers if one.takes_connections and self._has_ways(one, backends)]
-        worker = min(ready, key=_load, default=None)
+        worker = min(ready, key=lambda one: len(one.held), default=None)
         if worker is None:
             return False
-        if len(self._calling) <= len(worker.held):
-            standing.calls, standing.stays_for = 0, STAYS_FOR
-            return False
-        return self._move(connection, worker, standing, data)
+        if len(self._calling) > len(worker.held) and self._move(connection, worker, standing, data):
+            return True
+        standing.calls, standing.stays_for = 0, STAYS_FOR
+        return False
 
     def _has_ways(self, worker: _Worker, backends: frozenset[str]) -> bool:
         """Whether it can call all of these; it opens what is missing, and says so when it has."""
@@ -263,32 +263,58 @@ class Crew:
         return False
 
     def _move(self, connection: Connection, worker: _Worker, standing: Standing, data: bytes) -> bool:
-        self._numbers += 1
-        number, peer = self._numbers, connection.peername
+        peer, returns = connection.peername, standing.returns
 
-        def give(descriptor: int) -> None:
-            # One more for this process, until the worker says that it has the connection.
-            worker.untaken[number] = Given(os.dup(descriptor), number, standing.returns, data)
-            worker.held[number] = str(peer[0]) if isinstance(peer, tuple) and peer else ""
-            worker.passage.give(Given(os.dup(descriptor), number, standing.returns, data))
+        def give(descriptor: int) -> bool:
+            if (taken := worker.journal.take(descriptor, data)) is None:
+                return False
+            number, sock = taken
+            worker.held[number] = _Away(sock, str(peer[0]) if isinstance(peer, tuple) and peer else "", returns)
+            worker.passage.give(Given(sock.fileno(), number, returns, len(data)))
+            self._calling.discard(connection)
+            return True
 
-        if not connection.give_away(give):
-            return False
-        self._calling.discard(connection)
-        return True
+        return connection.give_away(give)
 
-    async def _serve_here(self, given: Given) -> None:
+    def _has_closed(self, worker: _Worker, number: int) -> None:
+        if (away := worker.held.pop(number, None)) is not None:
+            away.sock.close()
+            worker.journal.give_back(number)
+
+    def _take_back(self, worker: _Worker, number: int, returns: int | None = None) -> None:
+        """Serve a connection here that a worker does not serve any more. `returns`: by its word; None: it has died."""
+        if (away := worker.held.pop(number, None)) is None:
+            return
+        left = worker.journal.left(number, away.sock)
+        worker.journal.give_back(number)
+        if left is None:
+            away.sock.close()
+            return
+        assert self._tasks is not None, "it runs"
+        standing = Standing(returns=min(away.returns if returns is None else returns, _DOUBLINGS_MAX))
+        serving = self._serve_here(away.sock, standing, left, is_lost=returns is None and left.may_be_executed)
+        try:
+            self._tasks.create_task(serving, name="a connection of a worker")
+        except RuntimeError:  # The node itself ends.
+            serving.close()
+            away.sock.close()
+
+    async def _serve_here(self, sock: socket.socket, standing: Standing, left: Left, *, is_lost: bool) -> None:
         server = self._server
         assert server is not None, "it runs"
-        connection = Connection(server)
-        connection.moved = Standing(returns=given.returns)
+        connection = RecoveredConnection(server) if is_lost else Connection(server)
+        connection.moved = standing
         try:
-            end = socket.socket(fileno=given.descriptor)
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, end)
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
         except OSError:
             return  # The client has gone.
-        if given.data:  # In this very turn of the loop, so that nothing is read of it before.
-            connection.data_received(given.data)
+        serve = connection.serve_lost if isinstance(connection, RecoveredConnection) else connection.data_received
+        try:  # In this very turn of the loop, so that nothing is read of it before.
+            if left.data:
+                serve(left.data)
+        except Exception:  # as the event loop does: one connection's failure must end nothing else
+            log.exception("a connection of a worker cannot go on")
+            connection.abort()
 
     # Workers
 
@@ -311,34 +337,51 @@ class Crew:
 
     async def _live(self, number: int) -> int:
         """One life of a worker, to its end; returns its exit code. Raises `OSError` where it cannot be started."""
-        process, feed_end, passage_end = await started()
-        feed = await Feed.over(feed_end)
-        worker = _Worker(feed, Passage(passage_end, lambda given: self._came_back(worker, given), _nothing))
-        try:
-            feed.send(self._setup)
-            self._workers.append(worker)
-            log.info("a worker was started", extra={"worker": number, "pid": process.pid})
-            await self._listen(worker)
-        finally:
-            self._end(worker)
-            code = await ended(process)
+        with closing(Journal()) as journal:
+            process, feed_end, passage_end = await started(journal.fd)
+            worker = _Worker(process, await Feed.over(feed_end), Passage(passage_end), journal)
+            try:
+                worker.feed.send(self._setup)
+                self._workers.append(worker)
+                log.info("a worker was started", extra={"worker": number, "pid": process.pid})
+                await self._listen(worker)
+            finally:
+                worker.is_ready = False
+                worker.feed.close()
+                worker.passage.close()
+                try:
+                    code = await ended(process)
+                finally:
+                    self._end(worker)
         return code
 
     async def _listen(self, worker: _Worker) -> None:
         with suppress(EOFError):
             while True:
                 frame = await worker.feed.receive()
+                worker.silent_s = 0.0
                 match frame:
                     case Done():
                         self._took_part(worker, frame)
-                    case Taken():
-                        if (given := worker.untaken.pop(frame.number, None)) is not None:
-                            os.close(given.descriptor)
+                    case Back():
+                        self._take_back(worker, frame.number, frame.returns)
                     case Ready():
                         self._show_all(worker)
                         worker.is_ready = True
                         if self._is_leaving:
                             worker.feed.send(Leave())
+
+    def _end_what_hangs(self) -> None:
+        now_s = clock.now_s()
+        # What this process has missed itself counts for nothing.
+        passed_s, self._looked_s = min(now_s - self._looked_s, 2 * TICK_S), now_s
+        for one in self._workers:
+            one.silent_s += passed_s if one.is_ready else 0.0
+            if one.silent_s > HUNG_S:
+                one.silent_s = 0.0
+                log.warning("a worker hangs, and is ended", extra={"pid": one.process.pid, "limit_s": HUNG_S})
+                with suppress(ProcessLookupError):
+                    one.process.kill()
 
     def _took_part(self, worker: _Worker, done: Done) -> None:
         add(done, self._metrics)
@@ -347,38 +390,19 @@ class Crew:
         # A way that was wanted and is not open yet is wanted anew.
         worker.ways, worker.wanted = done.ways, frozenset()
         for number in done.closed:
-            worker.held.pop(number, None)
+            self._has_closed(worker, number)
         for session_id in done.sessions:
             self._used(session_id)
         for key in done.changing & self._picture.links.keys():
             self._heard_changing[key] = self._picture.links[key].ready_at_s
         self._keep_lines(done.lines)
 
-    def _came_back(self, worker: _Worker, given: Given) -> None:
-        worker.held.pop(given.number, None)
-        self._begin_here(given)
-
-    def _begin_here(self, given: Given) -> None:
-        assert self._tasks is not None, "it runs"
-        serving = self._serve_here(given)
-        try:
-            self._tasks.create_task(serving, name="a connection of a worker")
-        except RuntimeError:  # The node itself ends.
-            serving.close()
-            os.close(given.descriptor)
-
     def _end(self, worker: _Worker) -> None:
-        """It has ended: what it never had is served here, and so is what it gave back before."""
+        """It has ended, and nothing of it runs any more: what it had is served here."""
         if worker in self._workers:
             self._workers.remove(worker)
-        worker.is_ready = False
-        for given in worker.passage.close():
-            os.close(given.descriptor)
-        worker.feed.close()
-        for given in worker.untaken.values():
-            self._begin_here(given)
-        worker.untaken.clear()
-        worker.held.clear()
+        for number in tuple(worker.held):
+            self._take_back(worker, number)
         if self._is_leaving and not self._workers:
             self._over.set()
 
@@ -423,11 +447,3 @@ class Crew:
         for worker in self._workers:
             if worker.is_ready:
                 worker.feed.send(frame)
-
-
-def _load(worker: _Worker) -> int:
-    return len(worker.held)
-
-
-def _nothing() -> None:
-    """The end of a worker is noticed at its feed."""

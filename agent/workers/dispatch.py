@@ -37,6 +37,12 @@ def _for_the_node() -> None:
         turn.not_here = True
 
 
+def is_for_the_node() -> bool:
+    """Whether the node is to serve the present request, so that nothing may be answered here."""
+    turn = TURN.get()
+    return turn is not None and turn.not_here
+
+
 class WorkerDispatch(Dispatch):
     """See the module. `links`: set before the first call."""
 

@@ -7,6 +7,7 @@ its callers.
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -34,6 +35,7 @@ class WorkerLink:
 
     def __init__(self, view: LinkView) -> None:
         self.view = view
+        self.heard_at_s = -math.inf  # It probes nothing.
         self.client: HttpStatelessClient | None = None
         self._wants_sessions = False
         self.lists_changed = False  # In a call, as far as it was heard here.
@@ -65,7 +67,7 @@ class WorkerLink:
     async def request(self, request: Request) -> Json:
         """As `CallableLink`; what is no call is the node's to say."""
         if self.client is None or request.method != CALL:
-            raise CallNotSent.about(self.view.key, "is not connected")
+            raise CallNotSent.about(self.view.key, "is not connected").with_nothing_sent()
         return await self._request(self.client, request)
 
     async def _request(self, client: HttpStatelessClient, request: Request) -> Json:

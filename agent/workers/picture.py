@@ -136,7 +136,6 @@ def link_shown(view: LinkView) -> LinkView:
         next_attempt_at_s=None,
         last_error="",
         said_error="",
-        function_count=0,
         reconnects=0,
     )
 

@@ -1,14 +1,14 @@
 """One worker process, from its first frame to its end.
 
-Started by `agent.workers.crew` with the two descriptors that join it with its node. It listens nowhere, registers
+Started by `agent.workers.crew` with the descriptors that join it with its node. It listens nowhere, registers
 nothing, keeps no file and writes no state. The one rule: it ends when its node ends, whatever it is doing.
 """
 
 import asyncio
 import logging
+import mmap
 import os
 import random
-import signal
 import socket
 import sys
 from contextlib import suppress
@@ -27,7 +27,7 @@ from agent.process_secrets import keep_from_others
 from agent.workers.dispatch import TURN, WorkerDispatch
 from agent.workers.feed import Feed
 from agent.workers.links import WorkerLinks
-from agent.workers.passage import Given, Passage
+from agent.workers.passage import Arrivals, Given
 from agent.workers.picture import (
     CallCancelled,
     CloseIdle,
@@ -42,28 +42,28 @@ from agent.workers.picture import (
     Wanted,
 )
 from agent.workers.serving import Serving
-from agent.workers.tally import Ready, Taken, Tally
+from agent.workers.spawning import listening_to_the_node
+from agent.workers.tally import Ready, Tally
 
 log = logging.getLogger(__name__)
 
 TELL_EVERY_S: Final = 0.25
 # Time for a request that is cut off to write its error.
 _CUT_OFF_S: Final = 0.05
-# The node decides over the end; a terminal sends these to all of its processes.
-_IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def main() -> None:
     """Run until the node ends, or has let this process go."""
-    for one in _IGNORED:
-        signal.signal(one, signal.SIG_IGN)
+    listening_to_the_node()
     feed, passage = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
+    journal = mmap.mmap(int(sys.argv[3]), 0)
+    os.close(int(sys.argv[3]))
     keep_from_others(())
     sys.excepthook = log_uncaught
-    turns.run(_run(feed, passage))
+    turns.run(_run(feed, passage, journal))
 
 
-async def _run(feed_end: socket.socket, passage_end: socket.socket) -> None:
+async def _run(feed_end: socket.socket, passage_end: socket.socket, journal: mmap.mmap) -> None:
     feed = await Feed.over(feed_end)
     with suppress(EOFError):
         setup = await feed.receive()
@@ -73,7 +73,7 @@ async def _run(feed_end: socket.socket, passage_end: socket.socket) -> None:
         limit_dials(setup.dial_allow, setup.dial_deny)
         raise_limit()
         async with asyncio.TaskGroup() as tasks:
-            worker = Worker(setup, feed, passage_end, tasks)
+            worker = Worker(setup, feed, passage_end, journal, tasks)
             await worker.run()
     logging.shutdown()
     # Whatever else holds on is of no use without the node.
@@ -83,7 +83,9 @@ async def _run(feed_end: socket.socket, passage_end: socket.socket) -> None:
 class Worker:
     """See the module."""
 
-    def __init__(self, setup: Setup, feed: Feed, passage_end: socket.socket, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, setup: Setup, feed: Feed, passage_end: socket.socket, journal: mmap.mmap, tasks: asyncio.TaskGroup
+    ) -> None:
         self._feed = feed
         self._tasks = tasks
         self._secrets: tuple[bytes, ...] = ()
@@ -103,8 +105,8 @@ class Worker:
         )
         dispatch.links = self._links
         self._dispatch = dispatch
-        self._passage = Passage(passage_end, self._received, lambda: None)
-        self._serving = Serving(setup, dispatch, self._passage.give)
+        self._serving = Serving(setup, dispatch, journal, feed.send)
+        self._arrivals = Arrivals(passage_end, self._received)
         self._left = asyncio.Event()
         self._known: frozenset[str] = frozenset()
         self._lines, self._lines_told = kept_lines(), 0
@@ -166,14 +168,13 @@ class Worker:
         self._dispatch.far(picture.far)
 
     def _received(self, given: Given) -> None:
-        self._feed.send(Taken(given.number))
         self._tasks.create_task(self._serving.take(given), name="take a connection")
 
     async def _tell(self) -> None:
         while True:
             await asyncio.sleep(TELL_EVERY_S)
             self._say()
-            if self._serving.is_leaving and not self._serving.count and not self._passage.is_sending:
+            if self._serving.is_leaving and not self._serving.count:
                 self._left.set()
 
     def _say(self) -> None:

@@ -5,9 +5,10 @@ goes back to the node, with every byte that has come, unless the next request is
 """
 
 import asyncio
-import os
+import mmap
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -29,7 +30,7 @@ from agent.rest.tokens import TokenTable
 from agent.routing.table import Route, RouteTable
 from agent.server.endpoint import Endpoint, build_endpoint
 from agent.server.fast_path.connection import Connection, FastRequest, HandlerOf, ServedElsewhere
-from agent.server.fast_path.heads import Head
+from agent.server.fast_path.heads import Beginning
 from agent.server.fast_path.serving import FastServer
 from agent.server.pages import PageLimits
 from agent.server.preferences import ERRORS, NOTICES, Preferences
@@ -40,8 +41,9 @@ from agent.subscriptions.registry import Counts
 from agent.subscriptions.resources import ClientUpdates, ResourceUpdates
 from agent.subscriptions.sessions import SessionUpdates
 from agent.subscriptions.tasks import TaskUpdates
-from agent.workers.dispatch import TURN, Turn, WorkerDispatch
+from agent.workers.dispatch import TURN, Turn, WorkerDispatch, is_for_the_node
 from agent.workers.gate import PATH, Gate
+from agent.workers.journal import ROOM_BYTES, Place
 from agent.workers.passage import Given
 from agent.workers.picture import (
     SILENT_S,
@@ -52,6 +54,7 @@ from agent.workers.picture import (
     Setup,
     Tools,
 )
+from agent.workers.tally import Back
 
 if TYPE_CHECKING:
     from agent.server.node_operations import NodeOperations
@@ -68,6 +71,60 @@ class Origin:
     number: int
     returns: int
     is_for_node: bool = False
+
+
+class JournaledConnection(Connection, asyncio.BufferedProtocol):
+    """A connection whose requests come right into the journal of the worker, and that is shut down when it ends.
+
+    The node has a descriptor of it as well, so that to close this one ends nothing. `place`: its place in the journal;
+    `in_task`: the last request, where it was served in a task, until it is known how long its answer was.
+    """
+
+    __slots__ = ("in_task", "is_given_back", "place")
+
+    def __init__(self, owner: FastServer, journal: mmap.mmap, number: int) -> None:
+        super().__init__(owner)
+        self.place = Place(journal, number, self._turn.write)
+        self._write = self.place.write
+        self.is_given_back = False
+        self.in_task: FastRequest | None = None
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - as `asyncio.BufferedProtocol`
+        """As `asyncio.BufferedProtocol`. There is room, as no more than that is read before it goes to the node."""
+        place = self.place
+        return place.room[place.filled :] if place.filled else place.room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """As `asyncio.BufferedProtocol`."""
+        place = self.place
+        begun, place.filled = place.filled, place.filled + nbytes
+        self.data_received(place.room[begun : place.filled].tobytes())
+        if place.filled == ROOM_BYTES and self.transport is not None:
+            self.transport.pause_reading()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """As `asyncio.Protocol`."""
+        if not self.is_given_back and self.transport is not None:
+            with suppress(OSError):
+                self.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        super().connection_lost(exc)
+
+    def _run(self, request: FastRequest, answer: Awaitable[web.StreamResponse] | None = None) -> None:
+        super()._run(request, answer)
+        self.in_task = request
+        assert self._request is not None, "it is handled in a task"
+        self._request.add_done_callback(partial(self._has_ended, request))
+
+    def _has_ended(self, request: FastRequest, _task: object) -> None:
+        if self.in_task is request:
+            self.settle()
+
+    def settle(self) -> None:
+        """Note how long the answer to the last request was, which has ended, if aiohttp has written it."""
+        request, self.in_task = self.in_task, None
+        writer = None if request is None else request.writer_made
+        if writer is not None and not self._ending:
+            self.place.wrote(writer.output_size)
 
 
 class WorkerServer(FastServer):
@@ -92,11 +149,17 @@ async def _unless_not_here(answer: Awaitable[web.StreamResponse], turn: Turn) ->
 
 
 class Serving:
-    """See the module. `give`: sends a connection to the node."""
+    """See the module. `tell`: sends a frame to the node.
 
-    def __init__(self, setup: Setup, dispatch: WorkerDispatch, give: Callable[[Given], None]) -> None:
+    Long because its connections, and what it has heard of the node, decide together which requests it serves.
+    """
+
+    def __init__(
+        self, setup: Setup, dispatch: WorkerDispatch, journal: mmap.mmap, tell: Callable[[Back], None]
+    ) -> None:
         self._setup = setup
-        self._give = give
+        self._journal = journal
+        self._tell = tell
         self._routes = RouteTable(tools={})
         self._tools: dict[str, Route] = {}
         self._links: Mapping[str, LinkView] = {}
@@ -111,7 +174,7 @@ class Serving:
         self.gate.sessions = self._sessions
         self._heard_s = clock.now_s()
         self.used_sessions: set[str] = set()
-        self._by_number: dict[int, Connection] = {}
+        self._by_number: dict[int, JournaledConnection] = {}
         self.is_leaving, self._arriving = False, 0
         self._gone: list[int] = []  # Before they had arrived.
         self.endpoint: Final = self._endpoint(setup, dispatch)
@@ -139,7 +202,7 @@ class Serving:
             app,
             runner.server,
             PATH,
-            lambda request: None if self.is_leaving else usual_header_lines(request),
+            self._usual_lines,
             DirectWay(self._policy),
         )
         server.elsewhere = self._elsewhere
@@ -162,7 +225,10 @@ class Serving:
         """Serve a connection from now on."""
         server = self._server
         assert server is not None, "it was started"
-        loop, connection = asyncio.get_running_loop(), Connection(server)
+        if given.descriptor is None:  # Nothing has become of it yet, so the node goes on with it.
+            self._tell(Back(given.number, given.returns + 1))
+            return
+        loop, connection = asyncio.get_running_loop(), JournaledConnection(server, self._journal, given.number)
         connection.moved = Origin(given.number, given.returns)
         self._arriving += 1
         try:
@@ -174,7 +240,7 @@ class Serving:
             self._arriving -= 1
         self._by_number[given.number] = connection
         # In this very turn of the loop, so that nothing is read of it before.
-        connection.data_received(given.data)
+        connection.buffer_updated(given.size)
 
     def closed(self) -> list[int]:
         """The numbers of those that have ended since this was called last."""
@@ -196,28 +262,40 @@ class Serving:
             if connection.idle_since_s is not None and connection.transport is not None:
                 self._give_back(connection, connection.hold())
 
-    def _elsewhere(self, connection: Connection, head: Head | None, data: bytes) -> bool:
+    def _elsewhere(self, connection: Connection, beginning: Beginning | None, data: bytes) -> bool:
+        assert isinstance(connection, JournaledConnection), "it was taken here"
         origin: Origin = connection.moved
         if not self._may_serve():
             self._give_back(connection, data)
             return True
-        if head is not None and not origin.is_for_node and self.gate.takes(head, data):
-            if (session_id := head.by_name.get(_HEADER)) is not None:
+        if beginning is not None and not origin.is_for_node and self._takes(connection, beginning, data):
+            if (session_id := beginning.head.by_name.get(_HEADER)) is not None:
                 self.used_sessions.add(session_id)
             return False
         origin.returns += not origin.is_for_node
         self._give_back(connection, data)
         return True
 
+    def _takes(self, connection: JournaledConnection, beginning: Beginning, data: bytes) -> bool:
+        """Whether to serve the request that has come, which then is begun. More than one is the node's to serve."""
+        if beginning.head_bytes + beginning.body_bytes != len(data) or not self.gate.takes(beginning.head, data):
+            return False
+        if connection.in_task is not None:
+            connection.settle()
+        return connection.place.begin()
+
     def _may_serve(self) -> bool:
         return not self.is_leaving and clock.now_s() - self._heard_s < SILENT_S
 
-    def _give_back(self, connection: Connection, data: bytes) -> None:
+    def _give_back(self, connection: JournaledConnection, data: bytes) -> None:
         origin: Origin = connection.moved
 
-        def give(descriptor: int) -> None:
+        def give(_descriptor: int) -> bool:
+            connection.settle()
+            connection.is_given_back = True
             self._by_number.pop(origin.number, None)
-            self._give(Given(os.dup(descriptor), origin.number, origin.returns, data))
+            self._tell(Back(origin.number, origin.returns))
+            return True
 
         if not connection.give_away(give):
             origin.is_for_node = True
@@ -227,6 +305,12 @@ class Serving:
     def _look_again(self, connection: Connection) -> None:
         if connection.request is None and connection.transport is not None:
             connection.data_received(b"")
+
+    def _usual_lines(self, request: web.Request | None) -> str | None:
+        """As `CommonLines`. None where an answer may not go out at once; one of a call without a task always may."""
+        if self.is_leaving or (request is not None and is_for_the_node()):
+            return None
+        return usual_header_lines(request)
 
     async def _last_answer(self, _request: web.Request, response: web.StreamResponse) -> None:
         if self.is_leaving:

@@ -42,10 +42,11 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """A connection has arrived: from now on it is the worker's."""
+class Back:
+    """A connection is the node's again, with what its journal has of it. `returns`: how often it came back."""
 
     number: int
+    returns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,22 @@ class Counted(Protocol):
 
     def ejected(self, backend: str, reason: str) -> None:
         """See there."""
+        ...
+
+
+class CrewMetrics(Counted, Protocol):
+    """What is counted of the workers, too (`agent.metrics.Metrics`)."""
+
+    def workers_running(self, count: int, connections: int, in_flight: int) -> None:
+        """So many serve now, with so many connections, and so many calls under way."""
+        ...
+
+    def worker_called(self, calls: int) -> None:
+        """So many were made there."""
+        ...
+
+    def worker_lost(self) -> None:
+        """One ended that should not have."""
         ...
 
 

@@ -49,6 +49,10 @@ _ERROR_CHARS_MAX = 200
 _WORD_CHARS_MAX = 32
 # An agent closes further connections of one address at once (1.8), or answers 429 to them (later).
 _LIMIT_HINT = "; Consul's limit of connections for each address is limits.http_max_conns_per_client, 200 by default"
+_LOST_HINT = (
+    "; of 1.21 also an agent that has lost its data_dir, and so its node ID, hangs up on what the catalog still has"
+    " under its name: take its Consul node out by /v1/catalog/deregister"
+)
 _LIMIT_ENDS_S = 1.0  # At once; a wait that lasted longer was ended by something else.
 _BROKEN_HINT = "; did the agent end, or does a proxy before it cut off waits (MESH_CONSUL_WAIT_S)?"
 _UNKNOWN = "ACL not found"  # Consul's own words of a token, all versions.
@@ -407,7 +411,8 @@ class _Transport(HTTPClient):  # type: ignore[misc] # the library is untyped
             raise CatalogUnavailable(_text(exc)) from exc
         except (aiohttp.ClientConnectionError, OSError) as exc:
             broken = not isinstance(exc, aiohttp.ClientConnectorError)  # It had been made, whatever ended it.
-            raise AgentUnreachable(_text(exc) + _LIMIT_HINT * broken) from exc
+            hint = _LIMIT_HINT + _LOST_HINT * path.endswith("/service/register")
+            raise AgentUnreachable(_text(exc) + hint * broken) from exc
         except aiohttp.ClientError as exc:
             raise CatalogUnavailable(_text(exc)) from exc
         took_s = clock.now_s() - began_s

@@ -4,9 +4,10 @@ Consul keeps the maintenance of a service as one of its checks (`consul maint -s
 when we leave, when an agent is wiped, when the catalog forgets. Asked by the registration what to register along, in
 one request: the entry is never there without it. The agent's word is kept whenever the catalog shows a change, and when
 we leave; at each comparison, too, while the catalog shows no entry of ours, for the agent's list takes `service:read`
-alone and the catalog `node:read` as well. The one rule: while the agent holds our entry, its word counts, for the
-operator may have ended the maintenance while we were down; what was kept counts where the entry is gone, also where the
-disk gives it only after the entry was made anew. That of a Consul node is kept by Consul.
+alone and the catalog `node:read` as well, and while it lacks the maintenance that the agent holds, as when it refuses
+that. The one rule: while the agent holds our entry, its word counts, for the operator may have ended the maintenance
+while we were down; what was kept counts where the entry is gone, also where the disk gives it only after the entry was
+made anew. That of a Consul node is kept by Consul.
 """
 
 import logging
@@ -16,7 +17,7 @@ from typing import Any
 
 from discovery.consul.client import ConsulClient
 from discovery.consul.rows import SERVICE_MAINTENANCE
-from discovery.model import MaintenanceRecord
+from discovery.model import CatalogUnavailable, MaintenanceRecord
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +40,10 @@ class KeptMaintenance:
         self._loaded = False
         self._is_blind = False  # Our entry was made anew without what the record says: it is to be registered yet.
         self._shown = ""
+        self._lacked: str | None = None  # The reason of ours that the catalog does not show, which is news once.
         self._is_seen = False  # The catalog has shown our entry since the last comparison.
         self._is_mute = False  # The agent shows no checks, as embedded catalogs do.
-        self.is_to_be_asked = False  # The catalog has said something else than before, or says nothing of us.
+        self._is_news = False  # The catalog has said something else since the agent was asked, or says nothing of us.
         self.resumed = ""
 
     def __repr__(self) -> str:
@@ -49,9 +51,11 @@ class KeptMaintenance:
 
     def shown(self, reason: str) -> bool:
         """Take what the catalog says of our entry, the Consul node's maintenance included; whether that is news."""
-        is_news = reason != self._shown
-        self._is_seen = True
-        self._shown, self.is_to_be_asked = reason, self.is_to_be_asked or is_news
+        # A watch misses what begins and ends within a moment, as one that is taken up again and ended at once.
+        lacked = None if reason else self._reason
+        is_news = reason != self._shown or (lacked is not None and lacked != self._lacked)
+        self._is_seen, self._lacked = True, lacked
+        self._shown, self._is_news = reason, self._is_news or is_news
         return is_news
 
     @property
@@ -60,18 +64,33 @@ class KeptMaintenance:
         return self._record.fault
 
     def compared(self) -> None:
-        """Have the agent asked where the catalog has not shown our entry since last time, or the disk has refused."""
+        """Have the agent asked where the catalog has not shown all of our entry since, or the disk has refused."""
         is_kept = self._loaded and self._is_saved
-        self.is_to_be_asked |= not self._is_mute and not (self._is_seen and is_kept)
+        self._is_news |= not self._is_mute and not (self._is_seen and is_kept and self._lacked is None)
         self._is_seen = False
 
     async def ask(self) -> bool:
         """Keep what the agent says now; whether we have to register what was kept. Raises `CatalogUnavailable`."""
-        checks = await self._client.held_checks()
-        self.is_to_be_asked, self._is_mute = False, checks is None
+        checks = await self._held_checks()
         if checks is not None:
             await self.take(checks)
         return self._is_owed
+
+    async def _held_checks(self) -> Mapping[str, Any] | None:
+        """The agent's checks; what the catalog says from now on may not be among them. Raises `CatalogUnavailable`."""
+        self._is_news = False
+        try:
+            checks = await self._client.held_checks()
+        except CatalogUnavailable:
+            self._is_news = True
+            raise
+        self._is_mute = checks is None
+        return checks
+
+    @property
+    def is_to_be_asked(self) -> bool:
+        """Whether the agent may say something else than what is kept, or lacks what is."""
+        return self._is_news or self._is_owed
 
     @property
     def _is_owed(self) -> bool:
@@ -90,6 +109,7 @@ class KeptMaintenance:
         is_same = self._loaded and reason == self._reason
         self._reason, self._loaded, self._is_blind = reason, True, False
         if not (is_same and self._is_saved):
+            self._is_saved = False  # A node that stops cuts this short, and takes the same again as it leaves.
             self._is_saved = await self._record.save(reason)
 
     async def check_to_register(self, *, renewed: bool) -> dict[str, Any] | None:
@@ -101,10 +121,9 @@ class KeptMaintenance:
         await self._load()
         if self._loaded and self._reason is None and not self.is_to_be_asked:
             return None
-        checks = await self._client.held_checks()
+        checks = await self._held_checks()
         if checks is None:
             return None
-        self.is_to_be_asked = False
         await self.take(checks)
         is_new = self._our_check_id not in checks
         if is_new:
@@ -113,7 +132,6 @@ class KeptMaintenance:
         if reason is None:
             return None
         if is_new or self._is_blind:
-            self.is_to_be_asked = self._is_blind  # Until the agent has it.
             self._note_resumed(reason)
             return self._check(reason)
         if not renewed:
@@ -125,7 +143,7 @@ class KeptMaintenance:
     def registered(self) -> None:
         """The agent has taken the registration with it: from now on, its word counts."""
         if self._is_owed:
-            self._is_blind = self.is_to_be_asked = False
+            self._is_blind = False
 
     def _check(self, notes: str) -> dict[str, Any]:
         return {"CheckID": self._check_id, "Name": _NAME, "Notes": notes, "Status": "critical", "TTL": _TTL}

@@ -13,6 +13,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from tests.e2e.running import CLIENT_TIMEOUT_S
 from tests.e2e.servers_files import replace_file
 
 PREFIX = "io.modelcontextprotocol/"
@@ -58,7 +59,7 @@ class Holder:
         if data is not None:
             sent["Content-Type"] = "application/json"
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as http,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CLIENT_TIMEOUT_S)) as http,
             http.request(method, URL(self.base + path, encoded=True), data=data, headers=sent) as response,
         ):
             return Reply(response.status, response.headers, _last(await response.text()))

@@ -19,7 +19,7 @@ import pytest
 from tests.attacks.clients import ERAS, Holder, entry, token_of, write_tokens
 from tests.e2e.running import RunningNode, nodes_below, start_node
 from tests.e2e.servers_files import example
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 eras = pytest.mark.parametrize("era", ERAS)
@@ -227,8 +227,9 @@ async def test_an_endless_name_is_unknown_at_once_whatever_the_patterns(guarded:
     )
     holder = guarded.holder("patterns")
     await holder.begin()
-    async with asyncio.timeout(5):
-        reply = await holder.legacy("tools/call", name="abcdefg" * 60_000, arguments={})
+    before_s = used_s(guarded.node.process.pid)
+    reply = await holder.legacy("tools/call", name="abcdefg" * 60_000, arguments={})
+    assert used_s(guarded.node.process.pid) - before_s < 5
     assert "Unknown tool" in reply.error["message"]
     await guarded.write(TOKENS)
 
@@ -300,24 +301,28 @@ async def test_what_a_revoked_token_opened_ends_and_what_others_opened_goes_on(g
 
 
 async def test_what_a_token_opened_ends_when_it_expires(guarded: Guarded) -> None:
-    soon = datetime.fromtimestamp(time.time() + 2, UTC).isoformat()
-    await guarded.write({**TOKENS, "brief": entry("brief", "mcp", expires=soon)})
-    brief = guarded.holder("brief")
-    await brief.begin()
-    async with (
-        aiohttp.ClientSession() as http,
-        http.get(f"{brief.base}/mcp", headers=brief.of_session()) as standing,
-    ):
-        assert standing.status == 200
-        async with asyncio.timeout(20):
-            await standing.content.read()
+    brief, status = guarded.holder("brief"), 0
+    for lasts_s in (2, 8, 32):  # On a busy machine it takes a while to open something.
+        soon = datetime.fromtimestamp(time.time() + lasts_s, UTC).isoformat()
+        await guarded.write({**TOKENS, "brief": entry("brief", "mcp", expires=soon)})
+        await brief.begin()
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(f"{brief.base}/mcp", headers=brief.of_session()) as standing,
+        ):
+            status = standing.status
+            async with asyncio.timeout(lasts_s + PATIENCE_S):
+                await standing.content.read()
+        if status == 200:
+            break
+    assert status == 200
     reply = await brief.legacy("ping")
     assert (reply.status, "has expired" in reply.error["message"]) == (401, True)
     await guarded.write(TOKENS)
 
 
 async def test_calls_beyond_the_rate_are_answered_429_and_operators_and_probes_never_starve(guarded: Guarded) -> None:
-    slow = guarded.holder("slow")
+    slow, began_s = guarded.holder("slow"), time.monotonic()
     first = await slow.modern("tools/call", name="notes__list", arguments={})
     assert first.status == 200
     await slow.begin()
@@ -326,7 +331,7 @@ async def test_calls_beyond_the_rate_are_answered_429_and_operators_and_probes_n
         await slow.legacy("tools/call", name="notes__list", arguments={}),
     ):
         assert refused.status == 429
-        assert 90 <= int(refused.headers["Retry-After"]) <= 100
+        assert began_s + 100 - time.monotonic() <= int(refused.headers["Retry-After"]) <= 100
         assert refused.error["code"] == -32000
         assert refused.error["data"]["outcome"] == "not_executed"
         assert "Token 'slow' may make 0.01 calls a second" in refused.error["message"]
@@ -373,10 +378,13 @@ async def test_a_small_compressed_body_of_a_stranger_is_never_unpacked(
     host: str, status: int, guarded: Guarded
 ) -> None:
     headers = {"Host": host, "Content-Encoding": "gzip", "Content-Type": "application/json"}
-    before_s = used_s(guarded.node.process.pid)
-    async with (
-        aiohttp.ClientSession() as http,
-        http.post(f"{guarded.node.base}/mcp", data=packed(), headers=headers) as answer,
-    ):
-        assert answer.status == status
-    assert used_s(guarded.node.process.pid) - before_s < 0.2, "unpacking alone takes three times as long"
+    took_s: list[float] = []
+    for _ in range(3):  # The node has other things to do meanwhile.
+        before_s = used_s(guarded.node.process.pid)
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(f"{guarded.node.base}/mcp", data=packed(), headers=headers) as answer,
+        ):
+            assert answer.status == status
+        took_s.append(used_s(guarded.node.process.pid) - before_s)
+    assert min(took_s) < 0.2, "unpacking alone takes three times as long"

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from agent.audit.files import FILE_NAME as AUDIT
+from agent.control.reconciler import RESYNC_EVERY_S
+from agent.state.pins import FILE_NAME as PINS
 from tests.attacks.clients import Holder, entry, token_of, write_tokens
 from tests.e2e.processes import ROOT, environment_of
 from tests.e2e.running import RunningNode, nodes_below, start_again, start_node, stop_node
@@ -171,6 +173,33 @@ async def test_a_node_remembers_what_it_saw_first_when_it_starts_again(tmp_path:
         listed = await scene.holder("client").tools("legacy")
         assert "fickle__read_all_notes" in listed
         assert "fickle__save" not in listed
+    finally:
+        await stop_node(scene.node)
+
+
+async def test_pins_that_cannot_be_read_at_the_start_count_at_once_when_they_can_be(tmp_path: Path) -> None:
+    node = await started(tmp_path, "warn", HONEST, OTHER)
+    scene = Scene(node, tmp_path)
+    try:
+        await eventually(scene.has_pinned)
+        await stop_node(node)
+        (pins,) = await asyncio.to_thread(lambda: list(tmp_path.rglob(PINS)))
+        whole = pins.rename(tmp_path / "whole")
+        pins.mkdir()
+        scene.write(POISONED, OTHER)
+        scene = Scene(await start_again(node), tmp_path)
+        await eventually(scene.has_pinned)
+        assert await scene.changed() == []
+        pins.rmdir()
+        whole.rename(pins)
+
+        async def is_read() -> bool:
+            return bool(scene.node.events("pinned definitions can be read again"))
+
+        await eventually(is_read)
+        # Before the mesh looks at everything in any case.
+        (change,) = await eventually(scene.changed, 2 / 3 * RESYNC_EVERY_S)
+        assert (change["server"], change["name"]) == ("fickle", "save")
     finally:
         await stop_node(scene.node)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.client.stdio.cgroup import own_group
-from tests.e2e.processes import ROOT, NodeProcess, environment_of
+from tests.e2e.processes import ROOT, NodeProcess, environment_of, has_ended
 from tests.e2e.running import RunningNode, StartNode, running_nodes, stop_node
 from tests.e2e.servers_files import example, write_servers
 from tests.ports import free_port
@@ -65,13 +65,6 @@ def powerless_node(folder: Path, settings: dict[str, str]) -> RunningNode:
             stderr=log,
         )
     return RunningNode("node", port, NodeProcess(process), folder / "node.log", TOKEN, environment)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.fixture
@@ -126,7 +119,7 @@ async def pids_in(*files: Path) -> list[int]:
 
 
 async def none_lives(pids: list[int]) -> bool:
-    assert [pid for pid in pids if is_alive(pid)] == []
+    assert [pid for pid in pids if not has_ended(pid)] == []
     return True
 
 
@@ -146,7 +139,7 @@ async def test_nothing_that_a_node_started_outlives_its_kill_not_even_in_a_sessi
 
     await eventually(partial(node.offers, "node__stubborn__now"))
     pids = await eventually(partial(pids_in, grandchild, child))
-    assert all(map(is_alive, pids))
+    assert not any(map(has_ended, pids))
     os.kill(node.process.pid, signal.SIGKILL)
     try:
         await eventually(partial(none_lives, pids))
@@ -192,11 +185,11 @@ async def test_what_hides_from_its_node_is_ended_by_its_control_group_and_no_gro
     pids = await eventually(partial(pids_in, tmp_path / "removed", tmp_path / "killed"))
     (folder,) = groups_of(node)
     try:
-        assert all(map(is_alive, pids))
+        assert not any(map(has_ended, pids))
         # A server that is taken out of the file while the node runs.
         write_servers(tmp_path, {"killed": escaped["killed"]})
         await eventually(partial(none_lives, pids[:1]))
-        assert is_alive(pids[1])
+        assert not has_ended(pids[1])
         os.kill(node.process.pid, signal.SIGKILL)
         await eventually(partial(none_lives, pids))
         await eventually(partial(is_gone, folder))

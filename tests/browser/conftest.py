@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
 
 NO_BROWSER = "NO CHROMIUM, the page was not tried in a browser: install Debian's chromium, or let CHROMIUM_BIN name one"
+# No promise of the page: for what is waited for, on a machine that other tests share. Playwright's own are 5 s.
+expect.set_options(timeout=30_000)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

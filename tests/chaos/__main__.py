@@ -17,7 +17,7 @@ from tests.chaos.load import Books
 from tests.chaos.operators_words import killed_again_and_again
 from tests.chaos.seeded import Chaos, chaos_run, reads_failed
 from tests.chaos.soak import judged, soak_run
-from tests.e2e.copied_nodes import node_copies
+from tests.e2e.copied_nodes import copies
 from tests.e2e.processes import environment_of
 
 
@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--soak", action="store_true", help="churn as well, sped up, and judge what the front holds")
     asked = parser.parse_args()
     print(f"seed {asked.seed} (again: make {'soak' if asked.soak else 'chaos'} SEED={asked.seed})", flush=True)
-    with tempfile.TemporaryDirectory(prefix="mesh-chaos-") as folder, node_copies(environment_of({})):
+    with tempfile.TemporaryDirectory(prefix="mesh-chaos-") as folder, copies(environment_of({})):
         broken = _soaked(Path(folder), asked) if asked.soak else []
         if asked.for_s and not asked.soak:
             broken += _struck(Path(folder), asked)
@@ -51,7 +51,7 @@ def _struck(folder: Path, asked: argparse.Namespace) -> list[str]:
     run = chaos_run(folder, asked.seed, for_s=asked.for_s, lasts_s=lasts_s, only=asked.only)
     chaos, books, lies = asyncio.run(run)
     report(chaos, books)
-    return [*lies, *reads_failed(books)]
+    return [*lies, *reads_failed(chaos, books)]
 
 
 def _soaked(folder: Path, asked: argparse.Namespace) -> list[str]:
@@ -64,7 +64,7 @@ def _soaked(folder: Path, asked: argparse.Namespace) -> list[str]:
         )
     verdict = judged(soak.samples)
     print(f"{soak.happened}: {soak.happened.hours:.2f} hours of the plain pace\n{verdict}")
-    return [*lies, *reads_failed(soak.books), *verdict.complaints()]
+    return [*lies, *reads_failed(soak.chaos, soak.books), *verdict.complaints()]
 
 
 def report(chaos: Chaos, books: Books) -> None:

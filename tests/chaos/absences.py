@@ -33,10 +33,14 @@ class Absence(Enum):
     JSON_404 = auto()
     JSON_503 = auto()
     PAGE_200 = auto()
+    PAUSE_503 = auto()  # As long as it may, which a crashed server is not away.
+    ERROR_502 = auto()  # As gateways say it: an error of JSON-RPC.
+    ERROR_200 = auto()
 
 
 _HTML = b"<html><body>no server available</body></html>"
 _JSON = b'{"message": "no server available"}'
+_ERROR = b'{"jsonrpc": "2.0", "id": null, "error": {"code": -32000, "message": "no server available"}}'
 # What reverse proxies say for a server that they do not reach, or do not know of any more.
 _PAGES = {
     Absence.PAGE_404: http(404, _HTML, "text/html"),
@@ -45,6 +49,9 @@ _PAGES = {
     Absence.JSON_404: http(404, _JSON),
     Absence.JSON_503: http(503, _JSON),
     Absence.PAGE_200: http(200, _HTML, "text/html"),
+    Absence.PAUSE_503: http(503, _HTML, "text/html", **{"Retry-After": "3600"}),
+    Absence.ERROR_502: http(502, _ERROR),
+    Absence.ERROR_200: http(200, _ERROR),
 }
 
 
@@ -81,7 +88,7 @@ class ServedPort:
         if absence is Absence.FULL:
             self._stop_accepting()
             for _ in range(_FILLERS):
-                self._silenced.append(socket.create_connection(("127.0.0.1", self.port), timeout=5))
+                self._fill()
 
         async def say(_: Seen) -> tuple[bytes | None, bool]:
             return page, False
@@ -103,7 +110,17 @@ class ServedPort:
             self._listener.bind(("127.0.0.1", self.port))
             self._listener.listen(_BACKLOG)
         if self._accepting is None:
+            with contextlib.suppress(BlockingIOError):
+                while True:  # What came while none was accepted.
+                    self._silenced.append(self._listener.accept()[0])
             self._accepting = self._group.create_task(self._accept(self._listener), name=f"port {self.port}")
+
+    def _fill(self) -> None:
+        """Take a place in the queue, unless a client was sooner: then this one waits for a place as others do."""
+        filler = socket.socket()
+        filler.setblocking(False)
+        self._silenced.append(filler)
+        filler.connect_ex(("127.0.0.1", self.port))
 
     def _stop_accepting(self) -> None:
         if self._accepting is not None:

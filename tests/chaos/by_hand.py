@@ -17,7 +17,7 @@ from agent.links.state import FLAP_S
 from tests.chaos.test_lost_packets import HEALED_WITHIN_S, cut_and_healed, nodes_apart
 from tests.consul_binary import consul_binary
 from tests.consul_process import RunningConsul, running_consul
-from tests.e2e.copied_nodes import node_copies
+from tests.e2e.copied_nodes import copies
 from tests.e2e.processes import environment_of
 from tests.e2e.running import running_nodes, stop_node
 from tests.e2e.servers_files import example
@@ -99,5 +99,5 @@ async def partitions(folder: Path) -> bool:
 SUBJECTS: dict[str, Callable[[Path], Coroutine[None, None, bool]]] = {"outage": outage, "partitions": partitions}
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="mesh-chaos-") as at, node_copies(environment_of({})):
+    with tempfile.TemporaryDirectory(prefix="mesh-chaos-") as at, copies(environment_of({})):
         sys.exit(0 if asyncio.run(SUBJECTS[sys.argv[1]](Path(at))) else 1)

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -23,8 +23,8 @@ class Weather:
     """What happens to all connections now. `up`: towards the server; `down`: towards the client.
 
     `loses_up`, `loses_down`: what is sent in that direction never arrives, acknowledgements included. `reads`: whether
-    the proxy reads at all; a side that does not is half open. `bytes_per_s` None: unlimited. `accepts`: whether new
-    connections are served.
+    the proxy reads at all; a side that does not is half open. `bytes_per_s` None: unlimited. `listens`: its port does;
+    one that does not refuses connections, and those that were open are reset.
     """
 
     latency_s: float = 0.0
@@ -32,7 +32,7 @@ class Weather:
     loses_down: bool = False
     reads: bool = True
     bytes_per_s: float | None = None
-    accepts: bool = True
+    listens: bool = True
 
 
 @dataclass
@@ -44,15 +44,45 @@ class FaultProxy:
     port: int = 0
     _writers: list[asyncio.StreamWriter] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _door: asyncio.Task[asyncio.Server] | None = None
+    _kept: socket.socket | None = None  # The port, while it does not listen.
 
     def __repr__(self) -> str:
         return f"<FaultProxy {self.port} -> {self.target_port} {self.weather}>"
 
     def set(self, weather: Weather) -> None:
         """Let the weather change; what waited for another one looks again."""
-        self.weather = weather
+        before, self.weather = self.weather, weather
+        if before.listens and not weather.listens:
+            self._shut()
+        elif weather.listens and not before.listens:
+            self.open()
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def open(self) -> None:
+        """Listen, at the same port as before."""
+        self._door = asyncio.get_running_loop().create_task(self._opened(), name="fault proxy")
+
+    async def _opened(self) -> asyncio.Server:
+        server = await asyncio.start_server(self.serve, "127.0.0.1", self.port)
+        self.port = server.sockets[0].getsockname()[1]
+        if self._kept is not None:
+            self._kept.close()
+        return server
+
+    async def opened(self) -> asyncio.Server:
+        """What it listens with."""
+        assert self._door is not None, "open() comes first"
+        return await self._door
+
+    def _shut(self) -> None:
+        assert self._door is not None, "open() comes first"
+        self._door.result().close()
+        self._kept = socket.socket()
+        self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._kept.bind(("127.0.0.1", self.port))
+        self.reset()
 
     def reset(self) -> None:
         """Reset every connection that is open."""
@@ -69,9 +99,6 @@ class FaultProxy:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until either side ends it."""
-        if not self.weather.accepts:
-            writer.transport.abort()
-            return
         try:
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
         except OSError:
@@ -127,9 +154,19 @@ class _Proxy(Protocol):
 _P = TypeVar("_P", bound=_Proxy)
 
 
-def fault_proxy(target_port: int) -> AbstractAsyncContextManager[FaultProxy]:
+@asynccontextmanager
+async def fault_proxy(target_port: int) -> AsyncGenerator[FaultProxy, None]:
     """Run a proxy in front of a port of this machine."""
-    return serving(FaultProxy(target_port))
+    proxy = FaultProxy(target_port)
+    proxy.open()
+    await proxy.opened()
+    try:
+        yield proxy
+    finally:
+        proxy.end()
+        server = await proxy.opened()
+        server.close()
+        await server.wait_closed()
 
 
 @asynccontextmanager

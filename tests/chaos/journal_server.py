@@ -20,6 +20,9 @@ import orjson
 from aiohttp import web
 
 READ, WRITE = "read", "write"
+# What a call takes before it is written down, and after that; and both together.
+HALF_S = (0.002, 0.015)
+CALL_S = sum(HALF_S)
 # SO_LINGER with no time: closing sends a reset.
 RESET = struct.pack("ii", 1, 0)
 _SCHEMA = {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]}
@@ -89,7 +92,7 @@ class JournalServer:
 
     async def _execute(self, params: dict[str, Any]) -> dict[str, Any]:
         call_id, inside = params["arguments"]["id"], self.inside[params["name"]]
-        before_s, after_s = (self._rng.uniform(0.002, 0.015) * self.slower_by for _ in range(2))
+        before_s, after_s = (self._rng.uniform(*HALF_S) * self.slower_by for _ in range(2))
         inside.add(call_id)
         try:
             if self._on_busy is not None and all(self.inside.values()):

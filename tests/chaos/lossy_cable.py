@@ -6,17 +6,17 @@ tells whose it is.
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import random
 import struct
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos.namespace import NUMBERS, PREFIX, why_not
+from tests.chaos.namespace import ip, network, numbers, why_not
 
 DEVICE = Path("/dev/net/tun")
 PACKET_BYTES = 65_536
@@ -43,9 +43,10 @@ class LossyCable:
     def far(self) -> str:
         return f"10.214.{self.number}.2"
 
-    def command(self, *words: str) -> list[str]:
-        """What runs these words at the far end, as the process that is started."""
-        return ["ip", "netns", "exec", self.name, *words]
+    @property
+    def devices(self) -> tuple[str, str]:
+        """Ours, and that of the far end."""
+        return f"lossy{self.number}", f"lossy{self.number}f"
 
     def carry(self, source: int, target: int) -> None:
         """Take what has come at one end, for the other one."""
@@ -68,29 +69,46 @@ def why_no_cable() -> str:
 @contextmanager
 def lossy_cable(delay_s: float) -> Iterator[LossyCable]:
     """Make the other machine; in an event loop, which carries the packets."""
-    number = os.getpid() % NUMBERS + 1
-    cable, ends = LossyCable(f"{PREFIX}{os.getpid()}", number, delay_s), list[int]()
-    near, far = f"lossy{number}", f"lossy{number}f"
-    loop = asyncio.get_running_loop()
-    _ip("netns", "add", cable.name)
+    loop, ends = asyncio.get_running_loop(), list[int]()
+    with network() as name:
+        try:
+            cable = _cabled(name, delay_s, ends)
+            near, far = cable.devices
+            ip("link", "set", far, "netns", name)
+            ip("addr", "add", f"{cable.near}/30", "dev", near)
+            ip("link", "set", near, "up")
+            ip("-n", name, "addr", "add", f"{cable.far}/30", "dev", far)
+            ip("-n", name, "link", "set", far, "up")
+            for source, target in (ends, reversed(ends)):
+                loop.add_reader(source, cable.carry, source, target)
+            yield cable
+        finally:
+            for end in ends:
+                loop.remove_reader(end)
+                os.close(end)
+
+
+def _cabled(name: str, delay_s: float, ends: list[int]) -> LossyCable:
+    """The machine with a number that was free; its devices' ends are added to `ends`."""
+    for cable in (LossyCable(name, number, delay_s) for number in numbers()):
+        near, far = cable.devices
+        try:
+            ends.append(_device(near))
+        except OSError as exc:
+            if exc.errno != errno.EBUSY:
+                raise
+            continue  # Another run has it, and the other one with it.
+        ends.append(_device(far))
+        return cable
+    raise AssertionError("no number is free")
+
+
+def _device(name: str) -> int:
+    """One that is gone when it is closed."""
+    end = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK)
     try:
-        for device in (near, far):
-            ends.append(end := os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK))
-            fcntl.ioctl(end, _TUNSETIFF, struct.pack("16sH22x", device.encode(), _IFF_TUN | _IFF_NO_PI))
-        _ip("link", "set", far, "netns", cable.name)
-        _ip("addr", "add", f"{cable.near}/30", "dev", near)
-        _ip("link", "set", near, "up")
-        _ip("-n", cable.name, "addr", "add", f"{cable.far}/30", "dev", far)
-        _ip("-n", cable.name, "link", "set", far, "up")
-        for source, target in (ends, reversed(ends)):
-            loop.add_reader(source, cable.carry, source, target)
-        yield cable
-    finally:
-        for end in ends:
-            loop.remove_reader(end)
-            os.close(end)
-        _ip("netns", "del", cable.name)
-
-
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], capture_output=True, timeout=10, check=True)
+        fcntl.ioctl(end, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
+    except OSError:
+        os.close(end)
+        raise
+    return end

@@ -35,7 +35,8 @@ class Machine:
         return f"10.213.{self.number}.2"
 
     @property
-    def _cable(self) -> str:
+    def cable(self) -> str:
+        """Our end's device."""
         return f"mesh{self.number}"
 
     def command(self, *words: str) -> list[str]:
@@ -44,11 +45,11 @@ class Machine:
 
     def lose_what_is_sent_there(self) -> None:
         """From now on no packet arrives there; what it sends arrives here."""
-        _ip("neigh", "replace", self.far, "lladdr", _NOWHERE, "dev", self._cable, "nud", "permanent")
+        ip("neigh", "replace", self.far, "lladdr", _NOWHERE, "dev", self.cable, "nud", "permanent")
 
     def lose_what_is_sent_here(self) -> None:
         """From now on no packet of its own arrives here."""
-        _ip("-n", self.name, "neigh", "replace", self.near, "lladdr", _NOWHERE, "dev", "eth0", "nud", "permanent")
+        ip("-n", self.name, "neigh", "replace", self.near, "lladdr", _NOWHERE, "dev", "eth0", "nud", "permanent")
 
     def lose_all(self) -> None:
         """From now on no packet arrives on either side."""
@@ -57,7 +58,7 @@ class Machine:
 
     def lose_the_way(self) -> None:
         """From now on the kernel refuses to send anything there, at once: it knows no way."""
-        _ip("route", "replace", "unreachable", f"{self.far}/32")
+        ip("route", "replace", "unreachable", f"{self.far}/32")
 
     def reset_connections(self) -> None:
         """End those of its processes, as a firewall that has forgotten them: both sides get a reset."""
@@ -74,14 +75,14 @@ class Machine:
 
     def pull_the_cable(self) -> None:
         """Neither side hears anything; on this side the interface says so."""
-        _ip("link", "set", self._cable, "down")
+        ip("link", "set", self.cable, "down")
 
     def heal(self) -> None:
         """All as before."""
-        _ip("link", "set", self._cable, "up")
-        _ip("route", "del", "unreachable", f"{self.far}/32", may_fail=True)
-        _ip("neigh", "del", self.far, "dev", self._cable, may_fail=True)
-        _ip("-n", self.name, "neigh", "del", self.near, "dev", "eth0", may_fail=True)
+        ip("link", "set", self.cable, "up")
+        ip("route", "del", "unreachable", f"{self.far}/32", may_fail=True)
+        ip("neigh", "del", self.far, "dev", self.cable, may_fail=True)
+        ip("-n", self.name, "neigh", "del", self.near, "dev", "eth0", may_fail=True)
 
 
 def why_not() -> str:
@@ -96,35 +97,69 @@ def why_not() -> str:
 @contextmanager
 def other_machine() -> Iterator[Machine]:
     """One more machine, with a cable to this one."""
+    with network() as name:
+        machine = _cabled(name)
+        cable = machine.cable
+        try:
+            ip("addr", "add", f"{machine.near}/30", "dev", cable)
+            ip("link", "set", cable, "up")
+            ip("-n", name, "addr", "add", f"{machine.far}/30", "dev", "eth0")
+            for device in ("lo", "eth0"):
+                ip("-n", name, "link", "set", device, "up")
+            yield machine
+        finally:
+            # The cable goes with the network, once its last process has ended.
+            ip("link", "del", cable, may_fail=True)
+
+
+@contextmanager
+def network() -> Iterator[str]:
+    """A network of this process's own, without a cable; its name."""
     _remove_what_killed_tests_left()
-    first = os.getpid() % NUMBERS
-    numbers = ((first + more) % NUMBERS + 1 for more in range(NUMBERS))
-    number = next(number for number in numbers if not Path(f"/sys/class/net/mesh{number}").exists())
-    machine, cable = Machine(f"{PREFIX}{os.getpid()}", number), f"mesh{number}"
+    name = f"{PREFIX}{os.getpid()}"
+    ip("netns", "add", name)
     try:
-        _ip("netns", "add", machine.name)
-        _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", machine.name)
-        _ip("addr", "add", f"{machine.near}/30", "dev", cable)
-        _ip("link", "set", cable, "up")
-        _ip("-n", machine.name, "addr", "add", f"{machine.far}/30", "dev", "eth0")
-        for device in ("lo", "eth0"):
-            _ip("-n", machine.name, "link", "set", device, "up")
-        yield machine
+        yield name
     finally:
-        # The cable goes with it, once its last process has ended.
-        _ip("link", "del", cable, may_fail=True)
-        _ip("netns", "del", machine.name, may_fail=True)
+        ip("netns", "del", name, may_fail=True)
+
+
+def numbers() -> Iterator[int]:
+    """Of networks, in the order in which to try them; another run may take one at the same moment."""
+    first = os.getpid() % NUMBERS
+    return ((first + more) % NUMBERS + 1 for more in range(NUMBERS))
+
+
+def _cabled(name: str) -> Machine:
+    """The machine with a number that was free: the kernel says so, and keeps it from then on."""
+    for machine in (Machine(name, number) for number in numbers()):
+        words = ("link", "add", machine.cable, "type", "veth", "peer", "name", "eth0", "netns", name)
+        done = _done(*words)
+        if done.returncode == 0:
+            return machine
+        assert "File exists" in done.stderr, (words, done.stderr)
+    raise AssertionError("no number is free")
 
 
 def _remove_what_killed_tests_left() -> None:
-    for name in _ip("netns", "list").split():
+    for name in ip("netns", "list").split():
         process_id = name.removeprefix(PREFIX)
-        if name.startswith(PREFIX) and process_id.isdigit() and not Path(f"/proc/{process_id}").exists():
-            _ip("netns", "del", name, may_fail=True)
+        if name.startswith(PREFIX) and process_id.isdigit() and not _is_in_use(int(process_id)):
+            ip("netns", "del", name, may_fail=True)
 
 
-def _ip(*words: str, may_fail: bool = False) -> str:
-    # Removing a network waits for all of the kernel's readers, which takes seconds on a busy machine.
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=30, check=False)
+def _is_in_use(process_id: int) -> bool:
+    # This process has none yet: one that is called like it is of another process, which had its id before.
+    return process_id != os.getpid() and Path(f"/proc/{process_id}").exists()
+
+
+def ip(*words: str, may_fail: bool = False) -> str:
+    """What `ip` of iproute2 says; it has to succeed, unless it may fail."""
+    done = _done(*words)
     assert may_fail or done.returncode == 0, (words, done.stderr)
     return done.stdout
+
+
+def _done(*words: str) -> subprocess.CompletedProcess[str]:
+    # Removing a network waits for all of the kernel's readers, which takes seconds on a busy machine.
+    return subprocess.run(["ip", *words], capture_output=True, text=True, timeout=30, check=False)

@@ -3,11 +3,11 @@
 The one rule: what starts one ends it, with `stop_node`; it is in `LIVING` meanwhile, so a failure shows its log.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.processes import environment_of, spawn
+from tests.e2e.processes import environment_of, spawn_copy
 from tests.e2e.running import LIVING, ONE_MESH, RunningNode
 
 # What listens beyond loopback has one.
@@ -25,10 +25,8 @@ class Placed(RunningNode):
         return f"http://{self.address}:{self.port}"
 
 
-def placed(
-    name: str, folder: Path, place: tuple[str, int], settings: Mapping[str, str], through: Sequence[str] = ()
-) -> Placed:
-    """Start a node at an address and port, on another machine where something leads there; it is not ready yet."""
+def placed(name: str, folder: Path, place: tuple[str, int], settings: Mapping[str, str], network: str = "") -> Placed:
+    """Start a node at an address and port, in a network of its own where one is named; it is not ready yet."""
     address, port = place
     settings = {
         "MESH_NODE_NAME": name,
@@ -40,7 +38,7 @@ def placed(
         **settings,
     }
     log_path, environment = folder / f"{name}.log", environment_of(settings)
-    process = spawn(("agent", "run"), log_path, environment, through=through)
+    process = spawn_copy(("agent", "run"), log_path, environment, network=network)
     node = Placed(name, port, process, log_path, TOKEN, environment, address)
     LIVING.append(node)
     return node

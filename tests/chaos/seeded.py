@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +23,7 @@ from tests.chaos.journal_server import READ, JournalServer, journal_server
 from tests.chaos.load import Books, steady_load
 from tests.e2e.running import RunningNode, StartNode, running_nodes
 from tests.ports import free_port
+from tests.processor_time import Stopwatch
 from tests.waiting import PATIENCE_S, all_of, eventually
 
 CALL_TIMEOUT_S = 3.0
@@ -48,7 +50,7 @@ class Replica:
 
 @dataclass(frozen=True)
 class Struck:
-    """One fault. `healed_s`: after its end, until the front was connected with both again."""
+    """One fault. `healed_s`: after its end, until the front was connected with both again, by a `Stopwatch`."""
 
     at_s: float
     fault: str
@@ -98,7 +100,7 @@ class Chaos:
             "packets to it are lost": partial(weather, Weather(loses_up=True), Weather(loses_down=True)),
             "packets from it are lost": partial(weather, Weather(loses_down=True), Weather(loses_up=True)),
             "half open": partial(weather, Weather(reads=False), Weather(reads=False)),
-            "connections refused": partial(weather, Weather(accepts=False), Weather(accepts=False)),
+            "connections refused": partial(weather, Weather(listens=False), Weather(listens=False)),
             "latency of 200 ms": partial(weather, Weather(latency_s=0.2), Weather(latency_s=0.2)),
             "10 kB/s": partial(weather, Weather(bytes_per_s=10_000), Weather(bytes_per_s=10_000)),
             "reset": reset,
@@ -117,10 +119,8 @@ class Chaos:
         if fault in ("SIGKILL", "SIGTERM"):
             await replica.node.process.wait()
             replica.node = await self.start(replica.node)
-        ended_s = time.monotonic()
-        limit_s = HEALED_WITHIN_S if "lost" in fault else PATIENCE_S
-        await eventually(self.is_whole, limit_s)
-        healed_s = time.monotonic() - ended_s
+        watch = Stopwatch(self.front.process.pid, replica.node.process.pid)
+        healed_s = await watch.until(self.is_whole, HEALED_WITHIN_S if "lost" in fault else PATIENCE_S)
         later = await books.grows(20)
         assert not [call for call in later[-5:] if call.outcome != "ok"], f"{fault}: {later}"
         self.struck.append(Struck(at_s, fault, replica.name, lasts_s, healed_s))
@@ -186,9 +186,20 @@ async def chaos_run(
         return chaos, books, books.compare(*(one.server for one in chaos.replicas))
 
 
-def reads_failed(books: Books) -> list[str]:
-    """The reads that failed though another replica was well, other than by the node's time limit.
+def reads_failed(chaos: Chaos, books: Books) -> list[str]:
+    """The reads that failed though another replica was well, other than by the node's time limit; and what was then.
 
     A link that is found dead in the call's last moment leaves no time for the other replica.
     """
-    return [str(call) for call in books.failed(READ) if not call.timed_out and call.took_s < CALL_TIMEOUT_S]
+    found = [call for call in books.failed(READ) if not call.timed_out and call.took_s < CALL_TIMEOUT_S]
+    return [f"{call}\n{_what_was(chaos, call.began_s + call.took_s)}" for call in found]
+
+
+def _what_was(chaos: Chaos, at_s: float) -> str:
+    """The last fault that had begun by then, and what the front had written in the two seconds before."""
+    since_s = at_s - chaos.began_s
+    fault = next((one for one in reversed(chaos.struck) if one.at_s <= since_s), None)
+    end_s = at_s + time.time() - time.monotonic()
+    first, last = (f"{datetime.fromtimestamp(end_s - ago_s, UTC):%Y-%m-%dT%H:%M:%S.%f}" for ago_s in (2.0, 0.0))
+    said = [one for one in chaos.front.events() if first <= one["time"] <= last and one["event"] != "MCP request"]
+    return "\n".join([f"  at {since_s:.2f} s, in {fault}", *(f"  {one}" for one in said)])

@@ -42,12 +42,12 @@ FAULTS_LAST_S = 0.3, 5.0
 CALLERS_EACH = 12
 # Each peer has been there by then, and all caches of a node have something in them.
 SWAPS_BEFORE = 4
-# Of all that happens; what comes then is judged.
-WARM_UP_SHARE = 0.25
+# Of all that happens; what comes then is judged. What a node holds has stopped growing after a tenth; the interpreter's
+# arenas, which a burst of joins leaves half empty, have become as many as they will be by now.
+WARM_UP_SHARE = 0.5
 SLOPE_MB_PER_H_MAX = 1.0
-# The caches of a node are full after half an hour of the plain pace; a shorter soak is in the middle of that, and may
-# grow by so much as a whole.
-SHORT_H, SHORT_MB = 1.0, 3.0
+# A shorter soak is in the middle of all that, and may grow by so much as a whole.
+SHORT_H, SHORT_MB = 0.9, 2.0
 DESCRIPTORS_MORE_MAX = TASKS_MORE_MAX = 20
 # A machine on which all takes longer than so many times as long is too slow to tell anything.
 LONGER_MAX = 3.0
@@ -289,9 +289,17 @@ def descriptors(process_id: int) -> int:
 def zombies(process_id: int) -> set[int]:
     """The children of a process that have ended, and that it has not waited for."""
     found = set()
+    for child in children(process_id):
+        with suppress(OSError):
+            state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+            found |= {child} if state == "Z" else set()
+    return found
+
+
+def children(process_id: int) -> set[int]:
+    """The processes that a process has started and not waited for."""
+    found = set()
     for path in Path(f"/proc/{process_id}/task").glob("*/children"):
-        for child in path.read_text().split():
-            with suppress(OSError):
-                state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
-                found |= {int(child)} if state == "Z" else set()
+        with suppress(OSError):  # A thread that has ended.
+            found |= set(map(int, path.read_text().split()))
     return found

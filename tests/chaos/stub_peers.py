@@ -12,8 +12,7 @@ import aiohttp
 import orjson
 
 from tests.chaos.namespace import Machine
-from tests.e2e.copied_nodes import copied
-from tests.e2e.processes import NodeProcess, environment_of, spawn
+from tests.e2e.processes import NodeProcess, environment_of, spawn_copy
 from tests.e2e.running import ONE_MESH, RunningNode
 from tests.waiting import eventually
 
@@ -30,12 +29,7 @@ async def stub_peers(
     """
     words = ("bench.stub_nodes", ",".join(map(str, ports)), ONE_MESH, "0", str(first), _host(machine))
     log_path = folder / f"stubs-{first}.log"
-    copy = None
-    if machine is None:
-        with log_path.open("ab") as log:
-            copy = copied(words, log.fileno(), environment_of({}))
-    through = () if machine is None else machine.command()
-    process = spawn(words, log_path, environment_of({}), through=through) if copy is None else NodeProcess(copy)
+    process = spawn_copy(words, log_path, environment_of({}), network="" if machine is None else machine.name)
 
     async def serves() -> bool:
         if process.returncode is not None:

@@ -43,13 +43,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], timeout=10, check=True)
 
 
-def fill(folder: Path) -> Path:
-    """A file that takes all the room that is left."""
-    path = folder / "filler"
-    with path.open("wb", buffering=0) as file, suppress(OSError):
+def fill(filler: Path, state: Path) -> bool:
+    """Let a file take all the room that is left; whether no draft is left that may give some of it back."""
+    with filler.open("ab", buffering=0) as file, suppress(OSError):
         for _ in range(SIZE_KIB * 2):
             file.write(bytes(1024))
-    return path
+    return not list(state.glob("*.tmp")) and os.statvfs(filler).f_bavail == 0
 
 
 def remount(folder: Path, how: str) -> None:
@@ -72,7 +71,8 @@ async def test_full_disk_stops_no_call_a_read_only_one_is_refused_at_the_start_a
         await eventually(partial(node.offers, "node__dice__roll"))
         async with steady_calls(node, "node__dice__roll") as tally:
             assert (await ordered(node, "POST", "before"))[0] == 202
-            filler = fill(small_disk)
+            filler = small_disk / "filler"
+            await eventually(partial(asyncio.to_thread, fill, filler, small_disk / "state"))
             assert await ordered(node, "POST", "while-full") == (507, "not_saved")
             await tally.grows(20)
             filler.unlink()

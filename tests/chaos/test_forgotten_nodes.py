@@ -4,7 +4,6 @@ A real Consul and three real nodes. The one rule: what the catalog forgets while
 and its place in all lists, and one that leaves by itself goes as fast as ever.
 """
 
-import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,8 @@ from tests.e2e.running import RunningNode, running_nodes, stop_node
 from tests.e2e.servers_files import example
 from tests.e2e.steady_calls import steady_calls
 from tests.measured import measured
-from tests.waiting import all_of, eventually
+from tests.processor_time import Stopwatch
+from tests.waiting import all_of, eventually, settled
 
 pytestmark = [pytest.mark.e2e, pytest.mark.consul, pytest.mark.timeout(180)]
 
@@ -27,8 +27,6 @@ ROUNDS, ROUNDS_OF_ALL = 4, 2
 BACK_WITHIN_S = 10.0
 # docs/reliability.md: half a second for peers to learn of it; the rest is the machine's.
 GONE_WITHIN_S = 5.0
-# Four times what a burst of changes is gathered for (`agent.server.listen.INTERVAL_S`).
-QUIET_S = 1.0
 
 
 @pytest.fixture
@@ -48,7 +46,8 @@ async def nodes(consul: RunningConsul, tmp_path: Path) -> AsyncIterator[list[Run
 async def test_nodes_that_a_script_deregisters_again_and_again_keep_their_links_and_calls(
     consul: RunningConsul, nodes: list[RunningNode]
 ) -> None:
-    notices = [await settled_notices(node) for node in nodes]
+    # That of a node's own server comes after peers have called it.
+    notices = [await settled(partial(notices_of, node)) for node in nodes]
     links = [await links_of(node) for node in nodes]
     took_s = []
     async with (
@@ -68,43 +67,33 @@ async def test_nodes_that_a_script_deregisters_again_and_again_keep_their_links_
     measured(f"{len(took_s)} removals, back after {min(took_s):.2f} to {max(took_s):.2f} s")
     assert near.failures == far.failures == []
     assert [await links_of(node) for node in nodes] == links
-    assert [await node.metric("mesh_list_changes_total", kind="tools") for node in nodes] == notices
+    assert [await notices_of(node) for node in nodes] == notices
 
 
 async def test_a_node_that_leaves_by_itself_is_gone_at_once(nodes: list[RunningNode]) -> None:
     one, two, three = nodes
-    began_s = time.monotonic()
     async with steady_calls(one, "two__clock__now") as tally:
         await tally.grows()
         assert await stop_node(three) == 0
+        watch = Stopwatch(one.process.pid, two.process.pid)
         for node in (one, two):
             left = {"one", "two"} - {node.name}
-            await eventually(partial(node.sees, *left), GONE_WITHIN_S)
+            await watch.until(partial(node.sees, *left), GONE_WITHIN_S)
             # Nothing of it is held.
-            await eventually(partial(follows, node, 2), GONE_WITHIN_S)
+            gone_s = await watch.until(partial(follows, node, 2), GONE_WITHIN_S)
         await tally.grows()
-    measured(f"gone from all, its stop included, after {time.monotonic() - began_s:.1f} s")
+    measured(f"gone from all {gone_s:.1f} s after its end")
     assert tally.failures == []
     for node in (one, two):
         assert "their links stay" not in node.log_path.read_text("utf-8")
 
 
+async def notices_of(node: RunningNode) -> float | None:
+    return await node.metric("mesh_list_changes_total", kind="tools")
+
+
 def others_of(node: RunningNode) -> set[str]:
     return {*NAMES} - {node.name}
-
-
-async def settled_notices(node: RunningNode) -> float:
-    """How many it has sent once none has come for so long: that of its own server comes after peers have called it."""
-    seen: list[tuple[float, float]] = []
-
-    async def is_settled() -> bool:
-        count = await node.metric("mesh_list_changes_total", kind="tools")
-        if not seen or seen[-1][0] != count:
-            seen.append((count, time.monotonic()))
-        return time.monotonic() - seen[-1][1] >= QUIET_S
-
-    await eventually(is_settled)
-    return seen[-1][0]
 
 
 async def links_of(node: RunningNode) -> tuple[dict[str, tuple[Any, ...]], int]:
@@ -118,9 +107,8 @@ async def removed_and_back(consul: RunningConsul, node: RunningNode) -> float:
     row = await row_of(consul, node)
     place = {"Datacenter": "dc1", "Node": row["Node"]["Node"], "ServiceID": row["Service"]["ID"]}
     await consul.call("PUT", "/v1/catalog/deregister", place)
-    began_s = time.monotonic()
-    await eventually(partial(has_newer_row, consul, node, row["Service"]["CreateIndex"]), BACK_WITHIN_S)
-    return time.monotonic() - began_s
+    watch = Stopwatch(node.process.pid)
+    return await watch.until(partial(has_newer_row, consul, node, row["Service"]["CreateIndex"]), BACK_WITHIN_S)
 
 
 async def row_of(consul: RunningConsul, node: RunningNode) -> Any:

@@ -1,8 +1,8 @@
 """Nodes that accept requests and never answer them are found soon after they go on: sooner where they are called.
 
 Two that are stopped, whose kernel still accepts, and two behind a proxy that holds what came before for ever, and that
-refuses any GET itself. No catalog says that they are back, nor do they dial. The one rule: each hangs until a handshake
-waits for its answer.
+refuses any GET itself, among others that are well: were they most, the node would doubt itself. No catalog says that
+they are back, nor do they dial. The one rule: each hangs until a handshake waits for its answer.
 """
 
 import signal
@@ -14,7 +14,8 @@ import pytest
 
 from agent.client.http.prover import HANDSHAKE_TIMEOUT_S
 from tests.chaos.holding_proxy import holding_proxy
-from tests.chaos.test_hanging_servers import waits
+from tests.chaos.stub_peers import listed, stub_peers
+from tests.chaos.test_hanging_servers import WELL, waits
 from tests.chaos.test_returning_servers import CALLED, IDLE, all_are_found_again, calls_to
 from tests.e2e.running import running_nodes
 from tests.e2e.servers_files import example
@@ -35,8 +36,11 @@ async def test_a_node_that_hangs_and_goes_on_is_found_in_two_seconds_while_it_is
 ) -> None:
     names = [f"{way}-{word}" for way in (STOPPED, HELD) for word in (CALLED, IDLE)]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
+    well = free_ports(WELL)
     async with running_nodes() as start, AsyncExitStack() as stack:
-        front = await start("front", tmp_path / "front", **ALONE)
+        await stack.enter_async_context(stub_peers(tmp_path, well))
+        listing = str(listed(tmp_path / "well.json", well))
+        front = await start("front", tmp_path / "front", **ALONE, MESH_PEER_FILES=listing)
         peers = dict(
             zip(
                 names,

@@ -10,7 +10,7 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -25,9 +25,10 @@ from tests.e2e.servers_files import example, write_servers
 from tests.e2e.steady_calls import steady_calls
 from tests.measured import measured
 from tests.ports import free_port
+from tests.processor_time import Stopwatch
 from tests.waiting import all_of, eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150), pytest.mark.usefixtures("quick_servers")]
 
 # Standard streams and a few more: whatever is opened has a higher number.
 FEW = 8
@@ -69,15 +70,14 @@ async def test_a_node_that_is_out_of_descriptors_loses_no_link_no_peer_and_no_fi
                 await eventually(partial(has_lasted, began_s, SHORT_FOR_S))
                 await tally.grows(10)
                 assert len(node.events(SAYS)) == 1
-            back_s = time.monotonic()
-            await all_of(eventually(partial(answers, node, tool)) for tool in (*tools, "node__late__roll"))
-            took_s = time.monotonic() - back_s
+            watch = Stopwatch(node.process.pid)
+            called = (partial(answers, node, tool) for tool in (*tools, "node__late__roll"))
+            took_s = max(await all_of(watch.until(one, BACK_WITHIN_S) for one in called))
             await tally.grows(10)
         measured(f"whole again {took_s:.1f} s after it had descriptors again, of which it had none for {SHORT_FOR_S} s")
         assert tally.failures == []
         assert [(one["backend"], one["reason"]) for one in node.events("MCP link down")[downs:]] == []
         assert len(node.events("MCP link ready")) == ready + 1
-        assert took_s < BACK_WITHIN_S
 
 
 async def test_children_and_servers_that_cannot_be_opened_for_want_of_descriptors_are_opened_as_soon_as_there_are_some(
@@ -100,11 +100,10 @@ async def test_children_and_servers_that_cannot_be_opened_for_want_of_descriptor
             await stack.enter_async_context(server(tmp_path, "session", port))
             end_children(node)
             await eventually(partial(has_lasted, began_s, SHORT_FOR_S))
-        back_s = time.monotonic()
-        await all_of(eventually(partial(answers, node, tool)) for tool in ("web__pid", "node__dice__roll"))
-        took_s = time.monotonic() - back_s
+        watch = Stopwatch(node.process.pid)
+        called = (partial(answers, node, tool) for tool in ("web__pid", "node__dice__roll"))
+        took_s = max(await all_of(watch.until(one, BACK_WITHIN_S) for one in called))
         measured(f"opened {took_s:.1f} s after there were descriptors again")
-        assert took_s < BACK_WITHIN_S
         # The child was lost once, and the server's death was not seen; no dial counts without a descriptor for it.
         after = await attempts(node)
         assert (after["web"], after["dice"]) == (before["web"], before["dice"] + 1)
@@ -125,8 +124,9 @@ def end_children(node: RunningNode) -> None:
     tasks = Path(f"/proc/{node.process.pid}/task")
     for children in tasks.glob("*/children"):
         for pid in map(int, children.read_text().split()):
-            if b"agent.examples" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
+            with suppress(FileNotFoundError, ProcessLookupError):  # It ends by itself just now.
+                if b"agent.examples" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
 
 
 async def attempts(node: RunningNode) -> dict[str, int]:

@@ -17,11 +17,11 @@ from tests.measured import measured
 from tests.ports import free_port
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 TOOLS, TOOLS_MAX = 10_050, 10_000
 # Far more than a quiet machine takes.
-LISTED_WITHIN_S = 60.0
+LISTED_WITHIN_S = 150.0
 HELD_MB = 200.0
 
 

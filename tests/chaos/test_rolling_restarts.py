@@ -17,7 +17,7 @@ import pytest
 
 from tests.chaos.balanced_callers import calling
 from tests.e2e.by_hand import modern_request
-from tests.e2e.processes import NodeProcess, environment_of, spawn
+from tests.e2e.processes import NodeProcess, environment_of, spawn_copy
 from tests.e2e.running import RunningNode, StartNode, running_nodes, stop_node
 from tests.integration.servers import pid_server
 from tests.measured import measured
@@ -44,7 +44,7 @@ class Servers:
 
     def start(self, name: str) -> None:
         argv = ("tests.chaos.session_server", str(self.ports[name]))
-        self.processes[name] = spawn(argv, self.folder / f"web-{name}.log", environment_of({}))
+        self.processes[name] = spawn_copy(argv, self.folder / f"web-{name}.log", environment_of({}))
 
     async def stop(self, name: str) -> None:
         self.processes[name].terminate()
@@ -95,6 +95,10 @@ async def child_of(node: RunningNode) -> int:
     return int(result["content"][0]["text"])
 
 
+async def has_another_child(node: RunningNode, process_id: int) -> bool:
+    return await child_of(node) != process_id
+
+
 async def is_connected(node: RunningNode, server: str) -> bool:
     return bool((await node.servers())[server]["connected"])
 
@@ -113,11 +117,11 @@ async def test_no_call_fails_and_no_session_is_lost_while_all_is_restarted_in_tu
             await tally.grows(CALLS)
         async with calling(nodes, [ALONE]) as alone:
             for node in nodes:
-                pid = await child_of(node)
+                pid = await eventually(partial(child_of, node))
                 os.kill(pid, signal.SIGKILL)
                 await tally.grows(CALLS)
                 await alone.grows(CALLS)
-                assert await child_of(node) != pid
+                await eventually(partial(has_another_child, node, pid))
         for name in NAMES:
             await servers.stop(name)
             await tally.grows(CALLS)
@@ -125,7 +129,9 @@ async def test_no_call_fails_and_no_session_is_lost_while_all_is_restarted_in_tu
             await eventually(partial(is_connected, nodes[NAMES.index(name)], "web"))
             await tally.grows(CALLS)
     failed = [*tally.failures, *alone.failures]
+    starved = tally.starved + alone.starved
     measured(
-        f"failed {len(failed)} of {tally.done + alone.done} calls while 3 nodes, 3 children and 3 servers restarted"
+        f"failed {len(failed)} of {tally.done + alone.done} calls while 3 nodes, 3 children and 3 servers restarted;"
+        f" {starved} were made again on a node that had no core"
     )
     assert failed == []

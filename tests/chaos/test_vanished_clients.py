@@ -20,19 +20,19 @@ from agent.app.sockets import KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_
 from agent.client.http.dial import TCP_USER_TIMEOUT_MS
 from tests.chaos.namespace import Machine, other_machine, why_not
 from tests.chaos.placed_nodes import TOKEN, Placed, placed
-from tests.e2e.processes import ROOT, environment_of, spawn
+from tests.e2e.processes import ROOT, environment_of
 from tests.e2e.running import stop_node
 from tests.e2e.servers_files import write_servers
+from tests.integration.servers.hosting import Seen, discovered, rpc_error, rpc_result, scripted
 from tests.measured import measured
 from tests.ports import free_port
-from tests.waiting import eventually
+from tests.processor_time import Stopwatch
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 # Longer than what a node that dials waits for acknowledgements.
 GAP_S = 8.0
-# When a call is in flight there is time to lose its answer.
-CALL_MS = 1_500
 # The kernel's own steps, and the test machine's.
 MORE_S = 6.0
 # Makes one request, and stays.
@@ -59,27 +59,55 @@ print(line.getresponse().read().decode(), flush=True)
 """
 
 
+class WaitingServer:
+    """A server with one tool, `echo`, which answers a call when the test says so: its answer is lost on its way."""
+
+    def __init__(self) -> None:
+        self._called, self._answered = asyncio.Event(), asyncio.Event()
+
+    async def has_a_call(self) -> None:
+        """Return when one is under way."""
+        async with asyncio.timeout(PATIENCE_S):
+            await self._called.wait()
+        self._called.clear()
+
+    def answer(self) -> None:
+        """Let it be answered."""
+        self._answered.set()
+
+    async def serve(self, request: Seen) -> tuple[bytes, bool]:
+        """Answer one request."""
+        match request.body.get("method"):
+            case "server/discover":
+                return discovered(request), True
+            case "tools/list":
+                return rpc_result(request, {"tools": [{"name": "echo", "inputSchema": {"type": "object"}}]}), True
+            case "tools/call":
+                self._answered.clear()
+                self._called.set()
+                await self._answered.wait()
+                return rpc_result(request, {"content": [{"type": "text", "text": "x"}]}), True
+            case _:
+                return rpc_error(request, 404, -32601, "Method not found"), True
+
+
 @pytest.fixture
-async def apart(tmp_path: Path) -> AsyncIterator[tuple[Machine, Placed]]:
-    """The other machine, and a node with a slow server on this one."""
+async def apart(tmp_path: Path) -> AsyncIterator[tuple[Machine, Placed, WaitingServer]]:
+    """The other machine, and a node with a server on this one."""
     if reason := why_not():
         pytest.skip(f"NO NETWORK NAMESPACES: clients that vanish were not tried; {reason}")
-    port = free_port()
-    words = ("bench.canned_server", str(port), "1", str(CALL_MS))
-    server = spawn(words, tmp_path / "server.log", environment_of({}))
-    kit = {"kit": {"url": f"http://127.0.0.1:{port}/mcp", "mesh": {"scope": "service"}}}
-    try:
+    server = WaitingServer()
+    async with scripted(server.serve) as at:
+        kit = {"kit": {"url": at.url, "mesh": {"scope": "service"}}}
         with other_machine() as machine:
             own = {"MESH_DISCOVERY": "off", "MESH_SERVERS_FILE": str(write_servers(tmp_path, kit))}
             node = placed("node", tmp_path, (machine.near, free_port()), own)
             try:
                 await eventually(partial(node.offers, "kit__echo"))
-                yield machine, node
+                yield machine, node, server
             finally:
                 machine.heal()
                 await stop_node(node)
-    finally:
-        server.kill_and_reap()
 
 
 def test_accepted_sockets_wait_longer_than_dialled_ones() -> None:
@@ -88,12 +116,13 @@ def test_accepted_sockets_wait_longer_than_dialled_ones() -> None:
 
 
 async def test_a_client_that_is_not_heard_for_eight_seconds_has_its_answer_and_one_that_vanishes_is_let_go_in_thirty(
-    apart: tuple[Machine, Placed],
+    apart: tuple[Machine, Placed, WaitingServer],
 ) -> None:
-    machine, node = apart
+    machine, node, server = apart
     with calling(machine, node) as caller:
-        await eventually(partial(has_calls, node, 1))
+        await server.has_a_call()
         lose_both_ways(machine)
+        server.answer()
         await eventually(partial(has_lasted, time.monotonic(), GAP_S))
         machine.heal()
         back_s = time.monotonic()
@@ -101,13 +130,14 @@ async def test_a_client_that_is_not_heard_for_eight_seconds_has_its_answer_and_o
         measured(f"not heard for {GAP_S:g} s, a client had its answer {time.monotonic() - back_s:.1f} s later")
         assert b'"result"' in answer
     with idle(machine, node), calling(machine, node):
-        await eventually(partial(has_calls, node, 1))
+        await server.has_a_call()
         await eventually(partial(has_connections, node.port, machine.far, 2))
         lose_both_ways(machine)
-        began_s = time.monotonic()
+        watch = Stopwatch(node.process.pid)
+        server.answer()
         limit_s = KEEPALIVE_IDLE_S + KEEPALIVE_PROBES * KEEPALIVE_INTERVAL_S + MORE_S
-        await eventually(partial(has_connections, node.port, machine.far, 0), limit_s)
-        measured(f"the connections of clients that vanished were closed after {time.monotonic() - began_s:.1f} s")
+        closed_s = await watch.until(partial(has_connections, node.port, machine.far, 0), limit_s)
+        measured(f"the connections of clients that vanished were closed after {closed_s:.1f} s")
 
 
 def lose_both_ways(machine: Machine) -> None:
@@ -133,10 +163,6 @@ def there(machine: Machine, program: str, *words: str) -> Iterator[subprocess.Po
     finally:
         client.kill()
         client.communicate()
-
-
-async def has_calls(node: Placed, count: int) -> bool:
-    return await node.metric("mesh_calls_in_flight") == count
 
 
 async def has_connections(port: int, address: str, count: int) -> bool:

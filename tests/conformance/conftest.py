@@ -23,7 +23,11 @@ def tools() -> NodeTools:
 
 
 @pytest.fixture(scope="session")
-def reports(tools: NodeTools, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Report]:
+def reports(
+    tools: NodeTools,
+    quick_servers: None,  # noqa: ARG001 - it is asked for, and has no value
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[tuple[str, str], Report]:
     """(target, revision) -> report."""
     return asyncio.run(run_all(tools, tmp_path_factory.mktemp("conformance")))
 

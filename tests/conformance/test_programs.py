@@ -8,7 +8,7 @@ import asyncio
 import signal
 import subprocess
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,8 @@ async def inspect(tools: NodeTools, hall: Hall, era: str, method: str, *options:
         async with asyncio.timeout(INSPECTOR_TIMEOUT_S):
             out, err = await process.communicate()
     except TimeoutError:
-        process.kill()
+        with suppress(ProcessLookupError):  # It has ended at the last moment.
+            process.kill()
         await process.wait()
         raise
     assert process.returncode == 0, (err.decode(), out.decode())

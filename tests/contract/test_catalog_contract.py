@@ -10,7 +10,7 @@ from aiohttp import web
 
 from discovery.consul.client import ConsulClient
 from discovery.consul.environment import ConsulSettings
-from discovery.consul.registration import ConsulRegistrar, agrees, check_id, register_payload
+from discovery.consul.registration import CHANGE_SPACING_S, ConsulRegistrar, agrees, check_id, register_payload
 from discovery.consul.session import ConsulConnection, open_session
 from discovery.model import Registration, RegistrationLost
 from tests.contract.following import MACHINE_S, Follower, health_of, ids, meta_of, running, until
@@ -85,7 +85,7 @@ async def test_changed_metadata_is_seen_and_sent_once(session: ConsulConnection,
         # The watcher may hear of it before the registrar has its answer.
         await until(lambda: registrar.status.registrations_total == 2, what="the second registration's answer")
         registrar.change(registration(name, meta={"digest": "b"}))
-        await asyncio.wait_for(_one_pass(), 1)
+        await _one_pass()
     assert registrar.status.registrations_total == 2
     await registrar.leave()
 
@@ -97,11 +97,15 @@ async def test_a_burst_of_changes_is_one_leading_registration_and_then_the_last(
     registrar = session.registrar(registration(name))
     async with running(follower.run(), registrar.keep()):
         await follower.until(lambda seen: bool(seen.instances))
+        began_s = time.monotonic()
         for number in range(20):
             registrar.change(registration(name, meta={"digest": str(number)}))
-            await asyncio.wait_for(_one_pass(), 1)
+            await _one_pass()
         await follower.until(lambda seen: meta_of(seen, f"{name}-1") == {"digest": "19"}, within_s=3)
-    assert registrar.status.registrations_total <= 3
+        took_s = time.monotonic() - began_s
+    # The one at the start, the leading one, and one for each spacing in which there were changes: on a busy machine the
+    # burst takes more than one.
+    assert registrar.status.registrations_total <= 2 + took_s / CHANGE_SPACING_S
     await registrar.leave()
 
 
@@ -204,7 +208,7 @@ async def test_a_foreign_registration_under_our_id_is_named_and_repaired(
             async with running(follower.run(), registrar.keep()):
                 await follower.until(lambda seen: meta_of(seen, ours.service_id) == {"epoch": "7"})
                 await client.register(register_payload(registration(name, meta={"epoch": "8"})))
-                await until(lambda: registrar.status.registrations_total == 2, within_s=3, what="repaired")
+                await until(lambda: registrar.status.registrations_total >= 2, within_s=3, what="repaired")
                 await follower.until(lambda seen: meta_of(seen, ours.service_id) == {"epoch": "7"}, within_s=3)
     assert "another process registers under our service ID" in caplog.text
     await registrar.leave()

@@ -19,7 +19,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "CONFIRM_AFTER_S", 0.1)
     monkeypatch.setattr(source, "NO_NAME_AFTER_S", 0.3)
     monkeypatch.setattr(source, "NOTHING_AGAIN_S", 0.1)
-    monkeypatch.setattr(lookup, "ANSWER_TIMEOUT_S", 0.5)
 
 
 def places(catalog: Catalog) -> set[str]:
@@ -176,12 +175,15 @@ async def test_a_server_that_was_set_and_speaks_no_tcp_is_asked_over_udp() -> No
 
 
 @pytest.mark.parametrize("fault", [dns.rcode.SERVFAIL, dns.rcode.REFUSED, None])
-async def test_an_error_of_dns_takes_nothing_away(fault: dns.rcode.Rcode | None) -> None:
+async def test_an_error_of_dns_takes_nothing_away(
+    fault: dns.rcode.Rcode | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with name_server() as server:
         server.records["nodes.test", "A"] = ["10.0.0.1", "10.0.0.2"]
         follower = Follower(DnsSource("nodes.test:8000", [server.address]))
         async with running(follower.run()):
             await follower.until(lambda seen: len(ids(seen)) == 2)
+            monkeypatch.setattr(lookup, "ANSWER_TIMEOUT_S", 0.5)
             server.fault, server.silent = fault, fault is None
             await until(lambda: not follower.source.status.up, what="fault")
             assert "nodes.test" in follower.source.status.last_error

@@ -112,6 +112,23 @@ async def test_a_wait_that_breaks_off_names_the_limit_of_connections_only_when_i
     assert [word for word in ("http_max_conns_per_client", "MESH_CONSUL_WAIT_S") if word in str(broken.value)] == [said]
 
 
+async def test_a_registration_that_an_agent_hangs_up_on_names_both_causes() -> None:
+    class HangsUp(FaultServer):
+        async def register(self, request: web.Request) -> web.Response:
+            return _hang_up(request)
+
+        async def deregister(self, request: web.Request) -> web.Response:
+            return _hang_up(request)
+
+    server = HangsUp(lambda _number, _request: rows_answer())
+    async with serving(server), open_client(server.settings) as client:
+        with pytest.raises(AgentUnreachable, match=r"http_max_conns_per_client.*lost its data_dir.*catalog/deregister"):
+            await client.register({"ID": "node-1", "Name": "mcp-node"})
+        with pytest.raises(AgentUnreachable) as broken:
+            await client.deregister("node-1")
+    assert "data_dir" not in str(broken.value)
+
+
 async def test_a_wait_that_is_refused_a_connection_is_no_sign_of_a_limit() -> None:
     async with open_client(ConsulSettings(url=f"http://127.0.0.1:{free_port()}")) as client:
         with pytest.raises(AgentUnreachable) as refused:

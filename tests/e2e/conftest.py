@@ -15,9 +15,18 @@ import pytest
 
 from tests.consul_process import RunningConsul, shared_consul
 from tests.e2e.by_hand import modern_request
-from tests.e2e.meshes import SHARED_COUNTS, SHARED_TOOLS, CatalogKind, RunningKit, SharedMesh
+from tests.e2e.meshes import (
+    SHARED_COUNTS,
+    SHARED_PROMPTS,
+    SHARED_RESOURCES,
+    SHARED_TEMPLATES,
+    SHARED_TOOLS,
+    CatalogKind,
+    RunningKit,
+    SharedMesh,
+)
 from tests.e2e.processes import NodeProcess, environment_of, spawn
-from tests.e2e.running import LIVING, RunningNode, StartNode, nodes_below, running_nodes, start_node
+from tests.e2e.running import LIVING, START_TIMEOUT_S, RunningNode, StartNode, nodes_below, running_nodes, start_node
 from tests.e2e.servers_files import example
 from tests.ports import free_port
 from tests.waiting import all_of, eventually
@@ -112,12 +121,24 @@ async def _until_serving(process: NodeProcess, url: str, log_path: Path) -> None
             raise RuntimeError(f"the server ended with {process.returncode}; see {log_path}")
         return "tools" in await modern_request(url, "tools/list")
 
-    await eventually(serves)
+    await eventually(serves, START_TIMEOUT_S)
 
 
 async def _ended(process: NodeProcess) -> None:
     async with asyncio.timeout(10):
         await process.wait()
+
+
+async def _lists_all(node: RunningNode) -> bool:
+    """A node reads all lists of a peer at once: one may be older than a server there, and its tools newer."""
+    prompts = await modern_request(node.url, "prompts/list")
+    resources = await modern_request(node.url, "resources/list")
+    templates = await modern_request(node.url, "resources/templates/list")
+    return (
+        {prompt["name"] for prompt in prompts["prompts"]} == SHARED_PROMPTS
+        and {resource["uri"] for resource in resources["resources"]} == SHARED_RESOURCES
+        and {template["uriTemplate"] for template in templates["resourceTemplates"]} == SHARED_TEMPLATES
+    )
 
 
 async def _complete_mesh(catalog: CatalogKind, kit: RunningKit, folder: Path) -> SharedMesh:
@@ -133,5 +154,6 @@ async def _complete_mesh(catalog: CatalogKind, kit: RunningKit, folder: Path) ->
         await eventually(partial(node.offers, *SHARED_TOOLS))
         # A tool of two nodes is listed as soon as one of them has it; the tests want both.
         await eventually(partial(node.counts, {name: SHARED_COUNTS[name] for name in servers.keys() - {node.name}}))
+        await eventually(partial(_lists_all, node))
     plain, node_status, hall = nodes
     return SharedMesh(plain, node_status, hall, kit.url)

@@ -64,5 +64,8 @@ SHARED_TOOLS = {
     *(f"kit__{tool}" for tool in ("add", "plant", "fail", "count", "hold")),
     "dice__roll",
 }
+SHARED_PROMPTS = {"kit__greet", "desk__notes__summarise"}
+SHARED_RESOURCES = {"config://app", "health://system", "kit://kit/motd", "notes://desk__notes/all"}
+SHARED_TEMPLATES = {"kit://kit/item/{key}", "notes://desk__notes/note/{title}"}
 # How many functions each node of the shared mesh has, its five management tools included.
 SHARED_COUNTS = {"plain": 5, "desk": 14, "hall": 8}

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tests.e2e.copied_nodes import Copy, copied
+from tests.e2e.copied_nodes import MODULES, Copy, copied
 from tests.waiting import eventually
 
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
@@ -60,6 +60,14 @@ class NodeProcess:
         return self.returncode is not None
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or has ended and no parent has waited for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):  # The latter when it goes between the opening and the reading.
+        return True
+
+
 def environment_of(settings: Mapping[str, str]) -> dict[str, str]:
     """The environment of a process of ours: a few words of the shell, and the settings given."""
     kept = {key: os.environ[key] for key in INHERITED if key in os.environ}
@@ -67,11 +75,28 @@ def environment_of(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def spawn_node(log_path: Path, environment: Mapping[str, str]) -> NodeProcess:
-    """Start a node as `spawn` does, at once where a process with its imports can be copied."""
+    """Start a node as `spawn_copy` does."""
+    return spawn_copy(("agent", "run"), log_path, environment)
+
+
+def spawn_copy(
+    argv: Sequence[str],
+    log_path: Path,
+    environment: Mapping[str, str],
+    *,
+    network: str = "",
+    modules: tuple[str, ...] = MODULES,
+) -> NodeProcess:
+    """Start a process as `spawn` does, at once where one with these imports can be copied: by default, those of a node.
+
+    `network`: the namespace of `ip netns` that it runs in, where it is not ours.
+    """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("ab") as log:
-        copy = copied(("agent", "run"), log.fileno(), environment)
-    return spawn(("agent", "run"), log_path, environment) if copy is None else NodeProcess(copy)
+        copy = copied(argv, log.fileno(), environment, network=network, modules=modules)
+    if copy is not None:
+        return NodeProcess(copy)
+    return spawn(argv, log_path, environment, through=("ip", "netns", "exec", network) if network else ())
 
 
 def spawn(

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 VERSION = "2026-07-28"
-_ENVELOPE = {
+ENVELOPE = {
     "io.modelcontextprotocol/protocolVersion": VERSION,
     "io.modelcontextprotocol/clientInfo": {"name": "by hand", "version": "1"},
     "io.modelcontextprotocol/clientCapabilities": {},
@@ -35,16 +35,16 @@ class Line:
         assert status == 200, (status, answer)
         return answer
 
-    async def call_refused(self, name: str) -> dict[str, Any]:
-        """The same without arguments, of whatever status."""
-        return (await self._called(name, {}))[1]
+    async def call_refused(self, name: str, arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The same of whatever status, by default without arguments."""
+        return (await self._called(name, arguments or {}))[1]
 
     async def _called(self, name: str, arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         self._ids += 1
         params: dict[str, Any] = {"name": name, "arguments": arguments}
         headers = self._session
         if not headers:
-            params["_meta"] = _ENVELOPE
+            params["_meta"] = ENVELOPE
             headers = {"MCP-Protocol-Version": VERSION, "Mcp-Method": "tools/call", "Mcp-Name": name}
         message = {"jsonrpc": "2.0", "id": self._ids, "method": "tools/call", "params": params}
         status, _, answer = await self.post(message, headers)

@@ -25,13 +25,15 @@ from tests.e2e.servers_files import write_servers
 from tests.measured import measured
 from tests.ports import free_port
 from tests.socket_tables import who_has
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 # It takes two seconds on an idle machine; tests that run beside it may hold it up for long.
 START_TIMEOUT_S = 60.0
 # The product promises 30 s; a test machine that swaps may need a little more to say so.
 STOP_TIMEOUT_S = 40.0
-CLIENT_TIMEOUT_S = 20.0
+# No promise of a node's: its first call of a tool of its own imports for two seconds of processor time, and a busy
+# machine gives it a twentieth of a core.
+CLIENT_TIMEOUT_S = PATIENCE_S
 # For a node whose port no test named; that one was taken meanwhile is a fault of the tests, which the run says.
 PORTS_TRIED_MAX = 3
 ERAS = ("auto", "legacy")
@@ -199,8 +201,9 @@ async def start_node(
 
 
 async def start_again(node: RunningNode) -> RunningNode:
-    """Start a node that has ended once more: the same port, state, settings and log."""
-    assert node.process.returncode is not None
+    """Start a node that has ended, or is about to, once more: the same port, state, settings and log."""
+    async with asyncio.timeout(STOP_TIMEOUT_S):
+        await node.process.wait()  # Its peers may know of a kill before the one that reaps it does.
     return await _started(node.name, node.port, node.log_path, node.environment)
 
 

@@ -1,6 +1,7 @@
 """Backends that forget, hang or are slow: callers of other servers never wait for them."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -78,7 +79,10 @@ async def test_hung_child_delays_no_other_call_and_its_own_caller_no_longer_than
             told = in_vain.result().error.data
             assert (told["outcome"], told["timed_out"], told["bytes_sent"]) == ("unknown", True, True)
     finally:
-        os.kill(hung, signal.SIGCONT)
+        with contextlib.suppress(
+            ProcessLookupError
+        ):  # Its node has ended it for its silence, where all this took long.
+            os.kill(hung, signal.SIGCONT)
     await eventually(partial(calls_well, other, "owner__clock__now"))
 
 
@@ -113,6 +117,10 @@ async def is_dropped(node: RunningNode, peer: str) -> bool:
 
 
 async def calls_well(node: RunningNode, tool: str) -> bool:
+    """To be asked again: a link that has just come back may go once more before it stays."""
     async with node.client() as client:
         assert tool in {tool.name for tool in await client.list_tools()}
-        return not (await client.call_tool(tool, {})).is_error
+        try:
+            return not (await client.call_tool(tool, {})).is_error
+        except MCPError as exc:
+            raise AssertionError(exc.error) from exc

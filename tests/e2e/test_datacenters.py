@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,18 +72,23 @@ async def test_the_other_datacentre_serves_when_home_cannot_and_a_cut_wan_takes_
     await eventually(partial(caller.sees, "near", "far"))
     await eventually(partial(caller.offers, "dice__roll"))
     said = {"name": "datacenter dc2", "up": True, "last_error": "", "instances": 1, "filtered_by_acls": False}
-    found = await source(caller)
-    assert isinstance(found, dict)
-    assert found | said == found
+
+    async def is_well() -> bool:
+        found = await source(caller)
+        assert found | said == found, found
+        assert (status := await caller.status())["findings"] == [], status["findings"]
+        return True
+
+    await eventually(is_well)
     assert {name: peer["datacenter"] for name, peer in (await caller.peers()).items()} == {"near": "", "far": "dc2"}
-    assert (await caller.status())["findings"] == []
     assert "our own datacentre is in MESH_DATACENTERS" in caller.log()
     async with steady_calls(caller, "dice__roll") as tally:
-        await tally.grows(30)
-        assert await calls_to(caller, "far") <= 3  # Or a slow moment of the test's machine.
+        # That home goes first is for the next test: here a slow moment of the machine may send calls abroad.
+        await tally.grows(10)
         await stop_node(near)
+        before = await calls_to(caller, "far")
         await tally.grows(30)
-        assert await calls_to(caller, "far") >= 20
+        assert await calls_to(caller, "far") - before >= 20
         away.kill()  # Nothing of the other datacentre's catalog arrives any more.
         await eventually(partial(source_is, caller, up=False), ANSWERED_AGAIN_S)
         await tally.grows(30)
@@ -138,7 +144,7 @@ async def test_calls_go_to_the_other_datacentre_while_home_is_three_times_slower
             await eventually(partial(is_at_home, tally), MOVED_S)
             at_home.slower_by = 2 * USUAL
             await tally.grows(5)
-            assert await share_abroad(tally) < 0.3
+            await eventually(partial(is_at_home, tally), MOVED_S)  # A slow moment sends calls abroad for a while.
             at_home.slower_by, began_s = 8 * USUAL, time.monotonic()
             await eventually(partial(is_abroad, tally), MOVED_S)
             moved_s = time.monotonic() - began_s
@@ -179,7 +185,7 @@ async def test_a_wan_that_loses_every_packet_takes_nothing_away_and_after_it_hea
     ):
         await eventually(partial(knows_both, home))
         own = {"CONSUL_HTTP_ADDR": away.url, "MESH_SERVERS_FILE": str(write_servers(tmp_path / "far", dice))}
-        far = placed("far", tmp_path, (machine.far, free_port()), own, machine.command())
+        far = placed("far", tmp_path, (machine.far, free_port()), own, machine.name)
         try:
             near = await start("near", tmp_path / "near", servers=dice, CONSUL_HTTP_ADDR=home.url, **LOCAL)
             everywhere = {"MESH_DATACENTERS": "dc2", "CONSUL_HTTP_ADDR": home.url, **LOCAL}
@@ -231,10 +237,7 @@ async def test_a_token_that_loses_its_rights_in_the_other_datacentre_costs_no_ca
         await eventually(partial(caller.offers, "dice__roll"))
         async with steady_calls(caller, "dice__roll") as tally:
             await away.change_rules(token, NODE_RULES.replace('node_prefix ""', 'node_prefix "none"'))
-            await eventually(partial(source_is, caller, up=False), ANSWERED_AGAIN_S)
-            found = await source(caller)
-            assert isinstance(found, dict)
-            assert "node:read" in found["last_error"], found
+            await eventually(partial(source_is, caller, up=False, why="node:read"), ANSWERED_AGAIN_S)
             assert await caller.sees("far")
             await tally.grows(30)
             await away.change_rules(token, NODE_RULES)
@@ -247,14 +250,15 @@ async def knows_both(consul: RunningConsul) -> bool:
     return len(await consul.call("GET", "/v1/catalog/datacenters")) == 2
 
 
-async def source(node: RunningNode) -> object:
+async def source(node: RunningNode) -> dict[str, Any]:
+    found: dict[str, Any]
     (found,) = (await node.status())["self"]["discovery"]["sources"]
     return found
 
 
-async def source_is(node: RunningNode, *, up: bool) -> bool:
+async def source_is(node: RunningNode, *, up: bool, why: str = "") -> bool:
     found = await source(node)
-    assert isinstance(found, dict)
+    assert why in found["last_error"], found
     return bool(found["up"]) is up
 
 

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPSConnection
@@ -60,6 +60,18 @@ class Front:
             headers={"Host": NAME, "Authorization": f"Bearer {TOKEN}"},
             timeout=aiohttp.ClientTimeout(total=CLIENT_TIMEOUT_S),
         )
+
+
+async def asked(
+    http: aiohttp.ClientSession, method: str, url: str, **options: Any
+) -> tuple[int, Mapping[str, str], str]:
+    """Status, headers and text of an answer.
+
+    It is read to its end: a connection over TLS that is left before stays open until the proxy has said goodbye, which
+    may be later than the end of the test.
+    """
+    async with http.request(method, url, **options) as response:
+        return response.status, response.headers, await response.text()
 
 
 def replaced(text: str, *pairs: tuple[str, str]) -> str:
@@ -140,11 +152,12 @@ def front(
 
     async def answers() -> bool:
         assert process.poll() is None, log_path.read_text()
-        async with made.http() as http, http.get(f"{made.base}/mesh/readyz") as response:
-            return response.status == 200
+        async with made.http() as http:
+            status, _, _ = await asked(http, "GET", f"{made.base}/mesh/readyz")
+        return status == 200
 
     try:
-        asyncio.run(eventually(answers, 20))
+        asyncio.run(eventually(answers))
         yield made
     finally:
         process.kill()
@@ -178,11 +191,11 @@ async def test_a_stream_shows_a_change_while_it_is_open(front: Front) -> None:
         assert stream.status == 200
         assert (await next_event(stream))["first"] is True
         body = {"peer_name": peer, "peer_url": f"http://127.0.0.1:{port}/mcp"}
-        async with http.post(f"{front.base}/mesh/api/v1/mcp/peers", json=body) as added:
-            assert added.status in (201, 202), await added.text()
+        status, _, said = await asked(http, "POST", f"{front.base}/mesh/api/v1/mcp/peers", json=body)
+        assert status in (201, 202), said
         while all(link["name"] != peer for link in (await next_event(stream)).get("links", ())):
             pass
-        # A connection over TLS that is left would stay open until the proxy has said goodbye.
+        # As `asked`, but it has no end.
         assert stream.connection is not None
         assert stream.connection.transport is not None
         stream.connection.transport.abort()
@@ -199,30 +212,31 @@ async def next_event(stream: aiohttp.ClientResponse) -> dict[str, Any]:
 async def test_the_page_works_below_the_prefix_and_its_login_is_for_https_alone(front: Front) -> None:
     async with front.http() as http:
         for path in ("", "ui/page.js", "ui/style.css"):
-            async with http.get(f"{front.base}/mesh/{path}") as response:
-                assert response.status == 200, path
-                assert response.headers["Strict-Transport-Security"]
-        headers = {"Origin": ORIGIN, "Mesh-Page": "1"}
-        async with http.post(f"{front.base}/mesh/ui/login", headers=headers) as response:
-            assert response.status == 200, await response.text()
-            cookie = response.headers["Set-Cookie"]
+            status, told, _ = await asked(http, "GET", f"{front.base}/mesh/{path}")
+            assert status == 200, path
+            assert told["Strict-Transport-Security"]
+        login, headers = f"{front.base}/mesh/ui/login", {"Origin": ORIGIN, "Mesh-Page": "1"}
+        status, told, said = await asked(http, "POST", login, headers=headers)
+        assert status == 200, said
+        cookie = told["Set-Cookie"]
         assert {part.strip().lower() for part in cookie.split(";")} >= {"secure", "httponly", "samesite=strict"}
-        async with http.post(f"{front.base}/mesh/ui/login", headers=headers | {"Origin": "https://other"}) as response:
-            assert response.status == 403
+        status, _, _ = await asked(http, "POST", login, headers=headers | {"Origin": "https://other"})
+        assert status == 403
 
 
 async def test_only_what_is_below_the_prefix_is_reached_and_nothing_without_a_token(front: Front) -> None:
     async with front.http() as http:
         for path in ("/mcp", "/api/v1/mcp/status", "/metrics"):
-            async with http.get(front.base + path) as response:
-                assert response.status == 404
+            status, _, _ = await asked(http, "GET", front.base + path)
+            assert status == 404
         for path in ("mcp/server-card.json", "ai-catalog.json"):
-            async with http.get(f"{front.base}/.well-known/{path}") as response:
-                assert response.status == 200, path
-        async with http.get(f"{front.base}/.well-known/oauth-protected-resource/mesh/mcp") as response:
-            assert "no OAuth" in await response.text()
-        async with http.get(f"{front.base}/mesh/api/v1/mcp/status", headers={"Authorization": "Bearer no"}) as response:
-            assert response.status == 401
+            status, _, _ = await asked(http, "GET", f"{front.base}/.well-known/{path}")
+            assert status == 200, path
+        _, _, said = await asked(http, "GET", f"{front.base}/.well-known/oauth-protected-resource/mesh/mcp")
+        assert "no OAuth" in said
+        wrong = {"Authorization": "Bearer no"}
+        status, _, _ = await asked(http, "GET", f"{front.base}/mesh/api/v1/mcp/status", headers=wrong)
+        assert status == 401
     # The node answers and closes with most of it unread; a proxy that still writes may meet the end first.
     assert await asyncio.to_thread(status_of_a_large_body, front) in (413, 502, None)
 

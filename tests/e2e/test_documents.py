@@ -4,6 +4,7 @@ The blocks of a page are one script, in a folder and a home of its own. The one 
 ports, which other tests use.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -55,7 +56,8 @@ def test_the_commands_of_a_page_do_what_it_says(page: Path, tmp_path: Path) -> N
         finally:
             # The script ends what it started; where it fails, nothing of it stays.
             if process.poll() != 0:
-                os.killpg(process.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # It has ended, and so has all that it started.
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait(10)
     assert process.returncode == 0, (tmp_path / "output").read_text()[-4000:]
 

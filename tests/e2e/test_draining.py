@@ -17,7 +17,7 @@ from mcp.shared.exceptions import MCPError
 from agent.app.drain import LEAVE_GRACE_S
 from tests.e2e.meshes import CatalogKind, RunningKit
 from tests.e2e.running import ERAS, RunningNode, StartNode
-from tests.e2e.servers_files import example
+from tests.e2e.servers_files import example, replace_file, write_servers
 from tests.e2e.steady_calls import steady_calls
 from tests.waiting import all_of, eventually
 
@@ -63,7 +63,7 @@ async def hold(node: RunningNode, era: str, gate: Path, *, leaving: bool) -> Any
         async with node.client(era) as client:
             await client.list_tools()  # Else the client asks for the schema after the call.
             result = await client.call_tool("kit__hold", {"gate": str(gate)})
-    except (httpx2.TransportError, MCPError):
+    except (httpx2.TransportError, MCPError, RuntimeError):  # The last is how FastMCP says that its session has ended.
         if result is None or not leaving:
             raise
     return result
@@ -91,7 +91,6 @@ async def test_node_leaves_in_order_and_its_calls_in_flight_complete(
         for gate in gates:
             await eventually(partial(has_begun, gate))
         await tally.grows()
-        asked_at_s = time.monotonic()
         leaves.process.terminate()
         await eventually(partial(is_unready, leaves))
         await eventually(partial(is_forgotten, stays, "leaves"))
@@ -104,7 +103,6 @@ async def test_node_leaves_in_order_and_its_calls_in_flight_complete(
             assert (await call).content[0].text == "released"
         async with asyncio.timeout(STOPPED_WITHIN_S):
             assert await leaves.process.wait() == 0
-        assert time.monotonic() - asked_at_s < STOPPED_WITHIN_S
         await tally.grows()
     assert tally.failures == []
     assert [record["event"] for record in leaves.events() if record["logger"] == "agent.app.node"] == [
@@ -127,7 +125,8 @@ async def test_several_nodes_end_at_once_well_before_the_limit(
     for node in nodes:
         await eventually(partial(node.sees, *({"a", "b", "c"} - {node.name})))
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(contextlib.suppress(httpx2.TransportError, MCPError))  # Goodbyes that no peer hears.
+        # Goodbyes that no peer hears.
+        stack.enter_context(contextlib.suppress(httpx2.TransportError, MCPError, RuntimeError))
         for node in nodes:
             for era in ERAS:
                 await stack.enter_async_context(node.client(era))
@@ -166,6 +165,33 @@ async def test_second_interrupt_ends_the_drain_at_once_with_the_exit_code_of_an_
     assert "Traceback" not in node.log()
 
 
+async def test_what_is_written_while_a_node_drains_ends_none_of_its_calls(
+    kit: RunningKit, start: StartNode, tmp_path: Path
+) -> None:
+    token = replace_file(tmp_path / "token", b"the-first-secret-of-the-mesh\n")
+    settings = {"MESH_DISCOVERY": "off", "MESH_PEER_TOKEN": "", "MESH_PEER_TOKEN_FILE": str(token)}
+    node = await start("node", tmp_path / "node", servers={"kit": {"url": kit.url}}, **settings)
+    await eventually(partial(node.offers, "kit__hold"))
+    gate = tmp_path / "gate"
+
+    async def has_looked() -> bool:
+        return bool(node.events("token file read again"))
+
+    async with asyncio.TaskGroup() as group:
+        held = group.create_task(hold(node, "auto", gate, leaving=True), name="held")
+        await eventually(partial(has_begun, gate))
+        node.process.terminate()
+        await eventually(partial(has_closed_its_port, node))
+        write_servers(tmp_path / "node", {})
+        node.process.send_signal(signal.SIGHUP)
+        replace_file(token, b"the-second-secret-of-the-mesh\n")  # Which is looked at after the servers.
+        await eventually(has_looked)
+        gate.touch()
+        assert (await held).content[0].text == "released"
+    async with asyncio.timeout(STOPPED_WITHIN_S):
+        assert await node.process.wait() == 0
+
+
 @pytest.mark.parametrize("length", [300_000, 100_000])
 async def test_a_request_whose_body_is_on_its_way_when_a_node_stops_is_answered(
     length: int, start: StartNode, tmp_path: Path
@@ -195,7 +221,7 @@ async def test_a_request_whose_body_is_on_its_way_when_a_node_stops_is_answered(
         writer.write(body[length // 2 : -10_000])
         await eventually(partial(has_passed, stopping_since_s, 2 * LEAVE_GRACE_S))  # Now it waits for requests alone.
         writer.write(body[-10_000:])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(STOPPED_WITHIN_S):
             answer = await reader.read()
     finally:
         writer.close()

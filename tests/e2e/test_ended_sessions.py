@@ -6,7 +6,7 @@ from tests.e2e.meshes import SharedMesh
 from tests.integration.servers.raw_session import raw_session, request
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 
 async def test_a_session_that_its_client_ended_at_one_node_ends_at_the_others(mesh: SharedMesh) -> None:

@@ -2,7 +2,7 @@
 
 Resident memory (`python -m bench idle`) follows this number; a quarter to a half of it comes on top, what allocators
 leave between objects. The one rule: a change that makes links smaller records the new number here; one that makes them
-larger by more than a twentieth has a reason, or goes.
+larger by more than a fiftieth has a reason, or goes.
 """
 
 import asyncio
@@ -16,15 +16,18 @@ import pytest
 
 from bench.processes import canned_servers, node_process
 from bench.raw_client import RawClient
+from tests.e2e.running import START_TIMEOUT_S
 from tests.measured import measured
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 # Recorded in November 2026, in bytes. A stream of changes and a connection of probes are part of it.
-RECORDED = 22_400
-MARGIN = 1.05
+RECORDED = 22_600
+MARGIN = 1.02
 FEW, MANY = 20, 120
+# A node that keeps account of its memory opens many links several times as slowly as any other.
+LISTED_WITHIN_S = 3 * PATIENCE_S
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 
 async def lists(client: RawClient, count: int) -> bool:
@@ -57,15 +60,19 @@ async def test_an_idle_link_holds_no_more_objects_than_it_did(tmp_path: Path) ->
     async with canned_servers(MANY) as urls:
         (under_few, few), (under_many, many) = traced(urls[:FEW]), traced(urls)
         async with (
-            node_process("few", servers=few, under=under_few, MESH_DISCOVERY="off") as (base, first),
-            node_process("many", servers=many, under=under_many, MESH_DISCOVERY="off") as (other, second),
+            node_process(
+                "few", servers=few, under=under_few, MESH_DISCOVERY="off", start_timeout_s=START_TIMEOUT_S
+            ) as (base, first),
+            node_process(
+                "many", servers=many, under=under_many, MESH_DISCOVERY="off", start_timeout_s=START_TIMEOUT_S
+            ) as (other, second),
             RawClient(f"{base}/mcp") as of_few,
             RawClient(f"{other}/mcp") as of_many,
         ):
             nodes = ((first, FEW), (second, MANY))
-            await eventually(partial(lists, of_few, FEW), 30)
-            await eventually(partial(lists, of_many, MANY), 30)
+            await eventually(partial(lists, of_few, FEW), LISTED_WITHIN_S)
+            await eventually(partial(lists, of_many, MANY), LISTED_WITHIN_S)
             try:  # It rests when its first probes were answered and what their beginning took is gone.
-                await eventually(is_small, 30)
+                await eventually(is_small)
             finally:
                 measured(f"an idle link holds {found[0]:,.0f} bytes of Python objects")

@@ -15,7 +15,7 @@ from tests.consul_process import RunningConsul, running_consul
 from tests.contract.dns_server import NameServer, name_server
 from tests.e2e.processes import ROOT, environment_of
 from tests.e2e.running import RunningNode, StartNode, stop_all, stop_node
-from tests.e2e.servers_files import example
+from tests.e2e.servers_files import example, replace_file
 from tests.ports import free_ports
 from tests.waiting import all_of, eventually
 
@@ -50,8 +50,7 @@ async def test_nodes_listed_by_a_file_and_by_dns_are_one_mesh_without_a_catalog(
         )
         await eventually(partial(nodes_are, caller, two, three))
         await eventually(partial(caller.offers, "two__dice__roll", "three__dice__roll"))
-        kinds = {finding["kind"] for finding in (await caller.status())["findings"]}
-        assert kinds == {"ourselves"}
+        await eventually(partial(finds, caller, "ourselves"))
         # The same node by both sources keeps its one link.
         write(listed, *ports)
         server.fault = dns.rcode.SERVFAIL
@@ -59,7 +58,7 @@ async def test_nodes_listed_by_a_file_and_by_dns_are_one_mesh_without_a_catalog(
         await eventually(partial(nodes_are, caller, two, three))
         shown = await asyncio.to_thread(printed_status, caller)
         assert "dns _mcp._tcp.mesh.test: down, 1 instances, last error: " in shown
-        listed.write_text('[{"targets": ["127.0.0.1:')
+        replace_file(listed, b'[{"targets": ["127.0.0.1:')
         await eventually(partial(source_says, caller, "peers.json"))
         await eventually(partial(nodes_are, caller, two, three))
         server.fault = None
@@ -90,7 +89,7 @@ async def test_a_node_that_starts_while_its_sources_cannot_be_read_begins_with_w
         await eventually(partial(both_kept, tmp_path / "caller"))
         await stop_node(caller)
         server.fault = dns.rcode.SERVFAIL
-        listed.write_text('[{"targets": ["127.0.0.1:')
+        replace_file(listed, b'[{"targets": ["127.0.0.1:')
         again = await start("caller", tmp_path / "caller", port=ports[0], servers={}, **alone, **sources)
         await eventually(partial(nodes_are, again, two, three))
         await eventually(partial(source_says, again, "SERVFAIL"))
@@ -116,8 +115,8 @@ async def test_a_name_with_addresses_of_both_kinds_links_each_node_once_whicheve
         try:
             await eventually(partial(nodes_are, caller, dual), FOUND_AGAIN_S)
             await eventually(partial(is_one_peer, caller))
-            status = await caller.status()
-            assert (status["findings"], status["departed"]) == ([], [])
+            await eventually(partial(finds, caller))
+            assert (await caller.status())["departed"] == []
             server.faults["A"] = dns.rcode.SERVFAIL
             await eventually(partial(source_says, caller, "A records"))
             assert await nodes_are(caller, dual)
@@ -153,6 +152,13 @@ async def found_by_dns(consul: RunningConsul, dns_port: int, start: StartNode, t
     await eventually(partial(nodes_are, caller, two), FOUND_AGAIN_S)
 
 
+async def finds(node: RunningNode, *kinds: str) -> bool:
+    """Whether its findings are of these kinds, and of all of them."""
+    found = (await node.status())["findings"]
+    assert {finding["kind"] for finding in found} == set(kinds), found
+    return True
+
+
 async def is_one_peer(node: RunningNode) -> bool:
     return len(await node.peers()) == 1
 
@@ -168,7 +174,7 @@ def printed_status(node: RunningNode) -> str:
 
 
 def write(path: Path, *ports: int) -> None:
-    path.write_text(json.dumps([{"targets": [f"127.0.0.1:{port}" for port in ports]}]), "utf-8")
+    replace_file(path, json.dumps([{"targets": [f"127.0.0.1:{port}" for port in ports]}]).encode())
 
 
 def publish(server: NameServer, port: int) -> None:

@@ -47,7 +47,7 @@ async def test_a_node_in_maintenance_gets_no_calls_while_another_serves_them_and
         await eventually(partial(late.sees, "caller", "resting", "busy"))
         await eventually(partial(late.offers, *listed))
         assert await late.tool_names() == await caller.tool_names() == listed
-        assert (await late.peers())["resting"]["maintenance"] == REASON
+        await eventually(partial(peer_rests, late, "resting", REASON))
         await maintain(consul, resting, enable=False)
         over_s = time.monotonic()
 
@@ -101,9 +101,43 @@ async def test_a_node_that_is_started_anew_in_its_maintenance_gets_no_call_and_s
     assert tally.failures == []
 
 
-async def maintain(consul: RunningConsul, node: RunningNode, *, enable: bool) -> None:
+async def test_maintenance_that_went_with_the_entry_of_a_dead_node_is_said_by_the_others_when_it_is_back(
+    consul: RunningConsul, start: StartNode, tmp_path: Path
+) -> None:
+    seer, dead = await all_of(
+        start(name, tmp_path / name, servers={}, CONSUL_HTTP_ADDR=consul.url) for name in ("seer", "dead")
+    )
+    await eventually(partial(seer.sees, "dead"))
+    service_id = await service_id_of(consul, dead)
+    dead.kill()
+    await consul.call("PUT", f"/v1/agent/check/fail/service:{service_id}")  # As when its time is over.
+    await maintain(consul, dead, enable=True)
+    await eventually(partial(finds, seer, "in_maintenance", service_id))
+    await consul.call("PUT", f"/v1/agent/service/deregister/{service_id}")
+    await eventually(partial(finds, seer, "in_maintenance"))
+    back = await start(dead)
+    await eventually(partial(seer.sees, "dead"))
+    await eventually(partial(finds, seer, "maintenance_lost", service_id))
+    (said,) = seer.events("a peer has lost the maintenance of its dead entry")
+    assert (said["peer"], said["reason"]) == (service_id, REASON)
+    await maintain(consul, back, enable=True)
+    await eventually(partial(finds, seer, "maintenance_lost"))
+    await eventually(partial(peer_rests, seer, "dead", REASON))
+
+
+async def finds(node: RunningNode, kind: str, *names: str) -> bool:
+    """Whether these are what its status has of a kind."""
+    return [one["name"] for one in (await node.status())["findings"] if one["kind"] == kind] == list(names)
+
+
+async def service_id_of(consul: RunningConsul, node: RunningNode) -> str:
     rows = await consul.call("GET", "/v1/health/service/mcp-node")
     (service_id,) = [row["Service"]["ID"] for row in rows if row["Service"]["Meta"]["name"] == node.name]
+    return str(service_id)
+
+
+async def maintain(consul: RunningConsul, node: RunningNode, *, enable: bool) -> None:
+    service_id = await service_id_of(consul, node)
     query = f"enable={str(enable).lower()}&reason=new+disks"
     await consul.call("PUT", f"/v1/agent/service/maintenance/{service_id}?{query}")
 

@@ -46,6 +46,7 @@ async def test_a_pipe_in_place_of_any_file_that_is_read_again_stops_nothing(star
         MESH_PEER_FILES=str(tmp_path / "peers.json"),
     )
     await eventually(partial(knows_peer, node))
+    await eventually(partial(node.offers, "one__clock__now"))
     said = {
         tmp_path / "one" / "servers.json": "servers file refused, the running configuration stays",
         tmp_path / "views.json": "views file refused, its views stay as they are",

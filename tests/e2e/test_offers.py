@@ -14,10 +14,11 @@ from mcp_types import PromptReference, ResourceTemplateReference
 from agent.examples import dice, notes
 from agent.model import ORIGIN_META_KEY
 from tests.e2e.by_hand import legacy_tools, modern_request
-from tests.e2e.meshes import SHARED_TOOLS, SharedMesh
+from tests.e2e.meshes import SHARED_PROMPTS, SHARED_RESOURCES, SHARED_TEMPLATES, SHARED_TOOLS, SharedMesh
 from tests.e2e.running import ERAS, MANAGEMENT_TOOLS
 
-pytestmark = [pytest.mark.e2e, pytest.mark.parametrize("era", ERAS)]
+# The first of them has the shared mesh to start.
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120), pytest.mark.parametrize("era", ERAS)]
 
 
 async def test_every_node_lists_the_tools_of_all(mesh: SharedMesh, era: str) -> None:
@@ -86,7 +87,7 @@ async def test_progress_of_a_peers_tool_arrives_in_order_and_before_the_result(m
 
 async def test_prompts_of_peers_are_listed_and_filled_in(mesh: SharedMesh, era: str) -> None:
     async with mesh.plain.client(era) as client:
-        assert {prompt.name for prompt in await client.list_prompts()} == {"kit__greet", "desk__notes__summarise"}
+        assert {prompt.name for prompt in await client.list_prompts()} == SHARED_PROMPTS
         greeting = await client.get_prompt("kit__greet", {"name": "Ada", "tone": "formal"})
         assert greeting.messages[0].content.text == "Greet Ada in a formal way."
         summary = await client.get_prompt("desk__notes__summarise", {"topic": "birds"})
@@ -96,9 +97,9 @@ async def test_prompts_of_peers_are_listed_and_filled_in(mesh: SharedMesh, era: 
 async def test_resources_and_templates_of_peers_are_listed_and_read(mesh: SharedMesh, era: str) -> None:
     async with mesh.plain.client(era) as client:
         listed = {str(resource.uri) for resource in await client.list_resources()}
-        assert listed == {"config://app", "health://system", "kit://kit/motd", "notes://desk__notes/all"}
+        assert listed == SHARED_RESOURCES
         templates = {template.uri_template for template in await client.list_resource_templates()}
-        assert templates == {"kit://kit/item/{key}", "notes://desk__notes/note/{title}"}
+        assert templates == SHARED_TEMPLATES
         (motd,) = await client.read_resource("kit://kit/motd")
         assert (str(motd.uri), motd.text) == ("kit://kit/motd", "be kind")
         (item,) = await client.read_resource("kit://kit/item/seven")

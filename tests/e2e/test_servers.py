@@ -14,6 +14,7 @@ from fastmcp.exceptions import ToolError
 
 from tests.e2e.by_hand import modern_request
 from tests.e2e.meshes import RunningKit
+from tests.e2e.processes import has_ended
 from tests.e2e.running import MANAGEMENT_TOOLS, RunningNode, StartNode
 from tests.e2e.servers_files import example, replace_file, write_servers
 from tests.e2e.steady_calls import steady_calls
@@ -30,7 +31,10 @@ def embedded() -> dict[str, str]:
 def child_of(node: RunningNode, module: str) -> int:
     """The process ID of the node's child that runs a module."""
     children = Path(f"/proc/{node.process.pid}/task/{node.process.pid}/children").read_text().split()
-    found = [int(pid) for pid in children if module in Path(f"/proc/{pid}/cmdline").read_text()]
+    found = []
+    for pid in children:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # It ends just now.
+            found += [int(pid)] if module in Path(f"/proc/{pid}/cmdline").read_text() else []
     assert len(found) == 1, (module, children)
     return found[0]
 
@@ -81,9 +85,15 @@ async def test_scope_decides_what_a_servers_tools_are_called_and_which_clients_s
 
 async def names_and_settings_count(owner: RunningNode, other: RunningNode) -> None:
     """What the app makes of its settings for clients: instructions by name, servers as themselves, their own names."""
-    said = (await modern_request(other.url, "server/discover"))["instructions"]
-    assert "Servers: dice, owner__disk, owner__kit, owner__notes." in said
-    assert "## Server" not in said
+
+    async def names_all() -> bool:
+        # What servers say of themselves comes as resources do, whose list may be older than that of the tools.
+        said = (await modern_request(other.url, "server/discover"))["instructions"]
+        assert "Servers: dice, owner__disk, owner__kit, owner__notes." in said
+        assert "## Server" not in said
+        return True
+
+    await eventually(names_all)
     alone = await modern_request(f"{other.base}/mcp/s/dice", "tools/list")
     assert [tool["name"] for tool in alone["tools"]] == ["roll"]
     told = await modern_request(owner.url, "tools/call", {"name": "now", "arguments": {}})
@@ -235,14 +245,6 @@ try:
 finally:
     threading.Event().wait()
 """
-
-
-def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or a zombie that no parent has waited for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="NO setpriv ON THIS MACHINE: children may outlive a kill")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.processes import environment_of, spawn
 from tests.e2e.running import ONE_MESH, RunningNode, StartNode
-from tests.e2e.servers_files import example, write_servers
+from tests.e2e.servers_files import example, replace_file, write_servers
 from tests.measured import measured
 from tests.ports import free_port
 from tests.waiting import eventually
@@ -24,13 +24,15 @@ ENDED_AFTER_S = (0.02, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3)
 
 async def test_a_hangup_reads_the_files_again_and_other_signals_mean_nothing(start: StartNode, tmp_path: Path) -> None:
     node = await start("one", tmp_path / "one", servers={"clock": example("clock")}, MESH_DISCOVERY="off")
+    # A node is ready after ten seconds though its servers are not.
+    await eventually(partial(node.offers, "one__clock__now"))
     child = node.events("MCP link ready")
     for harmless in (signal.SIGUSR1, signal.SIGUSR2):
         node.process.send_signal(harmless)
     node.process.send_signal(signal.SIGHUP)
     await eventually(partial(has_said, node, "servers file read again"))
     assert node.events("reload asked for by a signal")
-    (tmp_path / "one" / "servers.json").write_text("{broken")
+    replace_file(tmp_path / "one" / "servers.json", b"{broken")
     node.process.send_signal(signal.SIGHUP)
     await eventually(partial(has_said, node, "servers file refused, the running configuration stays"))
     status = await node.status()

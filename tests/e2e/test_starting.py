@@ -16,7 +16,7 @@ import pytest
 from tests.consul_process import RunningConsul
 from tests.e2e.meshes import CatalogKind
 from tests.e2e.processes import NodeProcess, environment_of, spawn_node
-from tests.e2e.running import LIVING, RunningNode, stop_all, stop_node
+from tests.e2e.running import LIVING, START_TIMEOUT_S, RunningNode, stop_all, stop_node
 from tests.e2e.servers_files import example, write_servers
 from tests.ports import free_port, free_ports
 from tests.waiting import eventually
@@ -189,7 +189,7 @@ async def refused(bare: Bare, **settings: str) -> str:
     )
     node = RunningNode("refused", 0, process, log_path)
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(START_TIMEOUT_S):
             assert await process.wait() == 2, node.log()
     finally:
         await stop_node(node)
@@ -223,7 +223,7 @@ async def test_nodes_move_to_a_consul_that_appears_on_this_machine(bare: Bare, c
         consul.start()
         await consul.wait_for_leader()
         for node, other in ((one, two), (two, one)):
-            await eventually(partial(is_on_consul, node), 20)
+            await eventually(partial(is_on_consul, node))
             await eventually(partial(has_peer, node, other.name))
         assert len(await consul.call("GET", f"/v1/health/service/{settings['MESH_SERVICE_NAME']}?passing")) == 2
     finally:

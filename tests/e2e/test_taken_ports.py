@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import measured
+from tests import measured, ports
 from tests.consul_process import RunningConsul
 from tests.e2e.running import PortTaken, StartNode
-from tests.ports import OWN_PORTS, free_port, free_ports, is_free
+from tests.ports import free_port, free_ports, is_free
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -24,7 +24,7 @@ TOKEN = "token-of-this-test-0123456789"
 def next_port_taken() -> Iterator[int]:
     """The port that is given out next."""
     port = free_port() + 1
-    while port not in OWN_PORTS or not is_free(port):
+    while port not in ports.OWN_PORTS or not is_free(port):
         port = free_port() + 1
     with socket.create_server(("127.0.0.2", port)):
         yield port

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from tests.e2e.processes import ROOT, environment_of
-from tests.e2e.running import RunningNode, nodes_below, start_node
+from tests.e2e.running import MANAGEMENT_TOOLS, RunningNode, nodes_below, start_node
 from tests.e2e.servers_files import example
 from tests.integration.servers.certificates import Authority
 from tests.ports import free_port
@@ -38,7 +38,7 @@ class Pair:
         context = ssl.create_default_context(cafile=str(self.authority.ca))
         _, writer = await asyncio.open_connection("127.0.0.1", node.port, ssl=context)
         serial = writer.get_extra_info("ssl_object").getpeercert()["serialNumber"]
-        writer.close()
+        writer.transport.abort()  # To close it would wait for the node's goodbye, and the test for neither.
         return str(serial)
 
     def command(self, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -76,6 +76,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         settings["MESH_STATE_DIR"] = str(folder / "front-state")
         front = await start_node("front", folder, **settings)
         await eventually(partial(front.sees, "back"))
+        await eventually(
+            partial(front.counts, {"back": 3 + len(MANAGEMENT_TOOLS)})
+        )  # Those of its notes are among them.
         return Pair(authority, folder, front, back)
 
     with nodes_below(folder):

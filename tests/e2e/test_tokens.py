@@ -254,8 +254,8 @@ async def test_token_is_replaced_without_a_failed_request(start: StartNode, tmp_
         replace_file(file, f"{new}\n".encode())
         await eventually(partial(accepts, [front, back], yes=False))
         await last.grows(30)
-        assert await with_new[0].sees("back")
-        assert await with_new[1].sees("front")
+        await eventually(partial(with_new[0].sees, "back"))
+        await eventually(partial(with_new[1].sees, "front"))
     assert last.failures == []
     assert old not in front.log() + back.log()
     assert new not in front.log() + back.log()

@@ -91,4 +91,9 @@ async def test_the_spans_of_both_nodes_are_one_trace_from_the_client_to_the_serv
             await client.call_tool("eye__look", {})
         await eventually(came)
         (begun,) = {span["traceId"] for span in spans if span["name"] == "tools/call eye__look"}
-        assert [trace_logged(node) for node in (front, back)] == [begun, begun]
+
+        async def all_logged() -> bool:
+            assert [trace_logged(node) for node in (front, back)] == [begun, begun]
+            return True
+
+        await eventually(all_logged)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.namespace import PREFIX, why_not
+from tests.chaos.namespace import ip, why_not
 from tests.e2e.processes import ROOT, environment_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.consul, pytest.mark.timeout(150)]
@@ -17,30 +17,32 @@ pytestmark = [pytest.mark.e2e, pytest.mark.consul, pytest.mark.timeout(150)]
 SCRIPT = ROOT / "deploy/two-machines.sh"
 
 
-def namespaces() -> list[str]:
-    """Those that are not of a test beside this one."""
-    done = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, timeout=10, check=True)
-    return [line for line in done.stdout.splitlines() if not line.startswith(PREFIX)]
+def namespaces(process_id: int) -> list[str]:
+    """Those of the script with this id, which is in their names; other runs have others."""
+    return [line for line in ip("netns", "list").splitlines() if line.split()[0].endswith(f"-{process_id}")]
 
 
 def test_a_tool_of_one_machine_is_called_on_the_other_and_nothing_stays(consul_program: Path, tmp_path: Path) -> None:
     if reason := why_not():
         pytest.skip(f"NO NETWORK NAMESPACES: two machines were not tried; {reason}")
-    before = namespaces()
     settings = {"CONSUL": str(consul_program), "AGENT": f"{sys.executable} -m agent", "PYTHON": sys.executable}
-    done = subprocess.run(
+    with subprocess.Popen(
         [str(SCRIPT)],
         cwd=ROOT,
         env=environment_of({**settings, "TMPDIR": str(tmp_path)}),
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    after_the_call = done.stdout.partition("tools call dice__roll")[2]
+    ) as script:
+        try:
+            said, complaints = script.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            script.terminate()  # It removes what it made.
+            raise
+    assert script.returncode == 0, said[-3000:] + complaints[-3000:]
+    after_the_call = said.partition("tools call dice__roll")[2]
     assert '"rolls": [' in after_the_call
     assert "http://10.77.0.1:8000/mcp" in after_the_call
-    assert namespaces() == before
+    assert namespaces(script.pid) == []
     assert list(tmp_path.iterdir()) == []

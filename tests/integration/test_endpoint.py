@@ -48,7 +48,7 @@ async def test_the_management_tools_say_what_there_is(era: Era, tmp_path: Path) 
             functions = (await manage(mcp, "get_mcp_server_functions", server_name="kit"))["structuredContent"]
             echo = next(f for f in functions["functions"] if f["name"] == "echo")
             assert echo["mesh_name"] == "kit__echo"
-            assert functions["function_count"] == len(functions["functions"]) == node.view("kit").function_count
+            assert functions["function_count"] == len(functions["functions"]) == len(node.view("kit").offer.tools)
 
 
 @eras
@@ -59,7 +59,7 @@ async def test_reloads_are_waited_for_and_report_how_it_went(era: Era, tmp_path:
             await node.connected("kit")
             reloaded = (await manage(mcp, "reload_mcp_server", server_name="kit"))["structuredContent"]
             assert (reloaded["success"], reloaded["status"]) == (True, "connected")
-            assert reloaded["function_count"] == node.view("kit").function_count
+            assert reloaded["function_count"] == len(node.view("kit").offer.tools)
             node.servers_file.append(ServerSpec("gone", HttpTarget("http://127.0.0.1:9/mcp"), ServerScope.NODE))
             everything = (await manage(mcp, "reload_all_mcp_servers"))["structuredContent"]
             assert [(s["server_name"], s["success"]) for s in everything["servers"]] == [("kit", True), ("gone", False)]
@@ -164,7 +164,7 @@ async def test_the_management_tools_ask_another_node_that_is_named(era: Era, tmp
         assert status == 201
         # What a node serves itself is one number, on every node.
         _, body = await two.rest("GET", "/status")
-        assert body["data"]["self"]["function_count"] == one.view("other").function_count
+        assert body["data"]["self"]["function_count"] == len(one.view("other").offer.tools)
         for name in ("two", "other"):
             there = (await manage(mcp, "list_mcp_servers", node=name))["structuredContent"]
             assert [server["name"] for server in there["servers"]] == ["kit"]

@@ -364,6 +364,20 @@ async def test_heads_are_remembered_by_all_but_their_length_and_bounded() -> Non
     assert repr(heads) == "<Heads 2>"
 
 
+@pytest.mark.parametrize("spare", [0, 8, 264, 265])
+async def test_a_head_at_the_bound_is_known_again_only_where_any_other_process_reads_it(spare: int) -> None:
+    pad = HEAD_BYTES_MAX - spare - post(lines="X-Pad: \r\n").index(b"\r\n\r\n") - 4
+    lines = f"X-Pad: {'a' * pad}\r\n"
+    first = Heads("/mcp").read(post(lines=lines))
+    assert first is not None
+    assert first.head_bytes == HEAD_BYTES_MAX - spare
+    longer = post(b"x" * 1234, lines=lines)
+    known = None if first.head.same is None else first.head.same.again(longer, first.head)
+    read = Heads("/mcp").read(longer)
+    assert known is None or (read is not None and read[1:] == known[1:])
+    assert (known is None) == (spare < 265)
+
+
 async def _is(true: bool) -> bool:
     return true
 

@@ -325,6 +325,7 @@ async def test_the_line_in_the_log_names_the_server_that_was_asked_and_how_that_
         caplog.clear()
         await now.call("kit__add", a=1)
         await now.call("kit__refuse")
+        await now.call("reload_mcp_server", unknown=1)
         with pytest.raises(RpcError):
             await now.mcp.request(Request.within("prompts/get", {"name": "kit__greet", "arguments": {}}, timeout_s=5))
         with pytest.raises(RpcError):
@@ -337,6 +338,7 @@ async def test_the_line_in_the_log_names_the_server_that_was_asked_and_how_that_
     assert [(name, backend, outcome.split()[0]) for name, backend, outcome in lines] == [
         ("kit__add", "server:kit", "ok"),
         ("kit__refuse", "server:kit", "tool_error"),
+        ("reload_mcp_server", "own", "tool_error"),
         ("kit__greet", "server:kit", "error"),
         ("kit__nothing", "own", "error"),
     ]

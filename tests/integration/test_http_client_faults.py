@@ -147,6 +147,7 @@ async def test_a_reset_before_the_answer_leaves_the_outcome_unknown_and_nothing_
         with pytest.raises(CallOutcomeUnknown) as caught:
             await open_and_call(script)
         assert not isinstance(caught.value, CallTimedOut)
+        assert caught.value.cut_off
         assert calls(script) == 1
 
 

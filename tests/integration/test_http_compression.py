@@ -28,8 +28,8 @@ from tests.integration.servers.sse_hosting import sse_served
 from tests.integration.test_http_sse_servers import call, kit, said
 from tests.integration.test_large_answers_of_servers import LARGE, large_server
 from tests.integration.test_session_elicitation import Human, words
+from tests.waiting import UNREPAIRED_S
 
-PATIENCE_S = 20.0
 MIB = 1 << 20
 
 
@@ -47,7 +47,7 @@ async def test_a_server_whose_answers_are_all_compressed_works_as_any(era: Era, 
     async def on_notification(_: str, params: Json) -> None:
         heard.append(params["progress"])
 
-    async with app.router.lifespan_context(app), asyncio.timeout(PATIENCE_S):
+    async with app.router.lifespan_context(app), asyncio.timeout(UNREPAIRED_S):
         front = Front(packing(app, coding), None if era is Era.MODERN else 400)
         async with serving(front) as base, open_client(HttpTarget(f"{base}/mcp")) as client:
             assert client.server_info.era is era

@@ -19,8 +19,7 @@ from tests.integration.servers.session_asking_server import Diary, session_askin
 from tests.integration.servers.sse_hosting import sse_served
 from tests.integration.servers.sticky_balancer import Balancer, sticky_balancer
 from tests.integration.test_session_elicitation import Human, together, words
-
-PATIENCE_S = 20.0
+from tests.waiting import UNREPAIRED_S
 
 
 @asynccontextmanager
@@ -47,7 +46,7 @@ async def test_each_session_stays_on_its_server_by_a_cookie_of_its_own(path: str
         clients = [
             await stack.enter_async_context(answering_client(front.url, Era.LEGACY, Human(f"h{n}"))) for n in range(4)
         ]
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(UNREPAIRED_S):
             for _ in range(3):
                 orders = await together(*(client.call_tool("kit__order", {"what": "tea"}) for client in clients))
                 assert all(f"for h{n}-" in words(order) for n, order in enumerate(orders))

@@ -14,7 +14,7 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from agent.client.event import Event, within
-from agent.client.http import dial
+from agent.client.http import dial, large_request
 from agent.client.http.coding import CODINGS
 from agent.client.http.dial import Dialler
 from agent.client.http.open_pool import open_pool
@@ -212,6 +212,7 @@ async def test_a_large_request_arrives_whole_at_a_slow_server() -> None:
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
 async def test_a_large_request_waits_for_a_server_that_is_too_busy_to_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dial, "TCP_USER_TIMEOUT_MS", 300)
+    monkeypatch.setattr(large_request, "TCP_USER_TIMEOUT_MS", 300)
     size, busy_s = 8 << 20, 1.5
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

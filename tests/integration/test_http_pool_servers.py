@@ -25,8 +25,8 @@ from agent.client.http.pool import HttpPool, RequestBody
 from agent.errors import CallNotSent
 from agent.model import HttpTarget
 from tests.integration.servers.hosting import serving
+from tests.waiting import UNREPAIRED_S
 
-PATIENCE_S = 20.0
 LARGE = bytes(range(256)) * 4096  # 1 MiB
 Hosting = Callable[[Path | None], AbstractAsyncContextManager[str]]
 
@@ -135,8 +135,9 @@ async def url(request: pytest.FixtureRequest, hosting: Hosting, trusted: Path) -
 
 @asynccontextmanager
 async def pool_of(url: str) -> AsyncIterator[HttpPool]:
-    with open_pool(HttpTarget(url), connect_timeout_s=5) as pool:
-        async with asyncio.timeout(PATIENCE_S):
+    # The servers are in this very loop: where the machine stands still, a dial is given up that was accepted long ago.
+    with open_pool(HttpTarget(url), connect_timeout_s=UNREPAIRED_S) as pool:
+        async with asyncio.timeout(UNREPAIRED_S):
             yield pool
 
 

@@ -22,8 +22,8 @@ from tests.integration.servers.hosting import Front, serving
 from tests.integration.servers.sse_hosting import sse_served
 from tests.integration.test_http_sse_servers import call, kit, said
 from tests.ports import free_port
+from tests.waiting import UNREPAIRED_S
 
-PATIENCE_S = 20.0
 OWN = NodeIdentity("0" * 32, "n")
 
 
@@ -48,7 +48,7 @@ async def kit_served(*, modern: bool = True, certificate: Path | None = None) ->
 @pytest.mark.parametrize("era", list(Era))
 async def test_a_name_that_only_the_proxy_knows_is_reached_through_it(era: Era) -> None:
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(asyncio.timeout(PATIENCE_S))
+        await stack.enter_async_context(asyncio.timeout(UNREPAIRED_S))
         port, front = await stack.enter_async_context(kit_served(modern=era is Era.MODERN))
         proxy = await stack.enter_async_context(forward_proxy({"kit.example": port}))
         target = HttpTarget("http://kit.example/mcp")

@@ -9,6 +9,7 @@ import pytest
 
 from agent.client.connect import McpClient, open_client
 from agent.client.http.repeated import STRIKES_MAX, Repeated
+from agent.client.protocol import Request
 from agent.errors import MeshError, ProtocolBroken, Unreachable
 from agent.identity.association import PROOF_HEADER, Association, Proven
 from agent.model import HttpTarget, Json
@@ -17,6 +18,17 @@ from tests.integration.servers.raw_http import PATIENCE_S, ask, head_of, pool_of
 
 Answer = Callable[[Seen], bytes | None]
 TOOLS: Json = {"resultType": "complete", "tools": [{"name": "a", "inputSchema": {"type": "object"}}]}
+
+
+def has_prompts(request: Seen) -> bytes:
+    return rpc_result(request, {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}, "prompts": {}}})
+
+
+def lists(result: Json) -> Answer:
+    """A server that lists so."""
+    return lambda request: (
+        discovered(request) if request.body["method"] == "server/discover" else rpc_result(request, result)
+    )
 
 
 @asynccontextmanager
@@ -71,14 +83,22 @@ async def test_a_head_that_is_another_each_time_is_as_good() -> None:
 
 
 async def test_an_answer_that_says_something_else_is_judged_and_is_usual_from_then_on() -> None:
-    def answer(request: Seen) -> bytes:
-        return rpc_result(request, {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}, "prompts": {}}})
-
     async with opened() as (client, _, answers):
         assert await probe(client) is True
-        answers.append(answer)
+        answers.append(has_prompts)
         assert [await probe(client), await probe(client)] == [True, True]
         assert "prompts" in client.server_info.capabilities
+
+
+async def test_what_an_ordinary_probe_heard_meanwhile_is_not_taken_for_the_answer_of_before() -> None:
+    async with opened() as (client, _, answers):
+        assert await probe(client) is True
+        answers.append(has_prompts)
+        await client.probe(5)
+        assert "prompts" in client.server_info.capabilities
+        answers.append(discovered)
+        assert await probe(client) is True
+        assert "prompts" not in client.server_info.capabilities
 
 
 async def test_a_server_that_speaks_another_era_by_now_makes_the_client_lost() -> None:
@@ -144,7 +164,7 @@ async def test_an_answer_in_pieces_is_read_to_its_end() -> None:
     async with raw_server(handle) as url, pool_of(url) as pool:
         await ask(pool)
         bodies: list[bytes] = []
-        question = Repeated(pool, {}, b"{}")
+        question = Repeated(pool, "ask", {}, b"{}")
         for _ in range(3):
             heard: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             assert question.ask(lambda body: not bodies.append(body), heard.set_result)
@@ -171,18 +191,23 @@ async def test_a_question_that_is_dropped_closes_its_connection_and_is_not_heard
 
 
 async def test_a_list_is_as_it_was_until_it_changes_or_goes_on() -> None:
-    def answer(result: Json) -> Answer:
-        return lambda request: (
-            discovered(request) if request.body["method"] == "server/discover" else rpc_result(request, result)
-        )
-
-    async with opened(answer(TOOLS)) as (client, script, answers):
+    async with opened(lists(TOOLS)) as (client, script, answers):
         assert [await look(client, TOOLS), await look(client, {})] == [True, True]
-        answers.append(answer({**TOOLS, "tools": []}))
+        answers.append(lists({**TOOLS, "tools": []}))
         assert await look(client, TOOLS) is False
-        answers.append(answer(TOOLS))
+        answers.append(lists(TOOLS))
         assert await look(client, {}) is True, "what was known before is still known"
         assert script.connections == 1
+
+
+async def test_a_list_that_is_again_what_it_was_before_it_was_read_is_not_taken_for_the_one_that_was_read() -> None:
+    none = {**TOOLS, "tools": []}
+    async with opened(lists(TOOLS)) as (client, _, answers):
+        assert await look(client, TOOLS) is True
+        answers.append(lists(none))
+        assert await client.request(Request.within("tools/list", timeout_s=5)) == none
+        answers.append(lists(TOOLS))
+        assert await look(client, none) is False
 
 
 class Proving:
@@ -214,7 +239,7 @@ async def test_an_answer_without_its_proof_is_no_sign_of_life(is_forged: bool) -
     async with raw_server(handle) as url, pool_of(url) as pool:
         await ask(pool)
         pool._prover = Proving(ours)  # type: ignore[assignment]  # it is asked for nothing else
-        question, told = Repeated(pool, {}, b"{}"), list[bool]()
+        question, told = Repeated(pool, "ask", {}, b"{}"), list[bool]()
         for _ in range(3):
             heard: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             if question.ask(lambda _: True, heard.set_result):

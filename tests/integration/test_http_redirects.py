@@ -17,8 +17,7 @@ from agent.errors import CallOutcomeUnknown, ProtocolBroken
 from agent.model import Era, HttpTarget, Json
 from tests.integration.servers.hosting import Front, serving
 from tests.integration.servers.raw_http import pool_of
-
-PATIENCE_S = 20.0
+from tests.waiting import UNREPAIRED_S
 
 
 def kit() -> FastMCP:
@@ -53,7 +52,7 @@ async def test_a_slash_that_a_framework_wants_is_added_once_and_remembered(era: 
     seen: list[dict[str, str]] = []
     async with (
         mounted(seen, modern=era is Era.MODERN) as url,
-        asyncio.timeout(PATIENCE_S),
+        asyncio.timeout(UNREPAIRED_S),
         open_client(HttpTarget(url)) as client,
     ):
         assert client.server_info.era is era
@@ -130,7 +129,7 @@ async def test_a_server_that_redirects_to_and_fro_is_not_followed_for_ever() -> 
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(UNREPAIRED_S):
             with pytest.raises((ProtocolBroken, CallOutcomeUnknown), match="not followed"):
                 async with open_client(HttpTarget(f"http://127.0.0.1:{runner.addresses[0][1]}/mcp")):
                     pass

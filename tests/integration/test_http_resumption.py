@@ -13,16 +13,17 @@ from fastmcp.server.event_store import EventStore
 
 from agent.client.connect import McpClient, open_client
 from agent.client.http import resumption
+from agent.client.outbound import DIRECT, Outbound
 from agent.client.protocol import Request
-from agent.errors import CallOutcomeUnknown, CallTimedOut, Unreachable
+from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, Unreachable
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.answering_client import answering_client
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.hosting import Front, Seen, http, initialized, rpc_result, scripted, serving
 from tests.integration.test_http_sse_servers import call, said
 from tests.integration.test_session_elicitation import Human, words
+from tests.waiting import UNREPAIRED_S
 
-PATIENCE_S = 20.0
 RETRY_MS = 60
 
 
@@ -82,7 +83,7 @@ async def test_a_call_whose_server_closes_its_stream_is_taken_up_and_answered_on
     async def on_notification(_: str, params: Json) -> None:
         heard.append(params["progress"])
 
-    async with asyncio.timeout(PATIENCE_S), scene(runs) as (url, front), open_client(HttpTarget(url)) as client:
+    async with asyncio.timeout(UNREPAIRED_S), scene(runs) as (url, front), open_client(HttpTarget(url)) as client:
         assert client.server_info.era is Era.LEGACY
         params = {"name": "long", "arguments": {"times": 4}, "_meta": {"progressToken": "t"}}
         request = Request.within("tools/call", params, timeout_s=15, on_notification=on_notification)
@@ -148,11 +149,11 @@ class Store:
 
 
 @asynccontextmanager
-async def client_of(store: Store) -> AsyncIterator[McpClient]:
+async def client_of(store: Store, outbound: Outbound = DIRECT) -> AsyncIterator[McpClient]:
     async with (
-        asyncio.timeout(PATIENCE_S),
+        asyncio.timeout(UNREPAIRED_S),
         scripted(store.answer) as script,
-        open_client(HttpTarget(script.url)) as client,
+        open_client(HttpTarget(script.url), outbound=outbound) as client,
     ):
         yield client
 
@@ -209,6 +210,42 @@ async def test_a_stream_that_cannot_be_taken_up_leaves_the_outcome_unknown(
         await client.probe(5)
     assert len(store.asked) == attempts
     assert store.called == 1
+
+
+class Issuer:
+    """Whose token ends with the first call, and who cannot be reached for another one so many times then."""
+
+    def __init__(self, store: Store, away: int) -> None:
+        self.store, self.away = store, away
+        self.has_token = True
+
+    async def token(self) -> str | None:
+        if self.store.called and self.away:
+            self.away -= 1
+            raise CallNotSent("the issuer cannot be reached for a token")
+        return "token"
+
+    async def renewed(self, stale: str | None, challenge: str) -> str | None:
+        raise AssertionError((stale, challenge))
+
+    widened = renewed
+
+
+async def test_a_call_whose_stream_waits_for_another_token_is_answered_once() -> None:
+    store = Store(PRIMING, RESULT)
+    issuer = Issuer(store, away=2)
+    async with client_of(store, Outbound(authorizer=issuer)) as client:
+        assert said(await client.request(call("any"))) == "done"
+    assert (store.asked, store.called, issuer.away) == (["1"], 1, 0)
+
+
+async def test_a_call_whose_stream_gets_no_other_token_is_none_that_was_not_sent() -> None:
+    """It was executed, so that a write may not be made again, and its session ends in silence."""
+    store = Store(PRIMING, RESULT)
+    async with client_of(store, Outbound(authorizer=Issuer(store, away=1000))) as client:
+        with pytest.raises(CallOutcomeUnknown, match="ended its stream without an answer"):
+            await client.request(call("any"))
+    assert (store.asked, store.called) == ([], 1)
 
 
 async def test_a_sessions_own_stream_is_taken_up_without_listing_anew() -> None:

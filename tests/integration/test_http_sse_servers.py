@@ -2,18 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from aiohttp.web import HTTPNotFound
 from fastmcp import Context, FastMCP
 
 from agent.client.connect import McpClient, open_client
 from agent.client.http import sse_session
-from agent.client.http.sse_session import RESTART_S
+from agent.client.http.dial import Dialler
+from agent.client.http.restart import RESTART_PAUSE_S, RESTART_S
 from agent.client.protocol import Request
 from agent.errors import (
     AuthRefused,
@@ -33,9 +37,9 @@ from tests.integration.servers.nodes import running_node
 from tests.integration.servers.session_asking_server import Diary, session_asking_server
 from tests.integration.servers.sse_hosting import OldServer, old_server, sse_served
 from tests.integration.test_session_elicitation import Human, together, words
-from tests.waiting import all_of, eventually
+from tests.waiting import UNREPAIRED_S, all_of, eventually
 
-PATIENCE_S = 20.0
+CROWD = 50
 BY_SSE = HttpTransport.SSE
 
 
@@ -80,7 +84,7 @@ def said(result: Json) -> str:
 
 @asynccontextmanager
 async def client_of(url: str, transport: HttpTransport = BY_SSE) -> AsyncIterator[McpClient]:
-    async with asyncio.timeout(PATIENCE_S), open_client(HttpTarget(url, transport=transport)) as client:
+    async with asyncio.timeout(UNREPAIRED_S), open_client(HttpTarget(url, transport=transport)) as client:
         yield client
 
 
@@ -148,7 +152,7 @@ async def test_a_caller_that_goes_away_cancels_its_call_at_the_server() -> None:
     async with sse_served(server) as url, client_of(url) as client:
         with pytest.raises(CallTimedOut, match="did not answer tools/call within"):
             await client.request(call("forever", 0.5))
-        await asyncio.wait_for(diary.cancelled.wait(), PATIENCE_S)
+        await asyncio.wait_for(diary.cancelled.wait(), UNREPAIRED_S)
         assert said(await client.request(call("alive"))) == "alive"
 
 
@@ -218,15 +222,67 @@ def methods_since(server: OldServer, method: str) -> int:
 # Servers that misbehave
 
 
-async def test_a_call_to_a_session_that_was_forgotten_was_not_executed_and_the_client_is_lost() -> None:
+async def test_a_read_in_a_session_that_was_forgotten_is_sent_in_another_one() -> None:
     async with old_server(OldServer()) as server, client_of(server.url) as client:
         assert client.server_info.protocol_version == "2024-11-05"
         server.forget()
-        with pytest.raises(CallNotSent, match=r"forgot our session.*Could not find session"):
-            await client.request(call("any"))
-        assert client.lost.is_set()
+        assert await client.request(Request.within("resources/read", {"uri": "kit://note"}, timeout_s=10))
+        assert (methods_since(server, "initialize"), methods_since(server, "resources/read")) == (2, 1)
+        server.forget()
+        assert await client.request(replace(call("any"), repeatable=True)) == {"content": []}
+        assert (methods_since(server, "initialize"), methods_since(server, "tools/call")) == (3, 1)
+
+
+async def test_a_call_whose_post_finds_no_session_when_it_is_done_is_not_executed_twice() -> None:
+    """Its answer has no way back by then; what becomes of it is for dispatch to decide."""
+
+    async def forgets(server: OldServer, _: str) -> Json:
+        server.forget()
+        raise HTTPNotFound
+
+    async with old_server(OldServer(answers={"write": forgets})) as server, client_of(server.url) as client:
         with pytest.raises(CallNotSent, match="forgot our session"):
-            await client.request(call("any"))
+            await client.request(call("write"))
+        assert methods_since(server, "tools/call") == 1
+        assert await client.request(call("any")) == {"content": []}, "in another session"
+
+
+async def test_a_server_that_forgets_every_session_is_asked_for_another_one_once_a_call() -> None:
+    async with old_server(OldServer(forgets_calls=True)) as server, client_of(server.url) as client:
+        with pytest.raises(CallNotSent, match=r"forgot our session.*Could not find session"):
+            await client.request(replace(call("any"), repeatable=True))
+        assert methods_since(server, "initialize") == 2
+
+
+async def test_calls_to_a_server_that_drains_dial_once_each_and_then_one_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its port refuses connections, and its stream is still open."""
+    dials = 0
+    dial = Dialler.dial
+
+    async def counted(self: Dialler, make: Callable[[], Any]) -> Any:
+        nonlocal dials
+        dials += 1
+        return await dial(self, make)
+
+    monkeypatch.setattr(Dialler, "dial", counted)
+    async with old_server(OldServer(keeps=False)) as server, client_of(server.url) as client:
+        await server.drain()
+        dials = 0
+        assert await all_of(is_refused(client) for _ in range(CROWD)) == [True] * CROWD
+    assert CROWD <= dials <= CROWD + RESTART_S / RESTART_PAUSE_S + 1
+
+
+async def test_calls_to_a_server_that_drains_are_sent_as_soon_as_its_port_is_back() -> None:
+    async with old_server(OldServer(keeps=False)) as server, client_of(server.url) as client:
+        await server.drain()
+        async with asyncio.TaskGroup() as group:
+            calls = [group.create_task(client.request(call("any")), name="call") for _ in range(CROWD)]
+            await server.listen_again()
+        assert [one.result() for one in calls] == [{"content": []}] * CROWD
+        assert methods_since(server, "tools/call") == CROWD
+        assert methods_since(server, "initialize") == 1
 
 
 async def test_a_stream_that_ends_during_a_call_leaves_its_outcome_unknown() -> None:
@@ -272,7 +328,7 @@ async def test_a_server_that_starts_slowly_and_answers_knocks_is_asked_for_one_s
     async with old_server(OldServer(starts=starts)) as server, asyncio.TaskGroup() as group:
 
         async def is_knocked_at() -> bool:
-            return server.knocks >= 2
+            return server.knocks >= 1 and len(server.ended) >= 2  # The latter by a stream, which a gateway may pass on.
 
         async def open_and_close() -> None:
             async with client_of(server.url):
@@ -281,7 +337,7 @@ async def test_a_server_that_starts_slowly_and_answers_knocks_is_asked_for_one_s
         group.create_task(open_and_close(), name="open")
         await eventually(is_knocked_at)
         starts.set()
-    assert len(server.ended) == 1
+    assert server.initialized == 1
 
 
 async def test_calls_that_wait_for_another_session_share_its_failure_and_the_next_one_tries_again(
@@ -418,13 +474,13 @@ async def test_a_silent_stream_is_no_server_of_the_old_transport() -> None:
 
     async with scripted(answer) as script:
         with pytest.raises(LinkFailed, match="no MCP at"):
-            async with open_client(HttpTarget(script.url), connect_timeout_s=0.3):
+            async with open_client(HttpTarget(script.url), connect_timeout_s=1.0):
                 pass
 
 
 @pytest.mark.parametrize("transport", [HttpTransport.SSE, HttpTransport.ANY])
 async def test_the_only_version_of_an_entry_is_what_a_server_of_http_sse_is_asked_for(transport: HttpTransport) -> None:
-    async with old_server(OldServer()) as server, asyncio.timeout(PATIENCE_S):
+    async with old_server(OldServer()) as server, asyncio.timeout(UNREPAIRED_S):
         target = HttpTarget(server.url, transport=transport)
         async with open_client(target, protocol="2025-03-26") as client:
             assert client.server_info.protocol_version == "2024-11-05"  # As it answers, whatever it is asked for.
@@ -434,7 +490,7 @@ async def test_the_only_version_of_an_entry_is_what_a_server_of_http_sse_is_aske
 
 @pytest.mark.parametrize("transport", [HttpTransport.SSE, HttpTransport.ANY])
 async def test_a_server_of_http_sse_is_not_linked_where_its_entry_allows_2026_alone(transport: HttpTransport) -> None:
-    async with old_server(OldServer()) as server, asyncio.timeout(PATIENCE_S):
+    async with old_server(OldServer()) as server, asyncio.timeout(UNREPAIRED_S):
         target = HttpTarget(server.url, transport=transport)
         with pytest.raises(ProtocolBroken, match=r"no MCP 2026-07-28 at .*mesh\.protocol allows nothing else"):
             async with open_client(target, protocol="2026-07-28"):

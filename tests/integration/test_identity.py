@@ -24,8 +24,8 @@ from agent.model import (
     ServerScope,
     ServerSpec,
     StdioTarget,
-    node_mark,
 )
+from agent.node_mark import node_mark
 from discovery.model import Instance, InstanceKey
 from tests.integration.servers import pid_server
 from tests.integration.servers.hosting import Script, Seen, http, scripted

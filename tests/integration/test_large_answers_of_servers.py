@@ -17,7 +17,7 @@ from fastmcp.exceptions import ToolError
 from fastmcp.tools import ToolResult
 from mcp_types import EmbeddedResource, ResourceLink, TextContent, TextResourceContents
 
-from agent.client.http.streaming import HELD_BYTES_MAX
+from agent.client.streaming import HELD_BYTES_MAX
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.hosting import Front, serving
 from tests.integration.servers.nodes import RunningNode, catalog, instance, running_node

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from agent.client.http.sse import SseParser
-from agent.client.http.streaming import HELD_BYTES_MAX
+from agent.client.streaming import HELD_BYTES_MAX
 from agent.model import MESH_EXTENSION, ORIGIN_META_KEY, HttpTarget, Json, ServerScope, ServerSpec
 from discovery.model import Instance, InstanceKey
 from tests.integration.servers.hosting import Script, Seen, http, rpc_error, rpc_result, scripted

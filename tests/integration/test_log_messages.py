@@ -16,10 +16,9 @@ from tests.integration.servers import logging_server, warm
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.logging_server import Talker
 from tests.integration.servers.nodes import client, served
+from tests.waiting import UNREPAIRED_S
 
 pytestmark = pytest.mark.usefixtures("warm_servers")
-
-PATIENCE_S = 20.0
 
 
 @asynccontextmanager
@@ -86,7 +85,7 @@ async def test_a_session_that_sets_no_level_gets_what_is_usual(tmp_path: Path) -
 
 async def test_messages_on_a_pipe_belong_to_no_call_while_two_are_under_way(tmp_path: Path) -> None:
     async with backend("stdio") as spec, front_of(tmp_path, spec) as node, client(node.url, Era.MODERN) as mcp:
-        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(UNREPAIRED_S), asyncio.TaskGroup() as group:
             began = asyncio.Event()
             held = group.create_task(heard(mcp, "debug", "hold", began), name="held")
             await began.wait()

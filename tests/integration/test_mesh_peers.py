@@ -112,6 +112,16 @@ async def test_a_refused_post_changes_nothing_and_the_node_lives_on(
         assert (await one.rest("GET", "/peers"))[0] == 200
 
 
+async def test_a_name_that_is_taken_is_said_without_the_key_in_its_url(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}/mcp"
+    async with running_node("one", tmp_path) as one:
+        assert (await one.add_peer("keyed", f"{url}?key=CANARY"))[0] == 202
+        status, body = await one.add_peer("keyed", url)
+        assert (status, body["error"]["code"]) == (409, "name_taken")
+        assert url in body["message"]
+        assert "CANARY" not in str(body)
+
+
 async def test_of_two_posts_of_one_name_for_two_urls_one_is_refused(tmp_path: Path) -> None:
     async with two_nodes(tmp_path) as (one, two), running_node("three", tmp_path / "three") as three:
         async with asyncio.TaskGroup() as group:

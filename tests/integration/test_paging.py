@@ -89,7 +89,7 @@ async def test_a_node_reads_a_peers_list_of_many_pages_whole_and_goes_on_meanwhi
             assert "nextCursor" in first
         one.mesh.take_catalog(catalog(instance(two)))
         await one.when(lambda: one.tool_names() == [f"kit__{name}" for name in many])
-        assert one.view("two").function_count == MANAGEMENT_TOOLS + len(many)
+        assert len(one.view("two").offer.tools) == MANAGEMENT_TOOLS + len(many)
         assert max(read_in_the_loop, default=0) <= LARGE, "a large offer would hold up every call"
 
 

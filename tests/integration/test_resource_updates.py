@@ -19,13 +19,13 @@ from tests.integration.servers import warm, watched_server
 from tests.integration.servers.hops import front_of
 from tests.integration.servers.nodes import RunningNode, client, served
 from tests.integration.servers.watched_server import Watched
+from tests.waiting import UNREPAIRED_S, promised_within
 
 pytestmark = pytest.mark.usefixtures("warm_servers")
 
 KINDS = ["modern http", "legacy http", "modern stdio", "legacy stdio"]
 # What the promise to clients is; nothing here takes a tenth of it on an idle machine.
 WITHIN_S = 2.0
-PATIENCE_S = 20.0
 
 
 @asynccontextmanager
@@ -41,7 +41,7 @@ async def backend(kind: str) -> AsyncIterator[ServerSpec]:
 
 
 async def call(node: RunningNode, tool: str, **arguments: Any) -> str:
-    async with asyncio.timeout(PATIENCE_S), client(node.url, Era.MODERN) as mcp:
+    async with asyncio.timeout(UNREPAIRED_S), client(node.url, Era.MODERN) as mcp:
         result = await mcp.request(
             Request.within("tools/call", {"name": f"kit__{tool}", "arguments": arguments}, timeout_s=15)
         )
@@ -49,7 +49,7 @@ async def call(node: RunningNode, tool: str, **arguments: Any) -> str:
 
 
 async def next_uri(subscription: Subscription, within_s: float = WITHIN_S) -> str:
-    async with asyncio.timeout(within_s):
+    async with promised_within(within_s):
         event = await anext(subscription)
     assert isinstance(event, ResourceUpdated)
     return event.uri
@@ -103,7 +103,7 @@ async def session(node: RunningNode) -> AsyncIterator[tuple[Client, asyncio.Queu
 
 
 async def next_told(told: asyncio.Queue[str], within_s: float = WITHIN_S) -> str:
-    async with asyncio.timeout(within_s):
+    async with promised_within(within_s):
         return await told.get()
 
 

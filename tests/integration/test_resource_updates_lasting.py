@@ -17,12 +17,13 @@ from tests.integration.servers.hosting import Front, http_app, serving
 from tests.integration.servers.nodes import RunningNode, client, running_node, served
 from tests.integration.servers.watched_server import Watched
 from tests.integration.test_resource_updates import (
-    PATIENCE_S,
+    UNREPAIRED_S,
     WITHIN_S,
     backend,
     call,
     next_uri,
 )
+from tests.waiting import promised_within
 
 pytestmark = pytest.mark.usefixtures("warm_servers")
 
@@ -40,7 +41,7 @@ async def test_after_a_servers_death_its_subscribers_are_notified_once_and_then_
     ):
         with suppress(CallFailed, RpcError):
             await call(node, "die")
-        assert await next_uri(subscription, PATIENCE_S) == "watch://kit/one"
+        assert await next_uri(subscription, UNREPAIRED_S) == "watch://kit/one"
         await call(node, "touch", uri="watch://one")
         assert await next_uri(subscription) == "watch://kit/one"
 
@@ -59,7 +60,7 @@ async def test_a_session_that_the_server_forgot_is_subscribed_anew(tmp_path: Pat
         )
         front.app = apps[1]
         await call(node, "awaited", uris=["watch://one", "watch://two"])
-        told = {await next_uri(subscription, PATIENCE_S), await next_uri(subscription, PATIENCE_S)}
+        told = {await next_uri(subscription, UNREPAIRED_S), await next_uri(subscription, UNREPAIRED_S)}
         assert told == {"watch://kit/one", "watch://kit/two"}
         await after.touch("watch://two")
         assert await next_uri(subscription) == "watch://kit/two"
@@ -84,7 +85,7 @@ async def test_a_set_that_changes_is_followed_without_a_gap_and_shared_by_all_it
                     assert await next_uri(third) == "watch://kit/two"
                     assert await next_uri(second) == "watch://kit/one"
                     assert await next_uri(first) == "watch://kit/one"
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(UNREPAIRED_S):
                 await watched.holds("watch://one")
             await watched.touch("watch://one")
             assert await next_uri(first) == "watch://kit/one"
@@ -157,15 +158,15 @@ async def test_two_gateways_that_import_each_other_tell_an_update_once_and_forge
             granted = asyncio.Event()
             updates = Updates(["watch://kit/one", "watch://kit/two"], lambda *_: granted.set(), hear)
             follower = group.create_task(mcp.follow(updates), name="follow")
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(UNREPAIRED_S):
                 await granted.wait()
             for watched in (here, there):
                 await watched.touch("watch://one")
             await there.touch("watch://two")
-            async with asyncio.timeout(WITHIN_S):
+            async with promised_within(WITHIN_S):
                 await last.wait()
             assert told == ["watch://kit/one", "watch://kit/one", "watch://kit/two"]
             follower.cancel()
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(UNREPAIRED_S):
             await here.holds()
             await there.holds()

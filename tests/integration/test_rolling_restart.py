@@ -26,6 +26,9 @@ from tests.integration.servers import pid_server
 from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node
 from tests.ports import free_port
 
+# A minute at a tenth of a core.
+pytestmark = pytest.mark.timeout(180)
+
 CHILD = StdioTarget(sys.executable, (str(pid_server.__file__),))
 KIT = ServerSpec("kit", CHILD, ServerScope.SERVICE)
 CALLS: list[tuple[str, Json]] = [

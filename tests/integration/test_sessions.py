@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from fastmcp import Context, FastMCP
+from multidict import CIMultiDict
 
 from agent.model import HttpTarget, Json, ServerScope, ServerSpec
 from tests.integration.servers.asking_server import asking_server
@@ -192,6 +193,14 @@ async def test_other_http_methods_types_and_readers_are_refused(tmp_path: Path) 
         assert await error(mcp.post(ping, Accept="application/json")) == (406, -32600)
         headers = {**mcp.headers, "Accept": "application/json"}
         assert await error(mcp.http.get(node.url, headers=headers)) == (406, -32600)
+
+
+async def test_what_a_client_accepts_may_stand_in_several_lines(tmp_path: Path) -> None:
+    async with running_node("one", tmp_path) as node, raw_session(node.url) as mcp, aiohttp.ClientSession() as http:
+        types = [("Accept", "application/json"), ("Accept", "text/event-stream")]
+        headers = CIMultiDict([*mcp.headers.items(), *types])
+        assert await status(http.post(node.url, json=request("ping"), headers=headers)) == 200
+        assert await status(http.get(node.url, headers=headers)) == 200
 
 
 async def test_progress_comes_before_the_answer_and_an_answer_alone_is_plain_json(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ and the figures see what they see of any call, and nothing of it is left.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,8 +37,8 @@ of_all_ways = pytest.mark.parametrize(("era", "hops"), ERAS_AND_HOPS)
 of_both_eras = pytest.mark.parametrize("era", [STATELESS, SESSION])
 # What is in the head of each answer of a node, by whichever way.
 HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "server": "mcp-mesh-agent"}
-# So often the same is looked at again where something else was under way.
-ROUNDS_MAX = 5
+# So many are looked at, a few at a time; a few in which something else was under way do not count.
+CALLS, CALLS_IN_A_ROUND, ROUNDS_MAX = 50, 5, 50
 
 
 @pytest.fixture(autouse=True)
@@ -90,17 +91,21 @@ async def test_a_usual_call_leaves_nothing_for_the_garbage_collector(
     async with held_scene(tmp_path, caplog, hops=hops) as now, now.caller(era) as caller:
         now.server.holds = False
         await caller.asked(caller.call())
+        found, usual = Counter[str](), 0
         # A call has a task, too, where a list has changed, as just after the start, or a moment was slow.
         for _ in range(ROUNDS_MAX):
             await eventually(now.reads_no_lists)
             changes = changes_of(now)
-            with left_for_the_collector() as found, tasks_of_calls() as tasks:
-                for _ in range(50):
+            with left_for_the_collector() as left, tasks_of_calls() as tasks:
+                for _ in range(CALLS_IN_A_ROUND):
                     await caller.asked(caller.call())
             if not tasks and changes == changes_of(now):
+                found, usual = found + left, usual + CALLS_IN_A_ROUND
+            if usual == CALLS:
                 break
+        assert usual == CALLS, tasks
         # Else large answers would stay until it runs. What else a node does meanwhile may leave a little.
-        assert (tasks, {kind: count for kind, count in found.items() if count >= 25}) == ([], {})
+        assert {kind: count for kind, count in found.items() if count >= CALLS // 2} == {}
 
 
 def changes_of(now: HeldScene) -> int:
@@ -279,15 +284,15 @@ async def gone_out_again(now: HeldScene, caller: RawCaller) -> HeldCall:
 
 
 @of_both_eras
-async def test_a_reading_call_that_breaks_is_not_sent_twice_to_its_one_server(
+async def test_a_reading_call_that_breaks_is_sent_again_when_its_one_server_has_answered_a_probe(
     era: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with held_scene(tmp_path, caplog) as now, now.caller(era) as caller:
         call = await gone_out(now, caller, caller.call(tool="kit__look"))
         call.reset()
-        assert (await caller.got()).messages[0]["error"]["code"] == OUTCOME_UNKNOWN
+        (await now.server.next(2)).answer()
+        assert text_of(await caller.got()) == "done"
         await now.is_over()
-        assert len(now.server.calls) == 1
 
 
 @of_both_eras

@@ -18,6 +18,7 @@ from agent.client.stdio.client import StdioClient
 from agent.client.stdio.environment import child_environment
 from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, ProtocolBroken, RpcError, Unreachable
 from agent.model import Era, Json, StdioTarget
+from tests.waiting import eventually
 
 SERVERS = Path(__file__).parent / "servers"
 
@@ -314,9 +315,8 @@ async def _listen_failure(client: McpClient) -> Exception:
 async def test_an_endless_line_ends_the_child() -> None:
     async with open_client(scripted()) as client:
         with pytest.raises(CallOutcomeUnknown, match="a line of more than 268435456 bytes"):
-            await client.request(Request.within("tools/call", call("endless"), timeout_s=30))
-        async with asyncio.timeout(10):
-            await client.lost.wait()
+            await client.request(Request.within("tools/call", call("endless"), timeout_s=50))
+        await client.lost.wait()
 
 
 @pytest.mark.parametrize("shape", ["id first", "id last"])
@@ -408,7 +408,7 @@ async def test_a_child_that_ignores_every_request_to_end_is_killed(monkeypatch: 
     monkeypatch.setattr(stdio_child, "STOP_STEP_S", 0.2)
     async with open_client(scripted("stubborn")) as client:
         pid = child_of(client)
-    assert not is_alive(pid)
+    await _until_dead(pid)
 
 
 async def test_a_child_that_is_stopped_by_a_signal_is_killed_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,7 +418,7 @@ async def test_a_child_that_is_stopped_by_a_signal_is_killed_too(monkeypatch: py
         os.kill(pid, signal.SIGSTOP)
         with pytest.raises(Unreachable):
             await client.probe(0.2)
-    assert not is_alive(pid)
+    await _until_dead(pid)
 
 
 @pytest.mark.parametrize("flag", ["mute", "silent"])
@@ -484,10 +484,10 @@ def test_a_child_gets_what_a_network_needs_and_no_secret_beside_it() -> None:
 
 
 async def _until_dead(pid: int) -> None:
-    never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    async with asyncio.timeout(5):
-        while is_alive(pid):
-            await asyncio.wait((never,), timeout=0.01)
+    async def is_dead() -> bool:
+        return not is_alive(pid)
+
+    await eventually(is_dead)  # On a busy machine it waits for its turn to end.
 
 
 async def test_arguments_that_pass_as_they_came_are_one_line_to_a_child() -> None:

@@ -31,8 +31,7 @@ from tests.integration.test_tasks import (
     post,
     scene,
 )
-
-PATIENCE_S = 20.0
+from tests.waiting import UNREPAIRED_S
 
 
 @dataclass
@@ -44,7 +43,7 @@ class Followed:
 
     async def next(self, status: str) -> Json:
         """The next state that has this status; equal ones may come twice."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(UNREPAIRED_S):
             while True:
                 task = await self.told.get()
                 if task["status"] == status:
@@ -65,7 +64,7 @@ async def following(mcp: McpClient, *task_ids: str) -> AsyncIterator[Followed]:
     async with asyncio.TaskGroup() as group:
         stream = group.create_task(mcp.follow(updates), name="follow tasks")
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(UNREPAIRED_S):
                 await acknowledged.wait()
             yield followed
         finally:
@@ -126,7 +125,7 @@ async def test_the_server_hears_that_no_subscriber_is_left(hops: int, tmp_path: 
                 assert (await second.next("completed"))["taskId"] == ids[1]
             tasks.tell(tasks.known["a"])
             assert (await first.next("working"))["taskId"] == ids[0]
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(UNREPAIRED_S):
             await tasks.quiet.wait()
         assert repr(it.front.updates.tasks) == "<TaskUpdates 0 subscriptions to 0 names>"
 

@@ -17,18 +17,18 @@ from tests.integration.servers.nodes import client
 from tests.integration.servers.raw_session import RawSession, messages, raw_session, request
 from tests.integration.servers.session_task_server import SessionTasks
 from tests.integration.servers.task_server import LARGE
+from tests.waiting import UNREPAIRED_S
 
 pytestmark = pytest.mark.usefixtures("warm_servers")
 
 VERSION = "2025-11-25"
 CAPABILITY: Json = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
 RELATED = "io.modelcontextprotocol/related-task"
-PATIENCE_S = 20.0
 
 
 @asynccontextmanager
 async def session(url: str, **capabilities: Any) -> AsyncIterator[RawSession]:
-    async with asyncio.timeout(PATIENCE_S), raw_session(url, VERSION, **capabilities) as opened:
+    async with asyncio.timeout(UNREPAIRED_S), raw_session(url, VERSION, **capabilities) as opened:
         yield opened
 
 

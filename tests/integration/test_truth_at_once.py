@@ -18,7 +18,16 @@ from agent.model import Era, HttpTarget, ServerScope, ServerSpec
 from agent.server.listen import INTERVAL_S
 from discovery.model import Catalog
 from tests.integration.servers.fastmcp_server import make_server
-from tests.integration.servers.nodes import RunningNode, catalog, client, instance, running_node, served
+from tests.integration.servers.nodes import (
+    CLIENT_TIMEOUT_S,
+    RunningNode,
+    catalog,
+    client,
+    instance,
+    running_node,
+    served,
+)
+from tests.waiting import promised_within
 
 # What users were promised; it takes a twentieth of that on a machine with time to spare.
 TOLD_WITHIN_S = 2.0
@@ -42,14 +51,14 @@ class Ear:
             self.told.set()
 
     async def lists(self, tool: str, *, present: bool = True) -> None:
-        """Wait, from now on, until it was notified and its list is so; the promise is the time limit."""
-        async with asyncio.timeout(TOLD_WITHIN_S):
-            while True:
+        """Wait, from now on, until it was notified and its list is so; the promise is for a process that runs."""
+        async with promised_within(TOLD_WITHIN_S):
+            is_so = not present
+            while is_so is not present:
                 await self.told.wait()
                 self.told.clear()
-                listed = await self.mcp_client.request(Request.within("tools/list", {}, timeout_s=5))
-                if (tool in {entry["name"] for entry in listed["tools"]}) is present:
-                    return
+                listed = await self.mcp_client.request(Request.within("tools/list", {}, timeout_s=CLIENT_TIMEOUT_S))
+                is_so = tool in {entry["name"] for entry in listed["tools"]}
 
 
 @asynccontextmanager

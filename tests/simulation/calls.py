@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from agent.dispatch.outlier import outcome_of
 from agent.dispatch.replicas import Attempt
-from agent.dispatch.retry import Step, fate_of, is_repeatable, next_step
+from agent.dispatch.retry import Step, is_repeatable, next_step
 from agent.errors import CallNotSent, MeshError
 from agent.routing.table import Replica, Route, RouteKind
 from tests.simulation.node import NoRecorder
@@ -114,10 +114,11 @@ def call(
             observer.broken(wrong)
         repeatable = is_repeatable("tools/call", route, replica)
         known = {"repeatable": repeatable, "attempts": len(tried), "remaining_s": 5.0}
-        if next_step(fate_of(failure), **known, budget=stats.budget(route), now_s=now_s) is not Step.AGAIN:
+        if next_step(failure, **known, budget=stats.budget(route), now_s=now_s) is not Step.AGAIN:
             break
-        stats.repeated(route, replica, now_s)
-        if wrong := outcomes.sent_again(now_s):
+        stats.repeated(route, replica, failure, now_s)
+        # What could not be sent is no repetition.
+        if not isinstance(failure, CallNotSent) and (wrong := outcomes.sent_again(now_s)):
             observer.broken(wrong)
     if len(tried) > ATTEMPTS_MAX:
         observer.broken(f"a call is sent too often: {list(tried)}")

@@ -22,7 +22,7 @@ FLAP_S, STEADY_S = 10.0, 60.0
 # Three probes in a row go unanswered, and a link is down; a turn has as many.
 PROBES_OF_TURN = 3
 # Of so many links most fall silent together: that is this node's own silence, and is taken for that so long.
-OTHERS_MIN, DOUBT_LASTS_S = 5, 90.0
+TOGETHER_MIN, DOUBT_LASTS_S = 2, 90.0
 # After that, links end one after the other; a turn lasts half a minute.
 KEPT_SILENT_MAX_S, VAIN_TURNS_MAX = 135.0, 3
 # A link that goes down while its entry is critical goes in the next step.
@@ -53,7 +53,7 @@ def look(observer: "Observer") -> None:
     if len(set(linked)) < len(linked):
         observer.broken(f"two links to one node: {linked}")
     backing_off = [held.record.standing.state for held in observer.links.values()].count(LinkState.BACKOFF)
-    if (observer.crowd.up, observer.crowd.down + observer.crowd.named_down) != (len(linked), backing_off):
+    if (observer.crowd.afar.up, observer.crowd.down.total()) != (len(linked), backing_off):
         observer.broken(f"links are counted wrongly: {observer.crowd}")
 
 
@@ -102,7 +102,7 @@ def ended_for_silence(observer: "Observer", held: "HeldLink") -> None:
         observer.broken(f"a link ended after fewer misses in a row: {held.record.view.key}")
     silent, up = _silent(observer)
     silent_s, now_s = held.silent_s or 0.0, observer.loop.time()
-    most = 2 * (len(silent) + 1) > up + 1 and up + 1 >= OTHERS_MIN
+    most = 2 * (len(silent) + 1) > up + 1 and up + 1 >= TOGETHER_MIN
     if most and now_s - silent_s < DOUBT_LASTS_S:
         observer.broken(f"a link ended for our own silence: {held.record.view.key}, {len(silent)} of {up} are silent")
 
@@ -155,7 +155,7 @@ def _look_at_catalog(observer: "Observer") -> None:
 
 def _look_at_silence(observer: "Observer") -> None:
     silent, up = _silent(observer)
-    few = up < OTHERS_MIN or 2 * len(silent) < up
+    few = up < TOGETHER_MIN or 2 * len(silent) < up
     for held in silent:
         held.vain_turns = held.vain_turns + 1 if few else 0
         long = observer.loop.time() - (held.silent_s or 0.0) > KEPT_SILENT_MAX_S
@@ -196,7 +196,7 @@ def _look_at_away(observer: "Observer") -> None:
     observer.absences.note(observer.desired, removed, observer.store.suppressions, now_s)
     expected = observer.absences.absence(views, (), now_s).expected
     for key, (spec, at_s) in list(observer.away.items()):
-        by_word = is_suppressed(spec, observer.store.suppressions)
+        by_word = is_suppressed(spec.name, spec.expected_node_id, observer.store.suppressions)
         if by_word and key in expected and key not in observer.links:
             observer.broken(f"the names of a peer are kept that an operator removed: {key}")
         if key in observer.desired or by_word or now_s - at_s > AWAY_KNOWN_S:

@@ -19,8 +19,9 @@ from agent.control.selector import Selector
 from agent.dispatch.replicas import ReplicaStats
 from agent.errors import CallNotSent, CallOutcomeUnknown, IdentityRefused, MeshError, Unreachable
 from agent.links.actions import Action, CloseLink, OpenLink, RelabelLink, RenewLink, reconcile
-from agent.links.crowd import Crowd
-from agent.links.record import LinkHooks, LinkRecord, is_announced
+from agent.links.crowd import Crowd, Kind
+from agent.links.pause import retry_soon
+from agent.links.record import LinkHooks, LinkRecord, kind_of
 from agent.links.state import (
     DIALS,
     NAMED_DIALS,
@@ -213,10 +214,10 @@ class Observer:
 
     def _probe_all(self) -> None:
         """As many probes of each as end a link that answers none; where nothing is lost, all are answered."""
-        if not self.facts.cut and not self.facts.lossy and not self.crowd.silent:
+        if not self.facts.cut and not self.facts.lossy and not self.crowd.afar.silent:
             for held in self.links.values():
                 held.silent_s, held.missed, held.vain_turns = None, 0, 0
-            self.crowd.heard += PROBES_OF_TURN * self.crowd.up
+            self.crowd.afar.heard += PROBES_OF_TURN * self.crowd.afar.up
             return
         for number in range(PROBES_OF_TURN):
             for held in self.links.values():
@@ -240,7 +241,7 @@ class Observer:
                 self._failed(held, Unreachable("no sign of life"), self.loop.time(), lost=True)
             return
         held.silent_s, held.missed, held.vain_turns = None, 0, 0
-        self.crowd.heard += 1
+        self.crowd.hear(here=False)
         if record.standing.misses:
             record.advance(ProbeAnswered())
 
@@ -290,19 +291,19 @@ class Observer:
             held.record.show(ready_at_s=None, last_error=str(failure), failure=type(failure).__name__)
         else:
             held.record.failed(failure)
-        soon = bool(getattr(failure, "retry_soon", True))
+        soon = retry_soon(failure)
         standing = held.record.standing
         if ready_at_s is not None:
             ended(self, held, now_s, now_s - ready_at_s)
-        announced = is_announced(held.record.view.spec)
-        down, dials = (self.crowd.down, DIALS) if announced else (self.crowd.named_down, NAMED_DIALS)
+        kind = kind_of(held.record.view.spec)
+        down, dials = self.crowd.down[kind], DIALS if kind is Kind.ANNOUNCED else NAMED_DIALS
         held.due_s = now_s + wait_s(standing, self.rng, retry_soon=soon, down=down, dials=dials, now_s=now_s)
 
     # What calls need (`tests.simulation.calls`)
 
     def replicas(self) -> tuple[tuple[str, str], ...]:
-        """The links that are up: backend key and node ID."""
-        return tuple([(key, held.node_id) for key, held in self.links.items() if held.record.view.connected])
+        """The links that are up and heard, as no others get calls: backend key and node ID."""
+        return tuple([(key, held.node_id) for key, held in self.links.items() if self._is_heard(held)])
 
     def sent(self, key: str, call_id: str) -> MeshError | None:
         """Send a call over a link; returns why there is no answer, None where there is one."""
@@ -351,7 +352,10 @@ class Observer:
 
     def _up_since_s(self, key: str) -> float | None:
         held = self.links.get(key)
-        return None if held is None else held.record.view.ready_at_s
+        return None if held is None or held.record.view.unheard else held.record.view.ready_at_s
+
+    def _is_heard(self, held: HeldLink) -> bool:
+        return held.record.view.connected and not held.record.view.unheard
 
     def _is_ready(self, key: str) -> bool:
         held = self.links.get(key)

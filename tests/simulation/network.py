@@ -6,6 +6,7 @@ arrived, are two facts, and a client learns only the second one.
 """
 
 import asyncio
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from agent.client.http.dial import TCP_USER_TIMEOUT_MS
 from agent.client.protocol import Request
 from agent.client.server_info import ServerInfo
 from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, MeshError, Unreachable
-from agent.links.link import TURN_S
+from agent.links.dial import TURN_S
 from agent.model import Era, Json, NodeIdentity
 
 CONNECT_TIMEOUT_S = 5.0
@@ -47,16 +48,19 @@ class Host(Protocol):
 class Network:
     """`cut`: pairs (from, to) of host names whose packets are lost. `at`: URL -> the host there.
 
-    `dials`, `opened_at`: (when, from, URL) of each dial and each connection since the rules looked last. `dialled_at`:
-    when a host last dialled a URL.
+    `dials`, `opened_at`: (when, from, URL) of each dial and each connection since the rules looked last, of a dial also
+    how many before it found nothing (`in_vain`: by URL, and from). `dialled_at`: when a host last dialled a URL.
+    `lost_since`: since when `lose` loses what it does.
     """
 
     at: dict[str, Host] = field(default_factory=dict)
     cut: set[tuple[str, str]] = field(default_factory=set)
     slow_s: dict[str, float] = field(default_factory=dict)
-    dials: list[tuple[float, str, str]] = field(default_factory=list)
+    dials: list[tuple[float, str, str, int]] = field(default_factory=list)
     opened_at: list[tuple[float, str, str]] = field(default_factory=list)
     dialled_at: dict[tuple[str, str], float] = field(default_factory=dict)
+    lost_since: dict[tuple[str, str], float] = field(default_factory=dict)
+    in_vain: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     began_most: int = 0
     _began: dict[str, int] = field(default_factory=dict)
 
@@ -64,9 +68,15 @@ class Network:
         """Whether a packet arrives."""
         return (source, to) not in self.cut
 
+    def lose(self, source: str, to: str) -> None:
+        """Lose all packets from one host to another from now on."""
+        self.cut.add((source, to))
+        self.lost_since.setdefault((source, to), asyncio.get_running_loop().time())
+
     def heal(self) -> None:
         """Lose nothing any more."""
         self.cut.clear()
+        self.lost_since.clear()
         self.slow_s.clear()
 
     def latency_s(self, source: str, to: str) -> float:
@@ -78,13 +88,15 @@ class Network:
         """A connection from `source` to what is at `url`. Raises `Unreachable`."""
         now_s = asyncio.get_running_loop().time()
         host = self.at.get(url)
-        self.dials.append((now_s, source.name, url))
+        self.dials.append((now_s, source.name, url, self.in_vain[url][source.name]))
         self.dialled_at[source.name, url] = now_s
         over = self._note_begun(source.name)
+        self.in_vain[url][source.name] += 1
         try:
             await self._connect(source, host)
         finally:
             over()
+        del self.in_vain[url][source.name]
         assert host is not None
         self.opened_at.append((asyncio.get_running_loop().time(), source.name, url))
         client = SimulatedClient(self, source, host)
@@ -185,6 +197,12 @@ class SimulatedClient:
         assert request.params is not None or request.method == "tools/list"
         params = request.params or {}
         return await self._exchange(request.deadline_s, lambda: self._host.serve(request.method, params))
+
+    def give_up(self) -> None:
+        """As `GivesUp.give_up`."""
+        now_s = asyncio.get_running_loop().time()
+        for timer in self._under_way:
+            timer.reschedule(now_s)
 
     async def listen(self, on_change: Callable[[str], None]) -> None:
         """As `McpClient.listen`."""

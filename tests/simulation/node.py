@@ -32,7 +32,16 @@ from agent.links.dial import OpenClient
 from agent.links.link import Link
 from agent.links.record import LinkHooks
 from agent.links.supervisor import Supervisor
-from agent.model import OWN_ERROR_KEY, BackendSpec, HttpTarget, Json, NodeIdentity, PeerSpec, ServerScope, ServerSpec
+from agent.model import (
+    OWN_ERROR_KEY,
+    BackendSpec,
+    HttpTarget,
+    Json,
+    NodeIdentity,
+    PeerSpec,
+    ServerScope,
+    ServerSpec,
+)
 from agent.routing.names import node_alias
 from agent.routing.table import RouteKind, RouteTable
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
@@ -185,9 +194,17 @@ class SimulatedNode:
             recorder=NoRecorder(),
             call_timeout_s=CALL_TIMEOUT_S,
             rng=self.rng,
+            is_listed=lambda backend: backend in self.mesh.routes.parts,
         )
         crowd = Crowd()
-        self.link_hooks = LinkHooks(self._link_changed, _ignored, _ignored, settled=self._settled, crowd=crowd)
+        self.link_hooks = LinkHooks(
+            self._link_changed,
+            _ignored,
+            self._lost,
+            settled=self._settled,
+            crowd=crowd,
+            heard=self.dispatch.renewals.routes_changed,
+        )
         async with Supervisor(self._make_link) as self.supervisor, asyncio.TaskGroup() as tasks:
             self.mesh = SteppingMesh(
                 lambda: self.world.rules.stepped(self),
@@ -290,6 +307,7 @@ class SimulatedNode:
     def _make_link(self, spec: BackendSpec, dials: asyncio.Semaphore) -> Link:
         if isinstance(spec, PeerSpec):
             self.specs[spec.key] = spec
+            self.world.rules.loads.begun(self.name, spec.target.url)
         return Link(spec, dials, own=self.identity, hooks=self.link_hooks, rng=self.rng, dial=self._opened)
 
     async def _opened(self, stack: AsyncExitStack, spec: BackendSpec, own: NodeIdentity) -> OpenClient:
@@ -303,6 +321,9 @@ class SimulatedNode:
             if spec.expected_node_id not in (None, host.identity.node_id):
                 raise IdentityRefused("another node is there")
         return OpenClient(cast("Any", client), host.identity)
+
+    def _lost(self, key: str) -> None:
+        self.world.rules.loads.lost(self, key)
 
     def _link_changed(self, key: str) -> None:
         self.mesh.link_changed(key)
@@ -332,7 +353,7 @@ class SimulatedNode:
             self.world.rules.broken("what is gone keeps its ejection", f"{self.name}: {key}")
         spec = self.specs.pop(key, None)
         if spec is not None:
-            departed = next((one for one in self.mesh.departed() if one.spec.key == key), None)
+            departed = next((one for one in self.mesh.departed() if f"peer:{one.name}" == key), None)
             self.world.rules.removed(self, spec, up=departed is not None and not departed.failed)
 
     def _routes_changed(self) -> None:

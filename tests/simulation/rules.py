@@ -16,6 +16,7 @@ from agent.links.link import Link
 from agent.links.supervisor import DIALS_MAX
 from agent.model import HttpTarget, LinkState, LinkView, PeerSource, PeerSpec
 from discovery.consul.forgotten import FORGOTTEN_S
+from tests.simulation.loads import Loads
 from tests.simulation.node import READ, WRITE, replicas_of
 
 if TYPE_CHECKING:
@@ -60,9 +61,13 @@ class Rules:
     two_since_s: dict[tuple[str, str], float] = field(default_factory=dict)
     steps: Counter[str] = field(default_factory=Counter)
     failure: RuleBroken | None = None
+    loads: Loads = field(init=False)
     windows: dict[tuple[str, str], deque[float]] = field(default_factory=lambda: defaultdict(deque))
     sessions: dict[tuple[str, str], deque[float]] = field(default_factory=lambda: defaultdict(deque))
     _looked_at: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.loads = Loads(self.world)
 
     # Facts
 
@@ -73,6 +78,7 @@ class Rules:
     def listed(self, node_id: str, what: str) -> None:
         """What has become of a node's entry of the catalog: "there", "critical", "left", or why it is lost."""
         now_s = self.world.now_s
+        self.loads.news(node_id)
         if what in ("there", "critical"):
             self.lost.pop(node_id, None)
         else:
@@ -88,6 +94,7 @@ class Rules:
     def word(self, node: "SimulatedNode", node_id: str) -> None:
         """An operator of `node` has said something about that node."""
         self.words[node.name, node_id] = self.world.now_s
+        self.loads.news(node_id)
 
     # What nodes do
 
@@ -112,6 +119,7 @@ class Rules:
         """Another node has got through to this one: where its link waits in vain, the way may be open again."""
         link, now_s = node.mesh.link(node.mesh._selector.key_of(other.identity.node_id)), self.world.now_s
         way, dialled_at = (node.name, other.url), self.world.network.dialled_at
+        self.loads.begun(*way)
         if link is None or link.spec.target != HttpTarget(other.url) or not _waits(link, now_s):
             return
         if now_s - dialled_at.get(way, 0.0) <= REACHED_EVERY_S:
@@ -165,7 +173,8 @@ class Rules:
         """Look through the dials since the last time."""
         network = self.world.network
         dials, network.dials = network.dials, []
-        for at_s, source, url in dials:
+        for at_s, source, url, row in dials:
+            self.loads.dialled(at_s, source, row)
             window = self.windows[source, url]
             window.append(at_s)
             while at_s - window[0] > DIALS_WINDOW_S:
@@ -244,7 +253,9 @@ class Rules:
 
     def unconverged(self) -> list[str]:
         """What is not yet as it must be once all faults are over; empty when everything is."""
-        whole = [node for node in self.world.nodes.values() if node.alive]
+        whole = self.world.nodes.values()
+        if ended := [node.name for node in whole if not node.alive]:
+            return [f"{ended} have not started again"]
         alive = [*whole, *(one for one in self.world.crowd if one.alive)]
         return [fault for node in whole for fault in self._unconverged_of(node, alive)]
 

@@ -17,9 +17,11 @@ from agent.dispatch.retry import Step
 from agent.links.state import Blame
 from discovery.consul.blocking_query import Trust, Verdict, weigh
 from discovery.consul.watch import ConsulWatch
+from tests.simulation.cities import NODES_MIN
+from tests.simulation.loads import DEAD_DIALS_PER_S, ROW_MIN
 from tests.simulation.node import WRITE
 from tests.simulation.rules import RuleBroken
-from tests.simulation.runs import SeedFailed, try_seeds
+from tests.simulation.runs import SeedFailed, try_seed, try_seeds
 from tests.simulation.virtual_time import run
 from tests.simulation.world import world_of
 
@@ -105,6 +107,7 @@ DECIDED_NEVER = ("tests.simulation.decisions.wait_s", never, "not converged")
 DECIDED_AT_ONCE = ("tests.simulation.decisions.wait_s", at_once, "too many dials")
 DIALLED_NEVER = ("agent.links.link.wait_s", lambda *_, **__: 3600.0, "not converged")
 DIALLED_AT_ONCE = ("agent.links.link.wait_s", at_once, "too many dials")
+DEAD_DIALLED_AT_ONCE = (*DIALLED_AT_ONCE[:2], "what is dead is dialled too often")
 
 # Places in modules that decide, and what they are wrongly; the rules that each breaks are named in the table.
 NEVER_DOUBTS = ("agent.links.crowd.judged", lambda *_: Blame.THEIRS, "a link ended for our own silence")
@@ -193,26 +196,26 @@ MISTAKES = {
     "away names are forgotten at once": Mistake("decisions", *FORGETFUL),
     "links that are down count as up": Mistake("decisions", *COUNTS_CHILDREN),
     "a link ends with its second miss": Mistake("decisions", *REMEMBERS),
-    "a steady session ends no row of failures": Mistake("decisions", *COUNTS_ON, range(4_000)),
+    "a steady session ends no row of failures": Mistake("decisions", *COUNTS_ON, from_seed(415, 4_000)),
     "every session is a flap": Mistake("decisions", *NEVER_CALM, from_seed(654, 4_000)),
     "an entry of ours that is lost is not registered again": Mistake("decisions", *NEVER_REPAIRS),
     "what has registered anew waits like others": Mistake("decisions", *NEVER_SIGHTED),
     "what the catalog has forgotten is kept for ever": Mistake("decisions", *KEEPS_FOR_EVER, from_seed(953, 4_000)),
     "a link keeps its session when its peer moves": Mistake("decisions", *RELABELS),
-    "rows that access control hides are taken for gone": Mistake("decisions", *SEES_ALL, range(4_000)),
-    "a restored state is believed": Mistake("decisions", *NEVER_RESTORED, range(4_000)),
+    "rows that access control hides are taken for gone": Mistake("decisions", *SEES_ALL, from_seed(256, 4_000)),
+    "a restored state is believed": Mistake("decisions", *NEVER_RESTORED, from_seed(96, 4_000)),
     "a group that has lost most of its members is not used whole": Mistake(
         "decisions", *NEVER_WHOLE, from_seed(20, 4_000)
     ),
-    "an answer ends no row of failures": Mistake("decisions", *ENDS_NO_ROW, range(4_000)),
-    "calls of before an ejection judge again": Mistake("decisions", *JUDGES_AGAIN, range(4_000)),
+    "an answer ends no row of failures": Mistake("decisions", *ENDS_NO_ROW, from_seed(83, 4_000)),
+    "calls of before an ejection judge again": Mistake("decisions", *JUDGES_AGAIN, from_seed(153, 4_000)),
     "no connection disproves a refusal": Mistake("decisions", *NEVER_DISPROVED, from_seed(415, 4_000)),
-    "a replica is tried again in one call": Mistake("decisions", *TRIES_AGAIN, range(4_000)),
-    "what is gone keeps its ejection": Mistake("decisions", *FORGETS_NOTHING, range(4_000)),
-    "a second look is never enough": Mistake("decisions", *NEVER_SURE, range(4_000)),
-    "an index never goes back": Mistake("decisions", *NEVER_BACKWARDS, range(4_000)),
-    "names of what an operator removed are kept": Mistake("decisions", *NAMES_KEPT, range(4_000)),
-    "the watch fails in an unforeseen way": Mistake("decisions", *RAISES, range(4_000)),
+    "a replica is tried again in one call": Mistake("decisions", *TRIES_AGAIN, from_seed(7, 4_000)),
+    "what is gone keeps its ejection": Mistake("decisions", *FORGETS_NOTHING, from_seed(1, 4_000)),
+    "a second look is never enough": Mistake("decisions", *NEVER_SURE, from_seed(134, 4_000)),
+    "an index never goes back": Mistake("decisions", *NEVER_BACKWARDS, from_seed(11, 4_000)),
+    "names of what an operator removed are kept": Mistake("decisions", *NAMES_KEPT, from_seed(5, 4_000)),
+    "the watch fails in an unforeseen way": Mistake("decisions", *RAISES, from_seed(2, 4_000)),
     "a peer that has reached us is not dialled": Mistake("mesh", *NOT_HURRIED),
     "removals are forgotten in a mesh": Mistake("mesh", *REMOVALS, from_seed(3)),
     "added peers are left out in a mesh": Mistake("mesh", *ADDITIONS, from_seed(3)),
@@ -225,7 +228,8 @@ MISTAKES = {
     "what the catalog forgets is gone in a crowd": Mistake("crowd", *OBLIVION, from_seed(8)),
     "one node has two links in a crowd": Mistake("crowd", *TWO_REPLICAS, from_seed(0)),
     "a lost link waits for an hour in a crowd": Mistake("crowd", *DIALLED_NEVER, from_seed(0)),
-    "nothing waits to dial in a crowd": Mistake("crowd", *DIALLED_AT_ONCE, from_seed(6)),
+    "nothing waits to dial in a crowd": Mistake("crowd", *DEAD_DIALLED_AT_ONCE, from_seed(6)),
+    "a node never doubts itself in a city": Mistake("city", *NEVER_DOUBTS, from_seed(14)),
     "added peers are left out in a town": Mistake("town", *ADDITIONS, from_seed(21)),
     "every answer is believed in a town": Mistake("town", *BELIEF, from_seed(1)),
     "what the catalog forgets is gone in a town": Mistake("town", *OBLIVION, from_seed(4)),
@@ -241,6 +245,7 @@ def test_rule_is_broken_by_a_mistake_that_seeds_soon_find(name: str, monkeypatch
     # A mistake shows among a few as soon, and two thirds of a town's time is its first turn.
     monkeypatch.setattr("tests.simulation.runs.TOWNS", FEW)
     monkeypatch.setattr("tests.simulation.runs.CROWDS", FEW)
+    monkeypatch.setattr("tests.simulation.runs.CITY", NODES_MIN)
     monkeypatch.setattr(mistake.place, mistake.wrong)
     said = found_by_a_seed(mistake)
     assert f"replay: make simulation REPLAY='{mistake.kind} " in said
@@ -255,3 +260,22 @@ def test_write_that_two_servers_have_executed_breaks_a_rule() -> None:
 
     with pytest.raises(RuleBroken, match="a write was sent twice"):
         run(ended())
+
+
+def test_dead_that_are_dialled_twice_as_often_as_they_may_be_break_a_rule() -> None:
+    world = world_of(0)
+
+    async def dialled(rate: int, row: int) -> None:
+        for number in range(60 * rate):
+            world.rules.loads.dialled(number / rate, "n0", row)
+
+    run(dialled(2 * DEAD_DIALS_PER_S, ROW_MIN - 1))
+    run(dialled(DEAD_DIALS_PER_S, ROW_MIN))
+    with pytest.raises(RuleBroken, match="what is dead is dialled too often"):
+        run(dialled(2 * DEAD_DIALS_PER_S, ROW_MIN))
+
+
+def test_failing_run_of_another_size_is_replayed_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.simulation.rules.Rules.unconverged", lambda _: ["never"])
+    with pytest.raises(SeedFailed, match=r"replay: make simulation REPLAY='mesh 3' NODES=2$"):
+        try_seed("mesh", 3, nodes=2)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from agent.errors import OverrideRefused
 from agent.model import HttpTarget, Override
+from tests.simulation import cities
 from tests.simulation.crowd import QuietNode, crowd_faults
 from tests.simulation.lying_catalog import Consul, Lie
 from tests.simulation.network import Network
@@ -151,6 +152,11 @@ class World:
         if service_id in self._by_service:
             self.rules.listed(self._by_service[service_id].identity.node_id, what)
 
+    @property
+    def is_city(self) -> bool:
+        """Whether it has so many whole nodes that what happens to many is of interest."""
+        return len(self.nodes) >= cities.NODES_MIN
+
     def any_node(self) -> SimulatedNode:
         """One of those that decide."""
         return self.rng.choice(list(self.nodes.values()))
@@ -228,7 +234,7 @@ class World:
         node, outward = self.any_node(), self.rng.random() < 0.5
         for other in (*self.nodes, *(one.name for one in self.crowd)):
             if other != node.name:
-                self.network.cut.add((node.name, other) if outward else (other, node.name))
+                self.network.lose(*((node.name, other) if outward else (other, node.name)))
         return f"all packets {'from' if outward else 'to'} {node.name} are lost"
 
     def _slowed(self) -> str:
@@ -349,12 +355,15 @@ class World:
             for one in self.crowd:
                 one.start()
             await asyncio.sleep(self.rng.choice((0.5, 20.0)))
-            choices = self.faults(group)
+            choices, pauses_s, rng = self.faults(group), PAUSES_S, self.rng
+            if self.is_city:  # Of what kind the faults of a seed are is the same in cities of all sizes.
+                choices += cities.MORE_OFTEN * cities.CityFaults(self, group).all()
+                pauses_s, rng = cities.PAUSES_S, random.Random(self.seed)
             if self.crowd:  # What concerns many, and orders about any of them, would come too seldom.
                 choices += 6 * [*crowd_faults(self, self.crowd), lambda: self._ordered(group)]
             for _ in range(faults):
-                self.say(self.rng.choice(choices)())
-                await asyncio.sleep(self.rng.choice(PAUSES_S))
+                self.say(rng.choice(choices)())
+                await asyncio.sleep(rng.choice(pauses_s))
             self.say(self._healed())
             self._started(group)
             for one in self.crowd:
@@ -379,27 +388,27 @@ class World:
         return self.now_s - since_s
 
 
-def world_of(seed: int, *, crowd: int = 0) -> World:
-    """The world of a seed, before it begins: a few whole nodes, which may have a crowd of others around them."""
+def world_of(seed: int, *, crowd: int = 0, nodes: int = 0) -> World:
+    """The world of a seed, before it begins: a few whole nodes, or so many, which may have a crowd around them."""
     rng = random.Random(seed)
     random.seed(seed)  # Discovery's jitter comes from the module's own generator.
     consul = Consul(rng)
     world = World(seed, rng, consul)
     consul.news = world.news
-    for number in range(1 + seed % 3 if crowd else 3 + seed % 4):
+    for number in range(nodes or (1 + seed % 3 if crowd else 3 + seed % 4)):
         node = SimulatedNode(world, number)
         world.nodes[node.name] = node
     world.crowd = [QuietNode(world, number) for number in range(crowd)]
     return world
 
 
-def simulate(seed: int, *, crowd: int = 0, log: list[str] | None = None) -> Outcome:
+def simulate(seed: int, *, crowd: int = 0, nodes: int = 0, log: list[str] | None = None) -> Outcome:
     """Run one seed on a loop of its own. Raises `RuleBroken`. `log` gets what happens, also in a run that fails."""
 
     async def main() -> Outcome:
-        world = world_of(seed, crowd=crowd)
+        world = world_of(seed, crowd=crowd, nodes=nodes)
         world.log = world.log if log is None else log
-        return await world.live(faults=FAULTS_WITH_CROWD if crowd else FAULTS)
+        return await world.live(faults=cities.FAULTS if world.is_city else FAULTS_WITH_CROWD if crowd else FAULTS)
 
     try:
         return run(main())

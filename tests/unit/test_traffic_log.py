@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 from agent.authority.caller import Caller, caller, serve_for
 from agent.authority.grant import Grant, Scope
 from agent.errors import MCPError
+from agent.lossless_json.exact import read_json
 from agent.mcp_terms import CLIENT_INFO_META_KEY
 from agent.model import NODE_CLIENT_NAME, POLL_META_KEY, PROBE_META_KEY, Json
 from agent.rest.tokens import TokenTable
-from agent.server.request_log import NAME_LEN_LOGGED, REQUEST_ID_LEN_LOGGED, Served, logged
+from agent.server.request_log import NAME_LEN_LOGGED, REQUEST_ID_LEN_LOGGED, Served, logged, write_usual
 
 
 @contextmanager
@@ -47,6 +49,7 @@ def serve(method: str, params: Json, failure: BaseException | None = None, **ser
     [
         (MCPError(code=-32001, message="lost"), "error -32001"),
         (asyncio.CancelledError(), "ended by the client"),
+        (ConnectionResetError("the client has gone"), "ended by the client"),
         (RuntimeError("a bug"), "failed"),
     ],
 )
@@ -97,6 +100,17 @@ def test_request_is_logged_with_its_client_its_id_and_its_trace(log: pytest.LogC
         {"caller": "ci", "request_id": 7, "trace": trace},
         {"caller": "ci", "request_id": "x" * REQUEST_ID_LEN_LOGGED, "trace": None},
     ]
+
+
+@pytest.mark.parametrize("request_id", ["18446744073709551621", r'"half \ud800"', "-9223372036854775809"])
+def test_an_id_that_is_json_that_was_not_read_is_logged_as_its_text(
+    request_id: str, log: pytest.LogCaptureFixture
+) -> None:
+    params, read = {"name": "kit__do"}, read_json(request_id.encode())
+    with logged("tools/call", params, read):
+        pass
+    write_usual(("tools/call", params, read), Caller(Grant("ci")), "server:kit", time.monotonic())
+    assert [vars(line)["request_id"] for line in log.records] == [request_id] * 2
 
 
 def test_what_other_nodes_read_when_anything_changes_is_no_line_and_their_calls_are(

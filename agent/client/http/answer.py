@@ -7,10 +7,11 @@ way that two readers may take differently, is refused, since its rest would be t
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from agent.client.http.same_head import SameHead, same_head
 from agent.client.http.silence import MayBeSilence
 
 # Far more than servers send; what browsers take at least.
@@ -39,6 +40,7 @@ _LENGTH_LINE: Final = b"\r\nContent-Length: "
 _PROOF_LINE: Final = b"\r\nMesh-Proof: "
 # Of one second, in the one form that servers write (RFC 9110, section 5.6.7), up to the line's end.
 _DATE_LINE: Final = b"\r\nDate: "
+_SMALL_DATE_LINE: Final = _DATE_LINE.lower()  # As uvicorn and hyper write it.
 _DATE_BYTES: Final = len(b"\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT")
 _BEGINNING: Final = b"HTTP/1."
 _END: Final = b"\r\n\r\n"
@@ -65,6 +67,7 @@ class ConnectionBroken(MayBeSilence, ConnectionError):
 
 # What this node has done itself. What precedes the server's name says whether the call was executed, and so what to do.
 LINK_ENDED: Final = "had not answered when this node ended its link to it"
+HEARD_NO_MORE: Final = "had not answered when this node heard it no more"
 ANSWER_GIVEN_UP: Final = "had not answered in full when this node gave up its answer"
 NEEDED_NO_LONGER: Final = "had a connection closed that this node needed no longer"
 
@@ -99,15 +102,21 @@ class Head:
         return is_json and is_framed and not any(name in self.headers for name in _UNUSUAL)
 
 
+# A head, and how it is known again.
+KnownHead: TypeAlias = tuple[SameHead, Head]
+
+
 class WholeAnswer(NamedTuple):
     """A usual answer: its `body`, and what a node proves itself with (`agent.identity.association`), if it does.
 
-    `head` is that of an answer before it, so its length and proof are not this one's.
+    `head` is that of an answer before it, so its length and proof are not this one's. `known`: by which the next one is
+    known at once, if it has the same head.
     """
 
     head: Head
     body: bytes
     proof: str | None
+    known: KnownHead | None
 
 
 class Taker(Protocol):
@@ -126,19 +135,25 @@ class Taker(Protocol):
 _usual_heads: Final[dict[bytes, Head]] = {}
 
 
-def whole_answer(data: bytes) -> WholeAnswer | None:
-    """The usual answer that these bytes are from beginning to end.
+def whole_answer(data: bytes, known: KnownHead | None = None) -> WholeAnswer | None:
+    """The usual answer that these bytes are from beginning to end. `known`: of the answer before on its connection.
 
     None where that is not certain at a glance: for a head that did not come before, too.
     """
+    if known is not None and (begins := known[0].again(data, known[1])) is not None:
+        if (end := begins.head_bytes) + begins.body_bytes != len(data):
+            return None
+        # As the class makes it, without a call in between.
+        return tuple.__new__(WholeAnswer, (begins.head, data[end:], begins.proof, known))
     end = data.find(_END) + len(_END)
     length = _LENGTH.search(data, data.find(_LENGTH_LINE, 0, end), end)
     if length is None or int(length[1]) != len(data) - end:
         return None
     key, proof = _without_own(data[:end], length)
-    head = _usual_heads.get(key)
-    # As `WholeAnswer` makes it, without a call in between.
-    return None if head is None else tuple.__new__(WholeAnswer, (head, data[end:], proof))
+    if (usual := _usual_heads.get(key)) is None:
+        return None
+    same = same_head(data[:end])
+    return WholeAnswer(usual, data[end:], proof, None if same is None else (same, usual))
 
 
 def begins_usual(data: bytes) -> bool:
@@ -154,9 +169,11 @@ def _without_own(head: bytes, length: re.Match[bytes]) -> tuple[bytes, str | Non
     """A head without what each answer has of its own, and the proof in it."""
     start, end = length.span(1)
     key = head[:start] + head[end:]
-    at = key.find(_DATE_LINE)
+    if (at := key.find(_DATE_LINE)) < 0:
+        at = key.find(_SMALL_DATE_LINE)
     if at >= 0 and key[at + len(_DATE_LINE) : at + _DATE_BYTES].translate(None, b" ,:").isalnum():
-        key = key[:at] + key[at + _DATE_BYTES :]  # Anything else is no date, or holds another field.
+        # Anything else is no date, or holds another field. Its name stays: what follows it joins no line before.
+        key = key[: at + len(_DATE_LINE)] + key[at + _DATE_BYTES :]
     at = key.find(_PROOF_LINE)
     if at < 0:
         return key, None

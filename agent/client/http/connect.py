@@ -6,7 +6,7 @@ connections, time-outs and a proxy's 502, 503 or 504 are an outage and say nothi
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +45,7 @@ from agent.client.sessions.router import SessionRouter
 from agent.errors import AuthRefused, CallFailed, CallNotSent, LinkFailed, ProtocolBroken, RpcError, Unreachable
 from agent.mcp_terms import LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS
 from agent.model import HttpTarget, Json
+from agent.rpc_codes import INVALID_PARAMS, UNSUPPORTED_PROTOCOL_VERSION
 
 # A session of one's own is a header here and a little memory there; servers forget idle ones after minutes, too.
 SESSION_LIMITS: Final = SessionLimits(sessions_max=64, idle_max=16)
@@ -69,8 +70,7 @@ async def enter_http_client(
     began_s = clock.now_s()
     async with SmallExitStack() as attempt:
         attempt.enter_context(pool)
-        # A proxy may answer OPTIONS itself.
-        awakening = await attempt.enter_async_context(awakening_of(pool, target, opening, "GET"))
+        awakening = await attempt.enter_async_context(awakening_of(pool, target, opening))
         client = await _first_client(_Asks(pool, opening, awakening, target.url))
         attempt.pop_all()
     stack.enter_context(pool)
@@ -103,12 +103,17 @@ async def enter_http_client(
     return session_router
 
 
-def awakening_of(pool: HttpPool, target: HttpTarget, opening: Opening, method: str) -> Awakening:
-    """Knocks by the first question, which has no effect, where the server is known to answer it, else by `method`."""
-    took_s = opening.quick.took_s(target.url)
+def awakening_of(
+    pool: HttpPool, target: HttpTarget, opening: Opening, question: Callable[[], Awaitable[int]] | None = None
+) -> Awakening:
+    """Knocks by the first question, which has no effect, where the server is known to answer it, else by nothing.
+
+    By the question also where nothing else gets through: `question`, by default `server/discover`.
+    """
+    took_s, discover = opening.quick.took_s(target.url), partial(_knock, pool, opening.client_name)
     if took_s is None:
-        return Awakening(partial(pool.knock, method))
-    return Awakening(partial(_knock, pool, opening.client_name), took_s)
+        return Awakening(pool.knock, question=question or discover, knocks=opening.knocks)
+    return Awakening(discover, took_s, knocks=opening.knocks)
 
 
 async def _knock(pool: HttpPool, client_name: str) -> int:
@@ -203,8 +208,8 @@ async def _forced(asks: "_Asks", protocol: str) -> HttpStatelessClient | HttpSes
     try:
         return await asks.session(protocol)
     except (RpcError, HttpRefusal) as exc:
-        if isinstance(exc, HttpRefusal) and exc.error is None and _may_pass(exc):
-            raise Unreachable.about(*exc.about, retry_after_s=exc.retry_after_s) from exc
+        if isinstance(exc, HttpRefusal) and _is_outage(exc):
+            raise exc.as_outage() from exc
         raise _refused_session(exc, pool, protocol) from exc
 
 
@@ -212,7 +217,7 @@ def _refused_session(exc: RpcError | HttpRefusal, pool: HttpPool, protocol: str)
     failure = forced_in_vain(pool.where, protocol, f"initialize failed: {str(exc)[:200]}")
     if _refuses_the_post(exc):
         failure = NotStreamable(str(failure))
-    return failure.as_away(may_be_away=isinstance(exc, HttpRefusal) and exc.may_be_away)
+    return failure.as_away(may_be_away=_may_be_away(exc))
 
 
 async def _negotiate(asks: "_Asks") -> HttpStatelessClient | HttpSessionClient:
@@ -283,7 +288,7 @@ class _Asks:
             if exc.error is not None:
                 return judge_refusal(exc.error, probed_again=probed_again)
             if exc.status in _OUTAGE:
-                raise Unreachable.about(*exc.about, retry_after_s=exc.retry_after_s) from exc
+                raise exc.as_outage() from exc
             return Handshake(f"it answered server/discover with HTTP {exc.status}")
         except ProtocolBroken as exc:
             # A server that knows only sessions may answer anything at all here; the handshake will tell.
@@ -332,12 +337,12 @@ class _Asks:
 
 
 def _no_handshake(exc: RpcError | HttpRefusal, verdict: Handshake, pool: HttpPool) -> ProtocolBroken | Unreachable:
-    if isinstance(exc, HttpRefusal) and exc.error is None and _may_pass(exc):
-        return Unreachable.about(*exc.about, retry_after_s=exc.retry_after_s)
+    if isinstance(exc, HttpRefusal) and _is_outage(exc):
+        return exc.as_outage()
     kind = NotStreamable if _refuses_the_post(exc) else ProtocolBroken
     failure = kind(f"no MCP at {pool.where}: {verdict.reason}, and initialize failed: {str(exc)[:200]}")
+    failure.may_be_away = _may_be_away(exc)
     if isinstance(exc, HttpRefusal):
-        failure.may_be_away = exc.may_be_away
         _, failure.what, _ = exc.about  # A client reads what a person can do something about.
     else:
         failure.what = refuses_initialize(exc)
@@ -353,6 +358,22 @@ def _says_nothing(failure: Exception) -> bool:
     if isinstance(failure, HttpRefusal):
         return failure.error is None and _may_pass(failure)
     return not isinstance(failure, RpcError | AuthRefused | ProtocolBroken)
+
+
+def _is_outage(refusal: HttpRefusal) -> bool:
+    """Whether nothing that serves MCP answered. A gateway may say that a server is away by an error of JSON-RPC."""
+    return _may_pass(refusal) if refusal.error is None else refusal.status in _OUTAGE
+
+
+def _may_be_away(refusal: RpcError | HttpRefusal) -> bool:
+    """Whether it may be a proxy's or gateway's word for a server that is away: a page, or an error of JSON-RPC.
+
+    Not where the versions are what is refused.
+    """
+    error = refusal if isinstance(refusal, RpcError) else refusal.error
+    if error is None:
+        return isinstance(refusal, HttpRefusal) and refusal.may_be_away
+    return error.code not in (UNSUPPORTED_PROTOCOL_VERSION, INVALID_PARAMS)
 
 
 def _may_pass(refusal: HttpRefusal) -> bool:

@@ -7,7 +7,10 @@ byte of one answer can ever be taken for the next.
 """
 
 import asyncio
+import errno
+import os
 import select
+import socket
 from typing import Final, Protocol, cast
 
 from agent.client.http.answer import (
@@ -16,6 +19,7 @@ from agent.client.http.answer import (
     Body,
     ConnectionBroken,
     Head,
+    KnownHead,
     NotHttp,
     Taker,
     begins_usual,
@@ -23,9 +27,10 @@ from agent.client.http.answer import (
     parsed_head,
     whole_answer,
 )
-from agent.client.http.dial import UNREAD_BYTES_MAX, wait_for_reader
+from agent.client.http.large_request import UNREAD_BYTES_MAX, LargeRequest
 from agent.client.http.received import Response
 from agent.client.http.silence import is_silence
+from agent.client.http.waiting import shared_waiting
 from agent.turns import turn_of
 
 # What may wait for a slow reader is twice this, 256 KiB; then we stop taking bytes from the socket.
@@ -70,7 +75,8 @@ class Connection(asyncio.Protocol):
         "_closing",
         "_held",
         "_is_full",
-        "_is_large",
+        "_known",
+        "_large",
         "_loop",
         "_owner",
         "_paused",
@@ -82,10 +88,12 @@ class Connection(asyncio.Protocol):
         "_unsent",
         "_waiting",
         "failure",
+        "is_asked",
     )
 
     def __init__(self, owner: ConnectionOwner) -> None:
         self.failure: ConnectionBroken | None = None
+        self.is_asked = False
         self._loop = asyncio.get_running_loop()
         self._turn = turn_of(self._loop)
         self._owner = owner
@@ -93,12 +101,13 @@ class Connection(asyncio.Protocol):
         self._waiting: asyncio.Future[Response] | None = None
         self._taker: Taker | None = None
         self._held = b""  # The beginning of a head.
+        self._known: KnownHead | None = None  # Of the last answer to a request that was started.
         self._response: Response | None = None
         self._body: Body | None = None
         self._closing = False
         self._paused = False
         self._is_full = False  # The socket takes no more for now.
-        self._is_large = False  # The request under way is: it has more time to be read.
+        self._large: LargeRequest | None = None  # The request under way, which has more time to be read.
         self._unsent: memoryview | None = None  # Of a large body.
         self._batch = 0  # Of the request that was started, in the turn of the event loop.
         self._poll: select.poll | None = None  # Of one that was used before.
@@ -111,6 +120,11 @@ class Connection(asyncio.Protocol):
         return f"<Connection {'idle' if self._waiting is None and self._taker is None else 'waits for an answer'}>"
 
     # The exchange
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether an answer, or the rest of one, is."""
+        return self._taker is not None or self._waiting is not None or self._response is not None
 
     def is_dead(self, *, used_before: bool) -> bool:
         """Whether it is over, or the kernel already knows so though the event loop has not read it yet.
@@ -152,7 +166,7 @@ class Connection(asyncio.Protocol):
         assert self._waiting is None, "exchange during another"
         assert self._taker is None, "exchange during another"
         if len(body) > UNREAD_BYTES_MAX:
-            self._wait_for_reader(is_large=True)
+            self._wait_for_reader()
         turn = self._turn
         self._batch = turn.written
         turn.write(self._transport, head + body)
@@ -164,7 +178,7 @@ class Connection(asyncio.Protocol):
         assert self._taker is None, "exchange during another"
         assert self._response is None, "exchange during another"
         if len(body) > UNREAD_BYTES_MAX:
-            self._wait_for_reader(is_large=True)
+            self._wait_for_reader()
         if len(body) < _ONE_WRITE_BYTES:
             self._transport.write(head + body)
         else:
@@ -172,10 +186,29 @@ class Connection(asyncio.Protocol):
             self._unsent = memoryview(body)
             self._write_on()
 
-    def _wait_for_reader(self, *, is_large: bool) -> None:
-        self._is_large = is_large
-        if self._transport is not None:
-            wait_for_reader(self._transport.get_extra_info("socket"), is_large=is_large)
+    @property
+    def waits(self) -> bool:
+        """As `MayWait.waits`. One that is lent does."""
+        is_idle = self._waiting is None and self._taker is None and self._response is None
+        return not is_idle or (self._transport is not None and self._transport.get_protocol() is not self)
+
+    @property
+    def sock(self) -> socket.socket | None:
+        """As `MayWait.sock`."""
+        sock = None if self._transport is None else self._transport.get_extra_info("socket")
+        return sock if sock is not None and sock.fileno() >= 0 else None
+
+    def _wait_for_reader(self) -> None:
+        if (sock := self.sock) is not None:
+            self._large = LargeRequest(sock, self._is_unheard)
+
+    def _is_unheard(self) -> None:
+        self.abort(ConnectionBroken(f"cannot be reached: {os.strerror(errno.ETIMEDOUT)}", silent=True))
+
+    def _read_by_now(self) -> None:
+        large, self._large = self._large, None
+        if large is not None:
+            large.end()
 
     def _write_on(self) -> None:
         """Write of a large body what the socket takes."""
@@ -220,12 +253,13 @@ class Connection(asyncio.Protocol):
             else:
                 if self._paused:  # Its last bytes were too many for a slow reader; the next answer is another one.
                     self.resume_reading()
-                if self._is_large:
-                    self._wait_for_reader(is_large=False)
+                if self._large is not None:
+                    self._read_by_now()
                 self._owner.take_back(self)
 
     def abort(self, failure: ConnectionBroken) -> None:
         """End it at once, whatever is under way; the first reason stays. What was received whole can still be read."""
+        self._read_by_now()
         if self._taker is not None:
             self._taker.wait()
         if self.failure is None:
@@ -245,6 +279,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """As `asyncio.Protocol`."""
         self._transport = cast("asyncio.Transport", transport)
+        shared_waiting().add(self)
 
     def data_received(self, data: bytes) -> None:
         """As `asyncio.Protocol`."""
@@ -286,8 +321,9 @@ class Connection(asyncio.Protocol):
         if self._batch == self._turn.written:  # It has not gone out yet.
             self.abort(NotHttp("spoke without being asked"))
             return
-        whole = whole_answer(data)
+        whole = whole_answer(data, self._known)
         if whole is not None:
+            self._known = whole.known
             self._taker, self._closing, self._held = None, False, b""
             self.finish()
             taker.take(whole)
@@ -339,6 +375,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """As `asyncio.Protocol`."""
         transport, self._transport = self._transport, None
+        shared_waiting().discard(self)
         unbind(transport)
         if self._taker is not None:
             self._taker.wait()

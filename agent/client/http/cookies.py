@@ -29,12 +29,15 @@ class _Cookie:
 
 
 class CookieJar:
-    """Those of one origin, `host` by name and `secure` where it is reached by TLS. Sole writers: its exchanges."""
+    """Those of one origin, `host` by name and `secure` where it is reached by TLS. Sole writers: its exchanges.
 
-    __slots__ = ("_kept",)
+    `kept`: by name and path, None before the first.
+    """
+
+    __slots__ = ("kept",)
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, str], _Cookie] | None = None  # By name and path; most servers set none.
+        self.kept: dict[tuple[str, str], _Cookie] | None = None  # Most servers set none.
 
     def __repr__(self) -> str:
         """How many, never what they are."""
@@ -42,7 +45,7 @@ class CookieJar:
 
     def __len__(self) -> int:
         """How many there are, expired ones too."""
-        return len(self._kept or ())
+        return len(self.kept or ())
 
     def take(self, headers: Iterable[str], host: str, target: str, now_s: float, *, secure: bool) -> None:
         """Keep what `Set-Cookie` headers of an answer to `target` say; one that is not for this origin is dropped.
@@ -68,13 +71,13 @@ class CookieJar:
         """The `Cookie` header of a request to `target`, behind what is configured; empty for none."""
         path = target.partition("?")[0]
         parts = [configured] if configured else []
-        for (name, _), cookie in (self._kept or {}).items():
+        for (name, _), cookie in (self.kept or {}).items():
             if (cookie.expires_s is None or cookie.expires_s > now_s) and _covers(cookie.path, path):
                 parts.append(f"{name}={cookie.value}")
         return "; ".join(parts)
 
     def _keep(self, name: str, cookie: _Cookie, now_s: float) -> None:
-        kept = self._kept = self._kept or {}
+        kept = self.kept = self.kept or {}
         kept.pop((name, cookie.path), None)
         if cookie.expires_s is None or cookie.expires_s > now_s:
             kept[name, cookie.path] = cookie

@@ -38,13 +38,11 @@ NEXT_ADDRESS_AFTER_S: Final = 0.25
 # they are sent again; one that waits for an answer is probed each second, and ends 4 s after the last word of the other
 # side. Linux judges that at probes alone, so that each of them is one more packet that may be lost.
 TCP_KEEPALIVE_IDLE_S: Final = 1
+# One that nothing is waited for on is closed before this, or used again.
+TCP_KEEPALIVE_REST_S: Final = 15
 TCP_KEEPALIVE_INTERVAL_S: Final = 1
 TCP_KEEPALIVE_PROBES: Final = 3
 TCP_USER_TIMEOUT_MS: Final = 4_000
-# Linux takes a server that is too busy to read for one that is not heard, once its kernel holds all that it can: what
-# is larger than that, at least, has as long as a client that is slow to read its answer (`agent.app.sockets`).
-UNREAD_BYTES_MAX: Final = 32 * 1024
-TCP_USER_TIMEOUT_LARGE_MS: Final = 30_000
 
 # Contexts with files of servers, which many links to them share.
 _CONTEXTS_MAX: Final = 64
@@ -65,6 +63,8 @@ class Dialler:
     resolved here too then, and refused as if it were dialled. `binding`: looks at certificates. `server_name`: what TLS
     asks for in place of the host. `resolver`: resolves names, by default as the machine does; its answers are filtered
     (`GuardedResolver`).
+
+    `by_name`: whether a name is dialled, which may lead to another address tomorrow.
     """
 
     __slots__ = (
@@ -73,13 +73,13 @@ class Dialler:
         "_is_tried",
         "_judges_name",
         "_last",
-        "_literal",
         "_name",
         "_names",
         "_port",
         "_proxy_names",
         "_server_name",
         "_timeout_s",
+        "by_name",
         "proxy",
         "tls",
     )
@@ -109,15 +109,10 @@ class Dialler:
         self._proxy_names = None if proxy is None else _names_of(proxy.host, proxy.port, resolver)
         # A literal was judged when the URL was checked; only a name can lead elsewhere.
         self._names = _names_of(host, port, resolver)
-        self._literal = [_address(host, port)] if self._names is None else []
+        self.by_name = self._names is not None or proxy is not None
 
     def __repr__(self) -> str:
         return f"<Dialler {self._name}:{self._port}{' by TLS' if self.tls else ''}>"
-
-    @property
-    def by_name(self) -> bool:
-        """Whether a name is dialled, which may lead to another address tomorrow."""
-        return self._names is not None or self.proxy is not None
 
     async def dial(self, make: Callable[[], _P]) -> _P:
         """Connect; returns the protocol that `make` made, with its transport.
@@ -178,8 +173,9 @@ class Dialler:
             raise
 
     async def _connected(self) -> socket.socket:
-        addresses = await self._names.addresses() if self._names is not None else self._literal
-        return await _connect(addresses)
+        if self._names is None:
+            return await _connect([_address(self._name, self._port)])
+        return await _connect(await self._names.addresses())
 
     async def _connected_by(self, proxy: Proxy) -> socket.socket:
         """A socket to the proxy, and through it to what speaks TLS."""
@@ -272,7 +268,8 @@ def _names_of(host: str, port: int, resolver: AbstractResolver | None) -> _Names
 
 
 def _failed(exc: OSError) -> DialFailed:
-    return DialFailed(_reason(exc), silent=is_silence(exc), short=is_short(exc))
+    refused = exc.errno == errno.ECONNREFUSED
+    return DialFailed(_reason(exc), silent=is_silence(exc), short=is_short(exc), refused=refused)
 
 
 def _reason(exc: OSError) -> str:
@@ -305,8 +302,8 @@ def _socket(address: AddrInfoType) -> socket.socket:
     family, kind, protocol, *_ = address
     made = socket.socket(family=family, type=kind, proto=protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    keep_alive(made, waits=False)
     for name, value in (
-        ("TCP_KEEPIDLE", TCP_KEEPALIVE_IDLE_S),
         ("TCP_KEEPINTVL", TCP_KEEPALIVE_INTERVAL_S),
         ("TCP_KEEPCNT", TCP_KEEPALIVE_PROBES),
         ("TCP_USER_TIMEOUT", TCP_USER_TIMEOUT_MS),
@@ -317,11 +314,11 @@ def _socket(address: AddrInfoType) -> socket.socket:
     return made
 
 
-def wait_for_reader(sock: socket.socket | None, *, is_large: bool) -> None:
-    """Have a request that is large wait for a busy server to read it; have the ones after it wait as usual."""
-    option = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if sock is not None and sock.fileno() >= 0 and option is not None:
-        sock.setsockopt(socket.IPPROTO_TCP, option, TCP_USER_TIMEOUT_LARGE_MS if is_large else TCP_USER_TIMEOUT_MS)
+def keep_alive(sock: socket.socket, *, waits: bool) -> None:
+    """Have the kernel ask soon whether the other side is there, or hardly ever, where it owes no answer."""
+    option = getattr(socket, "TCP_KEEPIDLE", None)
+    if option is not None and sock.fileno() >= 0:
+        sock.setsockopt(socket.IPPROTO_TCP, option, TCP_KEEPALIVE_IDLE_S if waits else TCP_KEEPALIVE_REST_S)
 
 
 def tls_context(own: TlsFiles | None, common: TlsFiles) -> ssl.SSLContext | None:

@@ -5,6 +5,7 @@ it.
 """
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -15,6 +16,8 @@ from agent.model import HttpTarget
 # A node calls the same tools again and again.
 _LINES_REMEMBERED_MAX: Final = 256
 _USUAL_CHARS_MAX: Final = 256
+# Servers with a token have their own.
+_SETS_REMEMBERED_MAX: Final = 16
 
 # Set by us on every message; a target's own headers cannot change them.
 _OWN_HEADERS: Final = frozenset(
@@ -47,6 +50,12 @@ def checked_line(name: str, value: str) -> str:
     if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
         raise ValueError(f"would get a header that HTTP does not allow: {name[:80]!r}")
     return f"{name}: {value}\r\n"
+
+
+@lru_cache(maxsize=_SETS_REMEMBERED_MAX)
+def lines_of(headers: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    """Fields as lines, by their names in small letters: most pools have the same, and each would hold its own."""
+    return {name.lower(): checked_line(name, value) for name, value in headers}
 
 
 _usual_line = lru_cache(maxsize=_LINES_REMEMBERED_MAX)(checked_line)

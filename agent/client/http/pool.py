@@ -6,7 +6,6 @@ request counts as sent from the moment its first byte is handed to the socket, s
 """
 
 import asyncio
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,18 +14,18 @@ from urllib.parse import urlsplit
 
 from agent import clock
 from agent.client.deadlines import shared_deadlines
-from agent.client.http.answer import LINK_ENDED, NEEDED_NO_LONGER, ConnectionBroken, NotHttp
+from agent.client.http.answer import HEARD_NO_MORE, LINK_ENDED, NEEDED_NO_LONGER, ConnectionBroken, NotHttp
 from agent.client.http.authorized import REFUSED, authorized, refused
-from agent.client.http.coding import CODINGS, coding_of
 from agent.client.http.connection import Connection
 from agent.client.http.dial import DialFailed, Dialler
-from agent.client.http.fields import checked_line, field_line
+from agent.client.http.fields import checked_line, field_line, lines_of
 from agent.client.http.origin import SAME_REQUEST, slash_only, target_of
 from agent.client.http.proofs import forgets_us, proven, proving, remembered
 from agent.client.http.received import Response
-from agent.client.http.request import RequestBody, Route
+from agent.client.http.request import KNOCK, KNOCK_HEADERS, RequestBody, Route
 from agent.client.http.silence import noted
 from agent.client.http.started import StartedExchange
+from agent.client.negotiation import RoutingHeaders
 from agent.client.outbound import DIRECT, Outbound
 from agent.client.server_info import ServerInfo
 from agent.errors import (
@@ -46,8 +45,7 @@ _F = TypeVar("_F", bound=MeshError)
 
 # Shorter than uvicorn's 5 s, the shortest common one, so that we give up an idle connection before the server does.
 KEEPALIVE_S: Final = 4.0
-# The last idle one waits on for what may be sent twice. A link probes every 6 s at most, and each time makes the server
-# wait anew: an idle link dials only where the server is the first to give up.
+# Of the last idle one, for what may be sent twice: a link probes every 6 s at most, so an idle one hardly ever dials.
 LAST_KEEPALIVE_S: Final = 10.0
 # A name may lead elsewhere by now, though the old address still answers: no connection to one is used for longer.
 NAMED_AGE_MAX_S: Final = 30.0
@@ -74,8 +72,10 @@ class HttpPool:
         "_dialler",
         "_expiry",
         "_heads",
+        "_host",
         "_idle",
         "_lines",
+        "_now_s",
         "_over",
         "_prover",
         "_route",
@@ -92,17 +92,15 @@ class HttpPool:
         self._target = target_of(url, url)
         self._route = Route()
         self._cookie = next((value for name, value in headers.items() if name.lower() == "cookie"), "")
-        # Most are the same in every pool. Those of single requests are not interned: they would crowd the
-        # interpreter's table, which grows by a megabyte at a time and never shrinks.
         # A configured Host, for a server that checks it, stands in the place of the URL's: two are refused (RFC 9112).
-        named = {"Host": parts.netloc, **headers}
+        self._host, self._lines = checked_line("Host", parts.netloc), lines_of(tuple(headers.items()))
         self._heads: dict[tuple[object, ...], bytes] | None = None  # Of calls; an idle link has none.
-        self._lines = {name.lower(): sys.intern(checked_line(name, value)) for name, value in named.items()}
         # A proxy in between needs the whole URL (RFC 9112, section 3.2.2); by TLS it is a tunnel, and knows no more.
         proxy = dialler.proxy if parts.scheme == "http" else None
         self._before_target = "" if proxy is None else f"http://{parts.netloc}"
         if proxy is not None and proxy.authorization is not None:
-            self._lines["proxy-authorization"] = checked_line("Proxy-Authorization", proxy.authorization)
+            said = checked_line("Proxy-Authorization", proxy.authorization)
+            self._lines = {**self._lines, "proxy-authorization": said}
         self._prover, self._authorizer = outbound.prover, outbound.authorizer
         self._believes_cards = outbound.believes_cards
         self._dialler = dialler
@@ -110,6 +108,7 @@ class HttpPool:
         self._idle: dict[Connection, float] = {}  # Since when; the longest idle comes first.
         self._expiry: asyncio.TimerHandle | None = None
         self._over = False
+        self._now_s = asyncio.get_running_loop().time
         self.deadlines = shared_deadlines()
 
     def __repr__(self) -> str:
@@ -154,8 +153,10 @@ class HttpPool:
         except NotHttp as exc:
             raise self.failure(ProtocolBroken, exc) from exc
         except (OSError, ValueError) as exc:
-            raise self.failure(CallOutcomeUnknown if body.sent else CallNotSent, exc) from exc
-        return self._plain(response)
+            kind = CallOutcomeUnknown if body.sent else CallNotSent
+            # In one expression: a failure with a name would hold itself by its traceback.
+            raise self.failure(kind, exc).with_nothing_sent(nothing_sent=not body.went_out) from exc
+        return response.plain(self.where)
 
     def start(self, started: StartedExchange, headers: Mapping[str, str]) -> bool:
         """Send a request now, over a connection that is idle; False: nothing was sent.
@@ -164,8 +165,7 @@ class HttpPool:
         """
         if self._authorizer is not None and self._authorizer.has_token:
             return False
-        body = started.body
-        head = self._head("POST", headers, len(body.data), self._route, remember=True)
+        head = self._head("POST", headers, len(started.data), self._route, remember=True)
         connection = self._idle_one(KEEPALIVE_S)
         if connection is None:
             return False
@@ -175,22 +175,29 @@ class HttpPool:
     async def get(self, headers: Mapping[str, str], route: Route | None = None) -> Response:
         """Open a stream of events. Raises `Unreachable`, `DialRefused`, `ProtocolBroken`."""
         try:
-            return self._plain(await self._bodyless("GET", headers, route or self._route))
+            return (await self._bodyless("GET", headers, route or self._route)).plain(self.where)
         except NotHttp as exc:
             raise self.failure(ProtocolBroken, exc) from exc
         except (OSError, ValueError) as exc:
-            raise self.failure(Unreachable, exc) from exc
+            raise self.failure(Unreachable, exc).with_nothing_sent(nothing_sent=isinstance(exc, DialFailed)) from exc
 
-    async def knock(self, method: str) -> int:
-        """The status of an answer to a request that means nothing, over a connection that is its own.
+    async def reach(self) -> None:
+        """Have a connection for the next request. Raises `CallNotSent`, `DialRefused`."""
+        try:
+            self.take_back(await self._new_one())
+        except OSError as exc:
+            raise self.failure(CallNotSent, exc).with_nothing_sent() from exc
+
+    async def knock(self) -> int:
+        """The status of an answer to a POST that means nothing, over a connection that is its own.
 
         Raises `Unreachable`, `DialRefused`, `ProtocolBroken`.
         """
         try:
             connection = await self._new_one()
             try:
-                head = self._new_head(method, {"Accept": "application/json"}, None, self._route)
-                return (await connection.exchange(head + b"\r\n", b"")).status
+                head = self._new_head("POST", KNOCK_HEADERS, len(KNOCK), self._route)
+                return (await connection.exchange(head + b"\r\n", KNOCK)).status
             finally:
                 connection.abort(ConnectionBroken(NEEDED_NO_LONGER))
         except NotHttp as exc:
@@ -212,6 +219,11 @@ class HttpPool:
         if not isinstance(exc, DialFailed | ConnectionBroken):  # The words of a library may hold anything.
             what, colon, detail = kind.what, ": ", str(exc)
         return noted(kind.about(self.where, what, colon + detail), exc)
+
+    def give_up(self) -> None:
+        """Close the connections that an answer is waited for on, as the kernel does where nothing is acknowledged."""
+        for connection in [one for one in self._connections if one.is_waited_for]:
+            connection.abort(ConnectionBroken(HEARD_NO_MORE, silent=True))
 
     def close(self) -> None:
         """Close every connection; exchanges under way fail."""
@@ -258,7 +270,7 @@ class HttpPool:
         association: Association | None,
     ) -> Response:
         if body.begun is not None:
-            answer, body.begun = body.begun, None
+            answer, body.begun, body.data = body.begun, None, b""
             response = await answer()
             return response if response.whole is not None else self._noted(response, route)
         head = self._head("POST", headers, len(data), route, remember=not body.harmless)
@@ -339,10 +351,10 @@ class HttpPool:
 
         Raises `ValueError` for a header that cannot be sent as it is.
         """
-        if not remember or length is None or len(route.cookies):
+        if not remember or length is None or route.cookies.kept:
             return self._new_head(method, headers, length, route)
         target = route.target or self._target
-        key = target, *headers.items()
+        key = (target, headers) if type(headers) is RoutingHeaders else (target, *headers.items())
         known = None if self._heads is None else self._heads.get(key)
         if known is None:
             if self._heads is None or len(self._heads) >= _HEADS_REMEMBERED_MAX:
@@ -351,7 +363,7 @@ class HttpPool:
         return known + b"%d\r\n" % length
 
     def _new_head(self, method: str, headers: Mapping[str, str], length: int | None, route: Route) -> bytes:
-        lines = dict(self._lines)
+        lines = {"host": self._host, **self._lines}
         for name, value in headers.items():
             lines[name.lower()] = field_line(name, value)
         target = route.target or self._target
@@ -363,24 +375,13 @@ class HttpPool:
         # Bytes of a caller's header that are not UTF-8 are passed unchanged.
         return text.encode("utf-8", "surrogateescape")
 
-    def _plain(self, response: Response) -> Response:
-        """Have a compressed answer unpacked while it is read; refuse one that we cannot unpack and did not ask for."""
-        coding = coding_of(response.headers.get("Content-Encoding", ""))
-        if coding in CODINGS:
-            response.unpack(coding)
-        elif coding and response.status == 200:  # noqa: PLR2004 - a refusal is judged by its status
-            response.close()
-            what = "answers compressed in a way that it was not offered"
-            raise ProtocolBroken.about(self.where, what, f" ({coding[:40]!r})")
-        return response
-
     # Connections
 
     def _idle_one(self, keepalive_s: float) -> Connection | None:
         """One that is idle for no longer than this and alive at this very moment."""
         while self._idle:
             connection, since_s = self._idle.popitem()
-            if since_s + keepalive_s > asyncio.get_running_loop().time() and not connection.is_dead(used_before=True):
+            if since_s + keepalive_s > self._now_s() and not connection.is_dead(used_before=True):
                 return connection
             connection.abort(ConnectionBroken("closed the connection"))
         return None
@@ -397,17 +398,17 @@ class HttpPool:
 
     def take_back(self, connection: Connection) -> None:
         """As `ConnectionOwner.take_back`."""
-        loop = asyncio.get_running_loop()
-        if self._dialler.by_name and loop.time() >= self._connections[connection] + NAMED_AGE_MAX_S:
+        now_s = self._now_s()
+        if self._dialler.by_name and now_s >= self._connections[connection] + NAMED_AGE_MAX_S:
             connection.abort(ConnectionBroken(NEEDED_NO_LONGER))
             return
-        self._idle[connection] = now_s = loop.time()
+        self._idle[connection] = now_s
         if self._expiry is not None and len(self._idle) > 1 and self._expiry.when() > now_s + KEEPALIVE_S:
             self._expiry.cancel()  # It was set for a last one.
             self._expiry = None
         if self._expiry is None:
-            is_last = len(self._idle) == 1
-            self._expiry = loop.call_at(now_s + (LAST_KEEPALIVE_S if is_last else KEEPALIVE_S), self._expire)
+            due_s = now_s + (LAST_KEEPALIVE_S if len(self._idle) == 1 else KEEPALIVE_S)
+            self._expiry = asyncio.get_running_loop().call_at(due_s, self._expire)
 
     def lend(self, reader: asyncio.Protocol, headers: Mapping[str, str], length: int) -> Lent | None:
         """Let `reader` send a request of so many bytes over a kept connection, and read its answer, until `rests`.
@@ -440,11 +441,10 @@ class HttpPool:
 
     def _expire(self) -> None:
         """Close what was idle for too long, and come back when the next one will have been."""
-        loop = asyncio.get_running_loop()
         self._expiry = None
         for connection, since_s in tuple(self._idle.items()):
             due_s = since_s + (KEEPALIVE_S if len(self._idle) > 1 else LAST_KEEPALIVE_S)
-            if due_s > loop.time():
-                self._expiry = loop.call_at(due_s, self._expire)
+            if due_s > self._now_s():
+                self._expiry = asyncio.get_running_loop().call_at(due_s, self._expire)
                 break
             connection.abort(ConnectionBroken("closed the connection"))

@@ -18,6 +18,7 @@ from agent.client.http.awakening import Awakening
 from agent.client.http.open_pool import open_pool
 from agent.client.http.origin import port_of
 from agent.client.http.pool import HttpPool, RequestBody
+from agent.client.knocks import NAMED, Knocks
 from agent.client.outbound import Outbound
 from agent.errors import CallFailed, IdentityRefused, LinkFailed, ProtocolBroken, Unreachable
 from agent.identity.association import Association
@@ -68,8 +69,10 @@ class Prover:
         members: bool,
         connect_timeout_s: float,
         outbound: Outbound,
+        knocks: Knocks = NAMED,
     ) -> None:
         self._local = local
+        self._knocks = knocks
         self._credentials = credentials
         self._members = members
         self._connect_timeout_s = connect_timeout_s
@@ -99,7 +102,8 @@ class Prover:
         secrets = self._credentials.secrets() if self._members else (b"",)
         with open_pool(target, connect_timeout_s=self._connect_timeout_s, outbound=self._outbound) as pool:
             try:
-                async with asyncio.timeout(HANDSHAKE_TIMEOUT_S), Awakening(partial(_knock, pool)) as awakening:
+                knocking = Awakening(partial(_knock, pool), knocks=self._knocks)
+                async with asyncio.timeout(HANDSHAKE_TIMEOUT_S), knocking as awakening:
                     shake_hands = partial(self._shake_hands, pool, authority, secrets)
                     self._association = await awakening.answer(shake_hands, says_nothing=_says_nothing)
             except TimeoutError as exc:
@@ -165,7 +169,7 @@ async def _said(pool: HttpPool, message: Json) -> Json:
     response = await pool.post(RequestBody(orjson.dumps(message)), {})
     try:
         if response.status in _UNAVAILABLE:
-            raise Unreachable.about(pool.where, f"answered HTTP {response.status}")
+            raise Unreachable.about(pool.where, f"answered HTTP {response.status}").as_said(response.status)
         body = bytearray()
         while part := await response.more():
             body += part

@@ -30,7 +30,7 @@ class QuietQuestions:
 
     def __init__(self, pool: HttpPool, stamp: ModernStamp, *, to_node: bool) -> None:
         self._pool, self._stamp, self._to_node = pool, stamp, to_node
-        self._asked: tuple[tuple[str, Repeated], ...] = ()  # Two or three; a dict takes as much as one of them.
+        self._asked: tuple[Repeated, ...] = ()  # Two or three; a dict takes as much as one of them.
 
     def __repr__(self) -> str:
         return f"<QuietQuestions {self._asked!r}>"
@@ -57,13 +57,19 @@ class QuietQuestions:
         question = self._question(method)
         return question.drop if question.ask(lambda body: _is_result(body, is_known), heard) else None
 
+    def forget(self, method: str) -> None:
+        """The same was asked the ordinary way, so that the last answer to a question here may not be what is known."""
+        for question in self._asked:
+            if question.method == method:
+                question.forget()
+
     def _question(self, method: str) -> Repeated:
-        for asked, question in self._asked:
-            if asked == method:
+        for question in self._asked:
+            if question.method == method:
                 return question
         body, headers = _request(self._stamp, method, to_node=self._to_node)
-        question = Repeated(self._pool, headers, body)
-        self._asked = (*self._asked, (method, question))
+        question = Repeated(self._pool, method, headers, body)
+        self._asked = (*self._asked, question)
         return question
 
 

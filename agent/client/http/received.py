@@ -6,10 +6,11 @@ order and whole up to there; a body that breaks off ends with an error, never as
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from agent.client.http.answer import ANSWER_GIVEN_UP, ConnectionBroken
-from agent.client.http.coding import BadCoding, Unpacker
+from agent.client.http.coding import CODINGS, BadCoding, Unpacker, coding_of
+from agent.errors import ProtocolBroken
 
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
@@ -96,6 +97,17 @@ class Response:
     def unpack(self, coding: str) -> None:
         """Undo one of `CODINGS`; before anything is read."""
         self._unpacker = Unpacker(coding)
+
+    def plain(self, where: str) -> Self:
+        """The same, unpacked while it is read where it is compressed. Raises `ProtocolBroken`: as was not offered."""
+        coding = coding_of(self.headers.get("Content-Encoding", ""))
+        if coding in CODINGS:
+            self.unpack(coding)
+        elif coding and self.status == 200:  # noqa: PLR2004 - a refusal is judged by its status
+            self.close()
+            what = "answers compressed in a way that it was not offered"
+            raise ProtocolBroken.about(where, what, f" ({coding[:40]!r})")
+        return self
 
     async def more(self) -> bytes:
         """What has come of the body since, waiting for some; empty at its end. Raises `ConnectionBroken`."""

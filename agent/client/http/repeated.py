@@ -51,10 +51,11 @@ class Repeated(asyncio.Protocol):
         "_pool",
         "_said",
         "_strikes",
+        "method",
     )
 
-    def __init__(self, pool: HttpPool, headers: Mapping[str, str], body: bytes) -> None:
-        self._pool, self._headers, self._body = pool, headers, body
+    def __init__(self, pool: HttpPool, method: str, headers: Mapping[str, str], body: bytes) -> None:
+        self._pool, self.method, self._headers, self._body = pool, method, headers, body
         self._connection: Connection | None = None
         self._heard: Heard | None = None
         self._judge: Judge | None = None
@@ -63,7 +64,8 @@ class Repeated(asyncio.Protocol):
         self._data = b""
         # Of the last answer: hashes, for bytes would take more memory than all the rest.
         self._head: int | None = None
-        self._said = self._length = 0
+        self._said: int | None = None
+        self._length = 0
         self._strikes = 0
 
     def __repr__(self) -> str:
@@ -82,6 +84,10 @@ class Repeated(asyncio.Protocol):
         self._judge, self._heard = judge, heard
         transport.write(whole_head + self._body)
         return True
+
+    def forget(self) -> None:
+        """Judge the next answer, whatever it is: another one than the last that was heard here may be known by now."""
+        self._said = None
 
     def drop(self) -> None:
         """Wait no longer."""

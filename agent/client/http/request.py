@@ -4,8 +4,9 @@ Used by `agent.client.http.pool` and the clients on it. The one rule: a body kno
 socket, so that none is sent twice that may have been executed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agent.client.http.cookies import CookieJar
 
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agent.client.http.received import Response
+
+# Means nothing, and tells whether a server answers. A proxy may answer a GET in its place; this gets through to it. It
+# is no JSON, and names a session that there is not: servers that look at either first begin no session and no program.
+KNOCK: Final = b"knock"
+KNOCK_HEADERS: Final[Mapping[str, str]] = {
+    "Accept": "application/json, text/event-stream",
+    "Mcp-Session-Id": KNOCK.decode(),
+}
 
 
 class RequestBody:
@@ -30,6 +39,11 @@ class RequestBody:
         self.harmless = harmless
         self.sent = False
         self.begun: Callable[[], Awaitable[Response]] | None = None
+
+    @property
+    def went_out(self) -> bool:
+        """Whether it was sent at all, also where it is certain by now that it was not executed."""
+        return not self.data
 
     def __repr__(self) -> str:
         return f"<RequestBody {len(self.data)} bytes{' sent' if self.sent else ''}>"

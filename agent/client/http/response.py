@@ -19,9 +19,9 @@ from agent.client.http.origin import redirect_detail
 from agent.client.http.pool import HttpPool, RequestBody, Response, Route
 from agent.client.http.resumption import Resumption
 from agent.client.http.sse import EventTooLarge, SseParser
-from agent.client.http.streaming import HELD_BYTES_MAX, RestOfBody, RestOfLine, pass_on
-from agent.client.streaming import LargeResult
-from agent.errors import AuthRefused, CallOutcomeUnknown, ProtocolBroken, RpcError
+from agent.client.http.streaming import RestOfBody, RestOfLine
+from agent.client.streaming import HELD_BYTES_MAX, LargeResult, pass_on
+from agent.errors import AuthRefused, CallOutcomeUnknown, ProtocolBroken, RpcError, Unreachable
 from agent.harmless_text import one_line
 from agent.model import AUTH_REALM, Json
 from agent.rpc_codes import INVALID_REQUEST
@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 # The largest result that we hold for one caller: sixteen times the 4 MiB that a request may have, since files come as
 # results; a few such answers at once still fit a small machine.
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
-# The largest single notification, and so the largest SSE event; progress and log lines are far smaller.
-NOTIFICATION_BYTES_MAX: Final = 1024 * 1024
 # An error page is read for its JSON-RPC error only.
 ERROR_BYTES_MAX: Final = 1024 * 1024
 # After the final event the server ends the stream by itself. The connection returns to the pool then, or is closed.
@@ -98,6 +96,11 @@ class HttpRefusal(Exception):
         """Whether it may be a proxy's word for a server that is away: not of JSON-RPC, and not about the token."""
         return self.error is None and self.status in _SAID_OF_ABSENT_ONES
 
+    def as_outage(self) -> Unreachable:
+        """The failure where the whole server is meant."""
+        failure = Unreachable.about(*self.about, retry_after_s=self.retry_after_s)
+        return failure.as_said(self.status, in_own_words=self.error is not None)
+
     @property
     def forgets_session(self) -> bool:
         """Whether it is clear that the server no longer knows the session that the request was sent in.
@@ -115,7 +118,7 @@ class HttpRefusal(Exception):
         if self.status == 413:  # noqa: PLR2004 - Content Too Large: this one request is wrong, not the link
             return RpcError(INVALID_REQUEST, "The server refuses the request as too large (HTTP 413)")
         if self.status in (408, 429) or self.status >= 500:  # noqa: PLR2004 - the server's or a proxy's trouble
-            return CallOutcomeUnknown.about(*self.about, retry_after_s=self.retry_after_s)
+            return CallOutcomeUnknown.about(*self.about, retry_after_s=self.retry_after_s).as_said(self.status)
         where, what, said = self.about
         return ProtocolBroken.about(where, what, f"{said}: no MCP endpoint").as_away(may_be_away=self.may_be_away)
 
@@ -231,7 +234,7 @@ class MessageStream:
         response: Response,
         pool: HttpPool,
         event_bytes_max: int,
-        note_bytes_max: int = NOTIFICATION_BYTES_MAX,
+        note_bytes_max: int = jsonrpc.NOTIFICATION_BYTES_MAX,
         *,
         resumption: Resumption | None = None,
     ) -> None:
@@ -267,9 +270,10 @@ class MessageStream:
     def taken(self) -> Json | None:
         """The next message of those that are complete. Raises `ProtocolBroken`."""
         for data in self._ready:  # Continues where it stopped.
-            message = jsonrpc.decode(data)
-            if not jsonrpc.is_notification(message) or len(data) <= self._note_bytes_max:
-                return message
+            if not (len(data) > self._note_bytes_max and jsonrpc.is_too_large(data)):
+                message = jsonrpc.decode(data)
+                if not jsonrpc.is_notification(message) or len(data) <= self._note_bytes_max:
+                    return message
             log.warning("MCP notification dropped, larger than the limit", extra={"where": self._pool.where})
         return None
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from agent import clock
 from agent.client.http.pool import Response
-from agent.errors import DialRefused, LinkFailed, ProtocolBroken
+from agent.errors import CallNotSent, DialRefused, LinkFailed, ProtocolBroken
 
 # The pause before a reconnection where the server names none, and the shortest and the longest that it may name.
 RETRY_S: Final = 1.0
@@ -26,7 +26,7 @@ _STREAM_TYPE: Final = "text/event-stream"
 # It has not noticed the end of the stream yet, or is busy, or a proxy is in its place.
 _PASSING: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
-# Opens the stream behind the event of this ID. Raises as `HttpPool.get`.
+# Opens the stream behind the event of this ID. Raises as `HttpPool.get`, and `CallNotSent` where no token can be had.
 OpenBehind = Callable[[bytes], Awaitable[Response]]
 
 
@@ -60,8 +60,8 @@ class Resumption:
                 response = await self._open(last_id)
             except (ProtocolBroken, DialRefused):
                 return None
-            except LinkFailed:
-                continue  # It restarts, perhaps.
+            except (LinkFailed, CallNotSent):
+                continue  # It restarts, perhaps, or who gives us its tokens does. The call itself was sent.
             if response.status == 200 and response.content_type == _STREAM_TYPE:  # noqa: PLR2004 - a stream
                 return response
             response.close()

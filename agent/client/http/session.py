@@ -20,7 +20,6 @@ from agent.client.event import Event
 from agent.client.http.forgetting import DOUBT_PAUSE_S, REFUSED_PINGS_PAUSE_S, Doubts, Refused, Standing
 from agent.client.http.pool import HttpPool, RequestBody, Response, Route
 from agent.client.http.response import (
-    NOTIFICATION_BYTES_MAX,
     SESSION_HEADER,
     SSE_TYPE,
     HttpRefusal,
@@ -142,7 +141,11 @@ class HttpSessionClient:
             self._headers = {"MCP-Protocol-Version": server_info.protocol_version}
             if self._session_id is not None:
                 self._headers[SESSION_HEADER] = self._session_id
-            await self._post(jsonrpc.encode_notification(INITIALIZED))
+            try:
+                await self._post(jsonrpc.encode_notification(INITIALIZED))
+            except CallNotSent as exc:
+                exc.nothing_sent = False  # It was asked for the session.
+                raise
         self._server_info = self._pool.as_believed(replace(server_info, keeps_sessions=self.has_id))
         self._generation += 1
         self._subscriptions.session_ended(f"{self._pool.where} opened another session")
@@ -152,7 +155,7 @@ class HttpSessionClient:
     async def close(self) -> None:
         """End the session at the server; bounded in time, failures are ignored."""
         if self._session_id is not None:
-            with contextlib.suppress(LinkFailed, TimeoutError):
+            with contextlib.suppress(LinkFailed, CallNotSent, TimeoutError):
                 async with asyncio.timeout(COURTESY_TIMEOUT_S):
                     await self._pool.delete(self._headers, self._route)
 
@@ -261,7 +264,7 @@ class HttpSessionClient:
     async def _follow(self, on_change: Callable[[str], None]) -> None:
         async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_S) as deadline:
             response = await self._pool.get({"Accept": SSE_TYPE, **self._headers}, self._route)
-            stream = MessageStream(response, self._pool, NOTIFICATION_BYTES_MAX, resumption=self._resumption())
+            stream = MessageStream(response, self._pool, jsonrpc.NOTIFICATION_BYTES_MAX, resumption=self._resumption())
             self._streams.add(stream)
             try:
                 await check_status(response, self._pool, in_session=self.has_id)
@@ -364,6 +367,9 @@ class HttpSessionClient:
         """Send in the session that was opened for it. Raises `CallNotSent` where that one is forgotten already."""
         try:
             return await send()
+        except CallNotSent as exc:
+            exc.nothing_sent = False  # It forgot the session before, and has opened another.
+            raise
         except HttpRefusal as exc:
             refused = exc.refused
             if method != PING and refused.is_unexecuted and not isinstance(exc.as_failure(), AuthRefused):

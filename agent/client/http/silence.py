@@ -19,10 +19,11 @@ _SILENT: Final = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN
 class MayBeSilence(OSError):
     """A failure of ours that knows whether it was silence."""
 
-    def __init__(self, text: str, *, silent: bool = False, short: bool = False) -> None:
+    def __init__(self, text: str, *, silent: bool = False, short: bool = False, refused: bool = False) -> None:
         super().__init__(text)
         self.silent = silent or short
         self.short = short
+        self.refused = refused
 
 
 def is_silence(exc: BaseException | None) -> bool:
@@ -43,6 +44,8 @@ def is_short(exc: BaseException | None) -> bool:
 
 
 def noted(failure: _F, exc: BaseException | None) -> _F:
-    """A failure that was caused by `exc`, as silent as that."""
+    """A failure that was caused by `exc`, as silent as that, and cut off where a connection was."""
     failure.silent, failure.short = is_silence(exc), is_short(exc)
+    failure.cut_off = isinstance(exc, ConnectionError)
+    failure.refused = isinstance(exc, MayBeSilence) and exc.refused
     return failure

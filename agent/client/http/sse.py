@@ -110,8 +110,10 @@ class SseParser:
         return line
 
     def _field(self, line: bytes) -> None:
-        name, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
+        colon = line.find(b":")
+        name = line if colon < 0 else line[:colon]
+        # Cut once: a line may have megabytes.
+        value = b"" if colon < 0 else line[colon + (2 if line.startswith(b" ", colon + 1) else 1) :]
         if name == b"data":
             # With the breaks between lines: empty ones are kept, too.
             self._data_bytes += len(value) + bool(self._data)

@@ -8,13 +8,15 @@ The one rule: what a URL without either says is why streamable HTTP failed, whic
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from agent import clock
 from agent.client.http.connect import SESSION_LIMITS, NotStreamable, awakening_of, enter_http_client
 from agent.client.http.open_pool import open_pool
 from agent.client.http.pool import HttpPool
-from agent.client.http.response import HttpRefusal
-from agent.client.http.sse_session import Siblings, SseSessionClient
+from agent.client.http.response import SSE_TYPE, HttpRefusal
+from agent.client.http.siblings import Siblings
+from agent.client.http.sse_session import SseSessionClient
 from agent.client.http.stateless import HttpStatelessClient
 from agent.client.negotiation import forced_in_vain, refuses_initialize
 from agent.client.opening import Opening
@@ -90,8 +92,7 @@ async def _open_sse_client(
                 return one
 
             try:
-                # A GET would be another session. The first question is refused here, at once.
-                async with awakening_of(pool, target, opening, "OPTIONS") as awakening:
+                async with awakening_of(pool, target, opening, partial(_streams, pool)) as awakening:
                     client = await awakening.answer(open_first, drop=_closed, says_nothing=_says_nothing)
                 opening.quick.note(target.url, 0.0)  # A POST there starts nothing.
                 async with SessionRouter(
@@ -107,6 +108,13 @@ async def _open_sse_client(
             finally:
                 if client is not None:
                     client.close()
+
+
+async def _streams(pool: HttpPool) -> int:
+    """The status by which a stream begins. Raises `MeshError` where none does."""
+    response = await pool.get({"Accept": SSE_TYPE})
+    response.close()
+    return response.status
 
 
 async def _closed(client: SseSessionClient) -> None:
@@ -130,7 +138,7 @@ async def _opened(client: SseSessionClient, pool: HttpPool, start_timeout_s: flo
         # A stream is no request, so that what refuses it is no server of this transport, whatever its error says.
         raise failure if isinstance(failure, LinkFailed) else ProtocolBroken(str(exc)) from exc
     except CallFailed as exc:
-        raise Unreachable.of(exc) from exc
+        raise Unreachable.of(exc).with_nothing_sent(nothing_sent=False) from exc  # It has opened a stream.
     except RpcError as exc:
         raise ProtocolBroken.about(pool.where, refuses_initialize(exc), f": {str(exc)[:200]}") from exc
 

@@ -8,19 +8,22 @@ has an unknown outcome; the client is lost, or opens another session, where it i
 
 import asyncio
 import contextlib
-import itertools
 import logging
-from collections.abc import Callable, Coroutine
+import math
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Final
 
 from agent import clock
 from agent.client import jsonrpc
 from agent.client.event import Event
+from agent.client.http.dial import DialFailed
 from agent.client.http.pool import HttpPool, RequestBody, Response, Route
 from agent.client.http.response import ANSWER_BYTES_MAX, SSE_TYPE, HttpRefusal, MessageStream, check_status
+from agent.client.http.restart import RESTART_S, Restart, may_go_again, may_pass
 from agent.client.http.session import COURTESY_TIMEOUT_S
-from agent.client.http.silence import is_silence, noted
+from agent.client.http.siblings import Siblings
+from agent.client.http.silence import noted
 from agent.client.http.stateless import timed_out
 from agent.client.legacy_notifications import SessionLogs, SessionSubscriptions
 from agent.client.negotiation import (
@@ -51,26 +54,10 @@ from agent.model import Json
 
 log = logging.getLogger(__name__)
 
-# A process that restarts refuses connections for a moment: another session is asked for so often, for so long.
-RESTART_S: Final = 2.0
-RESTART_PAUSE_S: Final = 0.25
 # A session that is opened anew: where the network is to blame the server answers at once when it is heard again.
 RENEW_TIMEOUT_S: Final = 10.0
 # Replies to the server's own requests that are under way; beyond it the server gets none.
 REPLIES_MAX: Final = 64
-
-
-class Siblings:
-    """The sessions over one pool. IDs are unique among them, because some servers know one stream only.
-
-    Those answer whatever is posted on the stream that was opened last; its session hands the answer on.
-    """
-
-    __slots__ = ("ids", "pending")
-
-    def __init__(self) -> None:
-        self.ids = itertools.count(1)
-        self.pending: list[PendingRequests] = []
 
 
 class SseSessionClient:
@@ -109,12 +96,10 @@ class SseSessionClient:
         self._siblings = siblings
         self._ids = siblings.ids
         self._renews = renews
-        # Of opening it anew; `_in_vain`: how often that has failed, why the last time, and whether by silence.
-        self._turn = asyncio.Lock()
-        self._in_vain: tuple[int, str, bool] = (0, "", False)
         self._endpoint_timeout_s = 0.0
         self._over = Event()  # The present stream has ended; `_end`: why, and whether by silence.
         self._end = ("", False)
+        self._restart = Restart()
         self._reader: asyncio.Task[None] | None = None
         self._replies: set[asyncio.Task[None]] = set()
         self._subscriptions = SessionSubscriptions(on_notice)
@@ -153,10 +138,10 @@ class SseSessionClient:
         self._reader = self._group.create_task(reading, name="stream of an HTTP+SSE session")
         params = initialize_params(self._client_name, self._features, self._version)
         server_info = judge_initialize(jsonrpc.result_of(await self._answered(INITIALIZE, params)))
-        # A stream is a session.
-        self._server_info = self._pool.as_believed(replace(server_info, keeps_sessions=True))
+        self._server_info = self._pool.as_believed(replace(server_info, keeps_sessions=True))  # Its stream is one.
         await self._post(RequestBody(jsonrpc.encode_notification(INITIALIZED)))
         self._over = over
+        self._restart.over()
 
     def close(self) -> None:
         """End the session by the end of its stream; this transport has no other word for it."""
@@ -175,10 +160,30 @@ class SseSessionClient:
         on_server_request: OnServerRequest | None = None,  # noqa: ARG002 - the stream does not say which request a question is about
     ) -> Json:
         """As `SessionClient.request`; a large result is held, since what follows it on the stream is for others."""
+        again = False  # In another session, for the one before had ended or was forgotten.
+        while True:
+            if self._over.is_set():
+                await self._tried(self._renew, request.method, request.deadline_s)
+            over, failed = self._over, self._restart.failed
+            try:
+                return await self._asked(request)
+            except CallNotSent as exc:
+                is_refused = isinstance(exc.__cause__, DialFailed)
+                is_forgotten = over.is_set() and may_go_again(request, exc)
+                if not self._may_restart(exc) or not (is_refused or (is_forgotten and not again)):
+                    raise
+                again |= not is_refused
+                if (is_refused or self._over.is_set()) and not await self._restart.pause(request.deadline_s):
+                    raise
+                if is_refused:
+                    await self._tried(self._reach, request.method, request.deadline_s, failed)
+
+    def _may_restart(self, failed: CallFailed) -> bool:
+        return self._renews and not failed.silent and not self.lost.is_set()
+
+    async def _asked(self, request: Request) -> Json:
         request_id, method, timeout_s = next(self._ids), request.method, request.left_s()
         on_notification = request.on_notification
-        if self._over.is_set():
-            await self._renewed(method, request.deadline_s)
         pending = Pending(takes_notifications=on_notification is not None)
         sent_params, pending.token = jsonrpc.swap_progress_token(without_envelope(request.params), request_id)
         body = RequestBody(jsonrpc.encode_request(request_id, method, sent_params))
@@ -202,10 +207,11 @@ class SseSessionClient:
             del self._pending[request_id]
             if posting is not None:
                 posting.cancel()
-            _forget(pending)
+            pending.forget()
         if message is None:
             reason, silent = self._end
-            raise (CallOutcomeUnknown if body.sent else CallNotSent)(reason).as_silence(silent=silent)
+            failure = (CallOutcomeUnknown if body.sent else CallNotSent)(reason).as_silence(silent=silent)
+            raise failure.with_nothing_sent(nothing_sent=not body.went_out)
         return jsonrpc.result_of(message)
 
     async def answer(self, reply: bytes, *, timeout_s: float) -> None:
@@ -237,8 +243,9 @@ class SseSessionClient:
                 on_change("listening")
                 await over.wait()
             reason, silent = self._end
-            if self._renews and not silent:
-                await self._wait_for_restart()
+            if not silent:
+                with contextlib.suppress(CallNotSent):
+                    await self._tried(self._renew, PING, math.inf)
             raise Unreachable(reason, silent=silent)
         finally:
             self._subscriptions.listeners.discard(on_change)
@@ -248,40 +255,40 @@ class SseSessionClient:
         await self._subscriptions.follow(updates, self.request)
 
     async def probe(self, timeout_s: float) -> None:
-        """As `McpClient.probe`."""
-        try:
-            with contextlib.suppress(RpcError):
-                await self.request(Request.within(PING, timeout_s=timeout_s))
-        except CallFailed as exc:
-            raise Unreachable.because(exc) from exc
+        """As `McpClient.probe`; a restart is waited for beside that."""
+        ping = Request.within(PING, timeout_s=timeout_s + RESTART_S)
+        while True:
+            try:
+                with contextlib.suppress(RpcError):
+                    await self.request(ping)
+            except CallFailed as exc:
+                if not (self._over.is_set() and self._may_restart(exc) and await self._restart.pause(ping.deadline_s)):
+                    raise Unreachable.because(exc) from exc
+            else:
+                return
 
     # The stream
 
-    async def _wait_for_restart(self) -> None:
-        """Return when there is a session again, or the server has been away for longer than a restart takes."""
-        until_s = clock.now_s() + RESTART_S
-        while self._over.is_set() and not self.lost.is_set() and clock.now_s() < until_s:
-            try:
-                await self._renewed(PING, until_s)
-            except CallNotSent as exc:
-                if exc.silent:
-                    return
-                await asyncio.sleep(RESTART_PAUSE_S)
-
-    async def _renewed(self, method: str, deadline_s: float) -> None:
-        """Have a session again whose stream has ended, for a request. Raises `CallNotSent`: none is to be had."""
-        in_vain, timeout_s = self._in_vain, deadline_s - clock.now_s()
+    async def _tried(
+        self, attempt: Callable[[], Awaitable[None]], method: str, deadline_s: float, known: CallNotSent | None = None
+    ) -> None:
+        """As `Restart.tried`, for a request of this method; `known`: as it was before that failed itself."""
+        restart, timeout_s = self._restart, deadline_s - clock.now_s()
         try:
-            async with asyncio.timeout_at(deadline_s), self._turn:
-                if self._over.is_set():
-                    if self._in_vain is not in_vain:  # While this one waited; the next request tries again.
-                        _, reason, silent = self._in_vain
-                        raise CallNotSent(reason).as_silence(silent=silent)
-                    await self._renew()
+            async with asyncio.timeout_at(deadline_s):
+                await restart.tried(attempt, known or restart.failed, deadline_s, self._may_restart)
         except TimeoutError as exc:
             raise timed_out(self._pool, method, timeout_s, sent=False) from exc
 
+    async def _reach(self) -> None:
+        """Have a connection for what is posted, while there is a stream. Raises `CallNotSent`."""
+        if not self._over.is_set():
+            await self._pool.reach()
+
     async def _renew(self) -> None:
+        """Have a session again whose stream has ended. Raises `CallNotSent`: none is to be had."""
+        if not self._over.is_set():
+            return
         if self.lost.is_set():
             raise CallNotSent(self.lost_reason)
         known = self._server_info
@@ -297,10 +304,10 @@ class SseSessionClient:
                 raise
         except (MeshError, HttpRefusal, TimeoutError) as exc:
             reason = str(exc) or f"{self._pool.where} opened no session within {RENEW_TIMEOUT_S:g} s"
-            if not _may_pass(exc):
+            if not may_pass(exc):
                 self._lose(reason)
-            self._in_vain = (self._in_vain[0] + 1, reason, is_silence(exc))
-            raise noted(CallNotSent(reason), exc) from exc
+            nothing_sent = isinstance(exc, Unreachable) and exc.nothing_sent  # Else it has a stream by now.
+            raise noted(CallNotSent(reason), exc).with_nothing_sent(nothing_sent=nothing_sent) from exc
 
     def _refuse_another_than(self, known: ServerInfo | None) -> None:
         if self._server_info != known:
@@ -360,6 +367,7 @@ class SseSessionClient:
             self._lose(reason, silent=silent)
         elif not over.is_set():  # Else it was given up while it was opened, and says nothing of the present one.
             self._end = reason, silent
+            self._restart.begun()
             self._pending.end(reason)
         over.set()
 
@@ -384,7 +392,7 @@ class SseSessionClient:
         finally:
             del self._pending[request_id]
             posting.cancel()
-            _forget(pending)
+            pending.forget()
         if message is None:
             raise Unreachable(self._end[0], silent=self._end[1])
         return message
@@ -396,8 +404,12 @@ class SseSessionClient:
         except HttpRefusal as exc:
             if exc.forgets_session:
                 reason = f"{self._pool.where} forgot our session: {exc}"
-                pending.fail(CallNotSent(reason))  # This one was refused; what becomes of the others is not known.
-                self._lose(reason)
+                refused = CallNotSent(reason)  # What becomes of the others is not known.
+                refused.cut_off = True  # Where the session alone is gone, the server answers a probe in another.
+                pending.fail(refused)
+                self._ended(self._over, reason, silent=False)
+                if self._reader is not None:
+                    self._reader.cancel()
             else:
                 pending.fail(exc.as_failure())
         except DialRefused as exc:
@@ -412,6 +424,8 @@ class SseSessionClient:
         try:
             if response.status not in (200, 202, 204):
                 await check_status(response, self._pool)
+            if not self._over.is_set():
+                self._restart.over()
         finally:
             response.close() if response.content_length else response.release()
 
@@ -434,16 +448,3 @@ class SseSessionClient:
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return self._group.create_task(work, name="message of an HTTP+SSE session")
-
-
-def _may_pass(failure: MeshError | HttpRefusal | TimeoutError) -> bool:
-    """Whether another try may find the server as it was: it is restarting, not heard, or a proxy has no way to it."""
-    said = failure.as_failure() if isinstance(failure, HttpRefusal) else failure
-    return isinstance(said, Unreachable | CallFailed | TimeoutError)
-
-
-def _forget(pending: Pending) -> None:
-    """Leave no failure unread and no future waiting."""
-    if pending.response.done() and not pending.response.cancelled():
-        pending.response.exception()
-    pending.response.cancel()

@@ -57,14 +57,14 @@ class StartedExchange:
         "_number",
         "_taker",
         "_whole",
-        "body",
         "changes",
+        "data",
         "go_on",
         "request_id",
     )
 
-    def __init__(self, request_id: int, body: RequestBody, taker: ResultTaker, habit: Habit) -> None:
-        self.body = body
+    def __init__(self, request_id: int, data: bytes, taker: ResultTaker, habit: Habit) -> None:
+        self.data = data
         self.request_id = request_id
         self.changes = 0
         self.go_on: Callable[[Request], Coroutine[Any, Any, Json]] | None = None
@@ -82,23 +82,18 @@ class StartedExchange:
         """Send it. `head`: but for its end."""
         self._connection, self._association = connection, association
         whole_head, self._number = (head + b"\r\n", 0) if association is None else proving(head, association)
-        self.body.sent = True
-        self.body.begun = self._answer
-        connection.start(whole_head, self.body.data, self)
+        connection.start(whole_head, self.data, self)
 
     def take(self, answer: WholeAnswer) -> None:
         """As `agent.client.http.connection.Taker`."""
         self._connection, self._whole = None, answer
-        is_proven = self._association is None or self._is_proven(self._association, answer)
-        response = read_response(answer.body) if is_proven else None
+        association, proof = self._association, answer.proof
+        is_proven = association is None or (proof is not None and association.is_answer(self._number, proof))
+        response = read_response(answer.body, self.request_id) if is_proven else None
         if response is not None and response["id"] == self.request_id and self._taker.take(response["result"]):
             self._habit.misses = 0
-            self.body.begun = None  # It refers to this; else only the garbage collector would free the answer.
         else:  # It is read once more, by those who know what it means.
             self.wait()
-
-    def _is_proven(self, association: Association, answer: WholeAnswer) -> bool:
-        return answer.proof is not None and association.is_answer(self._number, answer.proof)
 
     def wait(self) -> None:
         """As `agent.client.http.connection.Taker`, and as `agent.client.protocol.Started`."""
@@ -107,10 +102,16 @@ class StartedExchange:
             self._connection.wait()
         self._taker.wait()
 
+    def body(self) -> RequestBody:
+        """Its request as one that has gone out, for `HttpPool.post`, which waits for the answer. To be called once."""
+        body = RequestBody(self.data)
+        body.sent, body.begun = True, self._answer
+        return body
+
     async def _answer(self) -> Response:
         """For `HttpPool.post`: the answer that there is, or that will come. Raises as `Connection.exchange`."""
         if self._whole is not None:
-            head, body, proof = self._whole
+            head, body, proof, _ = self._whole
             headers = CIMultiDict(head.headers)
             if proof is not None:
                 headers[PROOF_HEADER] = proof

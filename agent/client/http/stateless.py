@@ -23,7 +23,6 @@ from agent.client.http.received import Response
 from agent.client.http.request import RequestBody
 from agent.client.http.response import (
     ANSWER_BYTES_MAX,
-    NOTIFICATION_BYTES_MAX,
     SSE_TYPE,
     HttpRefusal,
     MessageStream,
@@ -95,7 +94,7 @@ class HttpStatelessClient:
         method, started = request.method, request.started
         stamped = self._stamp.params(request.params)
         if isinstance(started, StartedExchange):
-            request_id, body = started.request_id, started.body
+            request_id, body = started.request_id, started.body()
         else:
             request_id = next(self._ids)
             body = RequestBody(jsonrpc.encode_request(request_id, method, stamped), harmless=method in _SENT_TWICE)
@@ -119,6 +118,8 @@ class HttpStatelessClient:
             raise exc.as_failure() from exc
         except DialRefused as exc:
             raise CallNotSent(str(exc)) from exc
+        if body.harmless and self._quiet is not None:
+            self._quiet.forget(method)
         return jsonrpc.result_of(message)
 
     def start_request(self, request: Request, taker: ResultTaker) -> bool:
@@ -128,15 +129,19 @@ class HttpStatelessClient:
         stamped = self._stamp.params(request.params)
         request_id = next(self._ids)
         try:
-            body = RequestBody(jsonrpc.encode_request(request_id, request.method, stamped))
-            if len(body.data) > HEADER_BYTES_MAX // 2:  # Its headers have to be looked at.
+            data = jsonrpc.encode_request(request_id, request.method, stamped)
+            if len(data) > HEADER_BYTES_MAX // 2:  # Its headers have to be looked at.
                 return False
-            started = StartedExchange(request_id, body, taker, self._habit)
+            started = StartedExchange(request_id, data, taker, self._habit)
             is_started = self._pool.start(started, self._stamp.headers(request.method, stamped))
         except (RpcError, ValueError):  # `request` says what is wrong with it.
             return False
         request.started = started if is_started else None
         return is_started
+
+    def give_up(self) -> None:
+        """As `GivesUp.give_up`."""
+        self._pool.give_up()
 
     @property
     def lists_by_session(self) -> bool:
@@ -256,7 +261,7 @@ class HttpStatelessClient:
                 no_stream = ListenNotSupported(f"{self._pool.where} answers {LISTEN} without a stream")
                 raise await error_instead(response, self._pool) or no_stream
             response.headers = _NO_HEADERS  # It may be hours until the stream ends.
-            bytes_max = ANSWER_BYTES_MAX if listening.has_results else NOTIFICATION_BYTES_MAX
+            bytes_max = ANSWER_BYTES_MAX if listening.has_results else jsonrpc.NOTIFICATION_BYTES_MAX
             stream = MessageStream(response, self._pool, bytes_max, bytes_max)
             while (message := await stream.next()) is not None:
                 if "method" not in message:

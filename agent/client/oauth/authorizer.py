@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 # Of servers whose entries say nothing of tokens, which are most.
 _UNCONFIGURED: Final = OAuthClient()
+_NO_SECRET: Final = ClientSecret("", "")
 # Runs something as a task of the node, by this name.
 Start = Callable[[Coroutine[Any, Any, None], str], None]
 
@@ -128,7 +129,8 @@ class Authorizer:
         self.target: Final = spec.target
         self._name, self._store, self._start = spec.name, store, start
         self._client = spec.target.oauth or _UNCONFIGURED
-        self._secret = ClientSecret(self._client.secret, self._client.secret_file)
+        has_secret = self._client.secret or self._client.secret_file
+        self._secret = ClientSecret(self._client.secret, self._client.secret_file) if has_secret else _NO_SECRET
         self._is_asked_for = spec.target.oauth is not None
         self._outbound = outbound
         self._where = spec.target.url.partition("?")[0]
@@ -350,6 +352,7 @@ class Authorizers:
         self._store, self._outbound, self._tasks = store, outbound, tasks
         self._known: dict[str, Authorizer] = {}
         self._running: set[asyncio.Task[None]] = set()
+        self._start(store.keep_reading(), "logins at servers")
 
     def __repr__(self) -> str:
         return f"<Authorizers {len(self._known)}>"

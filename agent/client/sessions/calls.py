@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
@@ -24,9 +24,12 @@ from agent.client.sessions.pending_call import CONTESTED_PATIENCE_S, OnPending, 
 from agent.client.sessions.pool import SessionPool, StartTask
 from agent.client.sessions.shares import greedy, quota
 from agent.client.streaming import lift
-from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, MeshError, ProtocolBroken, RpcError
+from agent.errors import CallNotSent, CallOutcomeUnknown, CallTimedOut, MCPError, MeshError, ProtocolBroken, RpcError
+from agent.lossless_json.unread import META, Unread
 from agent.model import PENDING_META_KEY, POLL_META_KEY, REFUSED_META_KEY, Json
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
+from agent.tasks.versions import RELATED_TASK
+from agent.turns import in_slices
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,8 @@ ROOTS_CHANGED: Final = jsonrpc.encode_notification("notifications/roots/list_cha
 TASK_RESULT: Final = "tasks/result"
 
 _STATE_BYTES: Final = 32
+# Of an answer to a server request: what is of 2026-07-28 alone, and what the answer of a task gets more of.
+_LOOKED_AT: Final = ("resultType", META)
 # Tells our states from those of a stateless server that opens sessions too (`agent.client.sessions.dual_era`).
 _STATE_PREFIX: Final = "mesh-agent/pending."
 
@@ -97,6 +102,10 @@ class PendingCalls:
         call, _ = self._found(state)
         return None if call.is_over else _input_required(call, state)
 
+    def keys(self, state: Any) -> Collection[str]:
+        """Those of the server requests that the pending call of `state` has open. Raises `RpcError`."""
+        return self._found(state)[0].server_requests().keys()
+
     def take(self, state: Any, event: str = "resumed") -> PendingCall:
         """Remove the pending call of `state`, and return it; `event` is counted. Raises `RpcError`."""
         self._found(state)
@@ -146,14 +155,34 @@ def only_polls(params: Json) -> bool:
     return (params.get("_meta") or {}).get(POLL_META_KEY) is True
 
 
-def answers_of(params: Json) -> Json:
-    """The `inputResponses` of a retry, as a server of 2025-11-25 may read them. Raises `RpcError`."""
-    given = jsonrpc.input_responses(params)
+async def answers_of(params: Json, keys: Collection[str]) -> Json:
+    """The `inputResponses` of a retry to these server requests, as a server of 2025-11-25 may read them.
+
+    Large ones stay unread but for what is ours. Raises `RpcError`.
+    """
+    given = params.get("inputResponses")
+    try:
+        if isinstance(given, Unread) and given.is_object:
+            await in_slices(given.find((key,) for key in keys))
+            given = given.parts(keys)
+            for key, answer in given.items():
+                if isinstance(answer, Unread) and answer.is_object:
+                    given[key] = opened = await _opened(answer, _LOOKED_AT)
+                    if isinstance(meta := opened.get(META), Unread) and meta.is_object:
+                        opened[META] = await _opened(meta, (RELATED_TASK,))
+    except MCPError as exc:
+        raise RpcError(exc.code, exc.message) from exc
     if given is None:
         return {}
     if not isinstance(given, dict) or not all(isinstance(answer, dict) for answer in given.values()):
         raise RpcError(INVALID_PARAMS, "inputResponses must be an object of results")
     return {key: {name: part for name, part in answer.items() if name != "resultType"} for key, answer in given.items()}
+
+
+async def _opened(value: Unread, names: Collection[str]) -> Json:
+    """As `Unread.opened`, in slices."""
+    await in_slices(value.find((name,) for name in names))
+    return value.opened(names)
 
 
 def refused_in(params: Json) -> dict[str, RpcError] | None:
@@ -237,16 +266,18 @@ class SessionCalls:
         params = request.params or {}
         if only_polls(params) and (asked := self._pending.poll(params["requestState"])) is not None:
             return asked
-        answers, refused = answers_of(params), refused_in(params)
+        refused = refused_in(params)
+        answers = await answers_of(params, self._pending.keys(params["requestState"]))
         call = self._pending.take(params["requestState"], "cancelled" if refused == {} else "resumed")
         if refused == {}:
             call.give_up()
             raise RpcError(INTERNAL_ERROR, "The client gave the call up")
+        replies: Sequence[bytes] | None = None
         try:
             replies = call.answer(answers, refused or {})
-        except RpcError:  # The answers cannot be serialized, and others cannot follow.
-            call.give_up()
-            raise
+        finally:
+            if replies is None:  # The answers cannot be serialized, and others cannot follow.
+                call.give_up()
         if request.on_notification is not None:
             request = replace(request, on_notification=for_retry(request.on_notification, params))
         return await self._attend(call, request, replies)

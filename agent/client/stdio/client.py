@@ -27,6 +27,7 @@ from agent.client.server_info import (
 )
 from agent.client.stdio.lines import LINE_BYTES_MAX, LineCutter
 from agent.client.stdio.process import Child, start_child
+from agent.client.streaming import HELD_BYTES_MAX, lift, pass_on_held
 from agent.client.streams import LISTEN, Heard, ListChanges, Listening, Updates
 from agent.errors import (
     CallFailed,
@@ -38,7 +39,7 @@ from agent.errors import (
     Unreachable,
 )
 from agent.lossless_json.ends import Text
-from agent.lossless_json.raw import answered_id_of_ends
+from agent.lossless_json.raw import answered_id, answered_id_of_ends
 from agent.model import Era, Json, StdioTarget
 
 log = logging.getLogger(__name__)
@@ -121,17 +122,18 @@ class StdioClient:
     ) -> Json:
         """As `SessionClient.request`, but that pipes have no headers, and this is one child, chosen already.
 
-        Its sink gets nothing: one slow reader may not hold up what shares the pipe.
+        A large result has come whole before its sink gets any of it: one slow reader may not hold up the pipe.
         """
         request_id, method, on_notification = next(self._ids), request.method, request.on_notification
         timeout_s = request.left_s()
         pending = Pending(takes_notifications=on_notification is not None)
         sent_params, pending.token = jsonrpc.swap_progress_token(self._stamped(request.params), request_id)
         line = jsonrpc.encode_parts(request_id, method, sent_params)
+        pending.takes_unread = request.sink is not None
         self._pending[request_id] = pending
-        sent = False
+        sent = answered = False  # What is answered needs no cancellation, and was sent all the same.
         try:
-            async with asyncio.timeout_at(request.deadline_s):
+            async with asyncio.timeout_at(request.deadline_s) as deadline:
                 if self._stamp is None:
                     await self._logs.show(request.params, self.server_info, self.request)
                 while not self.child.can_write:
@@ -140,14 +142,19 @@ class StdioClient:
                 if on_notification is not None:
                     await pending.hand_on(on_notification)
                 message = await pending.response
+                answered = True
+                if message is not None and isinstance(held := message.get(jsonrpc.UNREAD), bytes):
+                    assert request.sink is not None, "it takes what is unread"
+                    lift(deadline, request.sink)
+                    message = await pass_on_held(held, request_id, self.label, request.sink)
         except TimeoutError as exc:
-            self._tell_cancelled(request_id, method, "the deadline passed", sent=sent)
+            self._tell_cancelled(request_id, method, "the deadline passed", sent=sent and not answered)
             if not sent:
                 raise CallNotSent.about("the server", f"does not read its input; {method} was not sent") from exc
             what = f"did not answer {method} within {shown_s(timeout_s)}"
             raise CallTimedOut.about("the server", what) from exc
         except asyncio.CancelledError:
-            self._tell_cancelled(request_id, method, "the caller went away", sent=sent)
+            self._tell_cancelled(request_id, method, "the caller went away", sent=sent and not answered)
             raise
         finally:
             del self._pending[request_id]
@@ -277,6 +284,8 @@ class StdioClient:
             self.child.write(jsonrpc.encode_cancelled(request_id, reason))
 
     def _on_line(self, line: bytes) -> None:
+        if len(line) > HELD_BYTES_MAX and self._left_unread(line):
+            return
         try:
             message = jsonrpc.decode(line)
         except ProtocolBroken:
@@ -293,6 +302,18 @@ class StdioClient:
                 self.child.write(reply)
         else:
             self._pending.take_notification(message)
+
+    def _left_unread(self, line: bytes) -> bool:
+        """Whether a large line need not be read here."""
+        if jsonrpc.is_too_large(line):
+            log.warning("MCP notification dropped, larger than the limit", extra={"server": self.label})
+            return True
+        request_id = answered_id(line)
+        pending = None if request_id is None else self._pending.get(request_id)
+        if request_id is None or pending is None or not pending.takes_unread:
+            return False
+        pending.settle({"id": request_id, jsonrpc.UNREAD: line})
+        return True
 
     def _on_too_long(self, head: bytes, tail: bytes | None) -> bool:
         """Fail the call that a line answers which is too long to be held; any other call than that goes on.

@@ -4,6 +4,7 @@ Called by `agent.server.fast_path.connection` for each answer. The one rule: wha
 usual headers is left to aiohttp.
 """
 
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final, TypeAlias
@@ -26,7 +27,8 @@ class Answers:
 
     def __init__(self, common: CommonLines) -> None:
         self._common = common
-        self._beginnings: dict[tuple[int, str], str] = {}
+        self._beginnings: dict[tuple[int, str], bytes] = {}
+        self._second, self._lines, self._end = 0, "", b""
 
     def __repr__(self) -> str:
         return f"<Answers {len(self._beginnings)} kinds>"
@@ -57,14 +59,18 @@ class Answers:
         common = self._common(request)
         if common is None:
             return None
-        if proof is not None:
-            common = f"{common}{PROOF_HEADER}: {proof}\r\n"
         beginning = self._beginnings.get((status, media_type)) or self._beginning(status, media_type, reason)
-        return f"{beginning}{len(body)}\r\n{common}Date: {rfc822_formatted_time()}\r\n\r\n".encode() + body
+        second = int(time.time())
+        if second != self._second or common is not self._lines:  # Most have the same lines, for a second.
+            self._second, self._lines = second, common
+            self._end = f"\r\n{common}Date: {rfc822_formatted_time()}\r\n".encode()
+        # A proof stands last, so that nodes know the rest again (`agent.client.http.same_head`).
+        shown = b"" if proof is None else f"{PROOF_HEADER}: {proof}\r\n".encode()
+        return b"%b%d%b%b\r\n" % (beginning, len(body), self._end, shown) + body
 
-    def _beginning(self, status: int, media_type: str, reason: str) -> str:
+    def _beginning(self, status: int, media_type: str, reason: str) -> bytes:
         if len(self._beginnings) >= _REMEMBERED_MAX:
             self._beginnings.clear()
-        text = f"HTTP/1.1 {status} {reason}\r\nContent-Type: {media_type}\r\nContent-Length: "
+        text = f"HTTP/1.1 {status} {reason}\r\nContent-Type: {media_type}\r\nContent-Length: ".encode()
         self._beginnings[status, media_type] = text
         return text

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -21,7 +21,7 @@ from agent import clock
 from agent.authority.caller import Caller
 from agent.client.http.connection import unbind
 from agent.server.fast_path.answers import Answers
-from agent.server.fast_path.heads import Beginning, Head, Heads
+from agent.server.fast_path.heads import Beginning, Head, Heads, Judged
 from agent.server.fast_path.whole_body import WholeBody
 from agent.server.write_deadline import AT_ONCE_BYTES_MAX, WRITE_TIMEOUT_S, drop, in_time
 from agent.turns import turn_of
@@ -43,9 +43,9 @@ IDLE_MAX_S: Final = 650.0
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # What goes on with a request that was begun without a task.
 HandlerOf: TypeAlias = Callable[["FastRequest"], Handler]
-# Takes a connection away at a boundary between requests, with the bytes that have come, and says whether it did; their
-# head, where they begin with a whole request of the fast path.
-Elsewhere: TypeAlias = Callable[["Connection", Head | None, bytes], bool]
+# Takes a connection away at a boundary between requests, with the bytes that have come, and says whether it did; what
+# they begin with, where that is a whole request of the fast path.
+Elsewhere: TypeAlias = Callable[["Connection", Beginning | None, bytes], bool]
 
 
 class Unwaited(Protocol):
@@ -54,17 +54,6 @@ class Unwaited(Protocol):
     def leave(self) -> None:
         """Go on in a task: `Connection.go_on` is called before this returns."""
         ...
-
-
-class Judged(NamedTuple):
-    """What was found of one request before it was served, as its proof counts once (`agent.rest.security`).
-
-    `verdict`: whether it may pass; `proof`: what its answer shows.
-    """
-
-    verdict: Any
-    caller: Caller
-    proof: str | None
 
 
 # Serves a request of the caller without a task, if it can: it then has the connection until it ends.
@@ -116,7 +105,7 @@ class FastRequest(web.Request):
     """A request whose head is remembered, so that its own length stands beside it. `whole_body`: all that it has."""
 
     ATTRS = web.Request.ATTRS | frozenset(
-        {"head", "whole_body", "connection", "proof", "judged", "_writer_made", "_payload_writer"}
+        {"head", "whole_body", "connection", "proof", "judged", "writer_made", "_payload_writer"}
     )
 
     def __init__(self, connection: "Connection", beginning: Beginning, body: bytes, loop: Any) -> None:
@@ -124,7 +113,7 @@ class FastRequest(web.Request):
         protocol: Any = connection
         task: Any = None
         writer: Any = None
-        self._writer_made: AbstractStreamWriter | None = None
+        self.writer_made: AbstractStreamWriter | None = None  # Of aiohttp, where that writes its answer.
         super().__init__(beginning.head.message, reader, protocol, writer, task, loop)
         self.head: Head = beginning.head
         self.connection = connection
@@ -135,13 +124,13 @@ class FastRequest(web.Request):
     @property
     def _payload_writer(self) -> AbstractStreamWriter:
         """That of aiohttp, made when it is asked for: most answers go out without it."""
-        if self._writer_made is None:
-            self._writer_made = StreamWriter(self.connection, self._loop)
-        return self._writer_made
+        if self.writer_made is None:
+            self.writer_made = StreamWriter(self.connection, self._loop)
+        return self.writer_made
 
     @_payload_writer.setter
     def _payload_writer(self, given: AbstractStreamWriter) -> None:
-        self._writer_made = given
+        self.writer_made = given
 
     @property
     def content_length(self) -> int:
@@ -171,11 +160,12 @@ class Connection(BaseProtocol):
         "_ending",
         "_held",
         "_idle_since_s",
+        "_last",
         "_owner",
         "_request",
-        "_served",
         "_turn",
         "_unwaited",
+        "_write",
         "judged",
         "moved",
         "peername",
@@ -186,12 +176,13 @@ class Connection(BaseProtocol):
     def __init__(self, owner: Owner) -> None:
         super().__init__(asyncio.get_running_loop())
         self._turn = turn_of(self._loop)
+        self._write: Callable[[asyncio.WriteTransport, bytes], None] = self._turn.write  # A whole answer.
         self._owner = owner
         self._request: asyncio.Task[None] | None = None
         self._unwaited: Unwaited | None = None  # The request under way, while it has no task.
+        self._last: Head | None = None  # Of the last request: the next one most likely has the same.
         self.judged: Judged | None = None  # Of the request under way, if that was found already.
         self._held = b""
-        self._served = b""  # The request under way as it came, where another process may have to serve it.
         self.moved: Any = None  # What the owner's `elsewhere` remembers of this connection.
         self._ending = False
         self._idle_since_s = clock.now_s()
@@ -278,10 +269,13 @@ class Connection(BaseProtocol):
 
     def _take(self, data: bytes) -> None:
         """Serve the request that `data` begins with, or wait for the rest of it, or let aiohttp have it."""
-        beginning = self._owner.heads.read(data)
+        last = self._last
+        known = None if last is None or last.same is None else last.same.again(data, last)
+        beginning = known or self._owner.heads.read(data)
         if beginning is None:
             self._hand_over(data)
             return
+        self._last = beginning.head
         end = beginning.head_bytes + beginning.body_bytes
         if len(data) < end:
             if end > HELD_BYTES_MAX:
@@ -292,10 +286,8 @@ class Connection(BaseProtocol):
                 self._held = data
             return
         elsewhere = self._owner.elsewhere
-        if elsewhere is not None:
-            if elsewhere(self, beginning.head, data):
-                return
-            self._served = data[:end]
+        if elsewhere is not None and elsewhere(self, beginning, data):
+            return
         body = data[beginning.head_bytes : end]
         self._held = data[end:]
         if beginning.head.start is not None:
@@ -323,8 +315,8 @@ class Connection(BaseProtocol):
         except ConnectionError:
             self._ending = True  # The client has gone.
         except ServedElsewhere:
-            elsewhere, data, self._held = self._owner.elsewhere, self._served + self._held, b""
-            self._ending |= elsewhere is None or not elsewhere(self, None, data)
+            elsewhere, held, self._held = self._owner.elsewhere, self._held, b""
+            self._ending |= elsewhere is None or not elsewhere(self, None, held)
         except Exception:  # one request's failure must not end in silence, nor its connection be used again
             log.exception("MCP request failed")
             self._ending = True
@@ -397,7 +389,7 @@ class Connection(BaseProtocol):
         whole = self._owner.answers.composed(request, 200, "application/json", body, proof=proof)
         if whole is None:
             return False
-        self._turn.write(transport, whole)
+        self._write(transport, whole)
         return True
 
     def _is_written(self, request: FastRequest, response: web.StreamResponse) -> bool:
@@ -405,7 +397,7 @@ class Connection(BaseProtocol):
         transport, whole = self.transport, self._owner.answers.whole(request, response)
         if whole is None or transport is None or transport.is_closing():
             return False
-        transport.write(whole)
+        self._write(transport, whole)
         return True
 
     def _go_on(self) -> None:
@@ -419,13 +411,14 @@ class Connection(BaseProtocol):
         if self._buffer_paused and len(self._held) <= HELD_BYTES_MAX:
             self._resume_reading_for_buffer()
 
-    def give_away(self, give: Callable[[int], None]) -> bool:
-        """Have its descriptor taken, and forget it; False where an answer is still being read by the client."""
+    def give_away(self, give: Callable[[int], bool]) -> bool:
+        """Have its descriptor taken, and forget it; False where an answer is still being read, or `give` does not."""
         self._turn.end()
         transport = self.transport
         if transport is None or transport.is_closing() or transport.get_write_buffer_size() > 0:
             return False
-        give(transport.get_extra_info("socket").fileno())
+        if not give(transport.get_extra_info("socket").fileno()):
+            return False
         self._held = b""
         self._owner.connections.discard(self)
         transport.abort()  # Closes this process's descriptor: the connection itself goes on.

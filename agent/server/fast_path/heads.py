@@ -8,7 +8,7 @@ finds in it nothing that is not looked for here; with every other one, its conne
 import asyncio
 import re
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
@@ -17,6 +17,7 @@ from aiohttp.http_writer import HttpVersion11
 from aiohttp.typedefs import Handler
 
 from agent.authority.caller import Caller
+from agent.client.http import same_head
 from agent.identity.association import PROOF_HEADER
 
 # A few clients send a few heads; the bounds keep hostile ones from filling memory.
@@ -38,15 +39,16 @@ _UNUSUAL: Final = ("Transfer-Encoding", "Content-Encoding", "Upgrade", "Expect",
 class Head:
     """A request's head but for its length. `by_name`: one value of each header, by names in lower case.
 
-    The others are verdicts that depend on it alone, noted by those who found them; None before. `passed`: its caller
-    while the tokens are these, None where each request is judged anew (`agent.rest.security`, whose verdict but for a
-    proof is `unproven`); `serve`: what serves it at its endpoint, for that caller, and `start` without a task, where it
-    may be a call; `route`: where it leads, which aiohttp has found. `speaks_json`: see
-    `agent.server.request`; `param_headers`: see `agent.dispatch.param_headers.received_headers`.
+    `same`: by which a connection knows it again. The others are verdicts that depend on it alone, noted by those who
+    found them; None before. `passed`: its caller while the tokens are these, None where each request is judged anew
+    (`agent.rest.security`, whose verdict but for a proof is `unproven`); `serve`: what serves it at its endpoint, for
+    that caller, and `start` without a task, where it may be a call; `route`: where it leads, which aiohttp has found.
+    `speaks_json`: see `agent.server.request`; `param_headers`: see `agent.dispatch.param_headers.received_headers`.
     """
 
     message: RawRequestMessage
     by_name: dict[str, str]
+    same: same_head.SameHead | None = None
     passed: tuple[object, Caller | None] | None = None
     unproven: tuple[Any, Caller] | None = None
     route: Any = None
@@ -56,15 +58,17 @@ class Head:
     param_headers: dict[str, str] | None = None
 
 
-class Beginning(NamedTuple):
-    """What a connection's bytes begin with: a head of `head_bytes`, and after it a body of `body_bytes`.
+Beginning: TypeAlias = same_head.Beginning[Head]
 
-    `proof`: what a node shows with this one request (`agent.identity.association`), in place of what the head has.
+
+class Judged(NamedTuple):
+    """What was found of one request before it was served, as its proof counts once (`agent.rest.security`).
+
+    `verdict`: whether it may pass; `proof`: what its answer shows.
     """
 
-    head: Head
-    head_bytes: int
-    body_bytes: int
+    verdict: Any
+    caller: Caller
     proof: str | None
 
 
@@ -99,7 +103,7 @@ class Heads:
             head = self._known[key] = self._parsed(data[:head_bytes], length[1].decode())
         # As `Beginning` makes it, without a call in between.
         shown = None if proof is None else proof[1].decode()
-        return None if head is None else tuple.__new__(Beginning, (head, head_bytes, int(length[1]), shown))
+        return None if head is None else tuple.__new__(same_head.Beginning, (head, head_bytes, int(length[1]), shown))
 
     def _parsed(self, head: bytes, length: str) -> Head | None:
         loop = asyncio.get_running_loop()
@@ -120,4 +124,7 @@ class Heads:
             and not any(name in message.headers for name in _UNUSUAL)
             and len(message.headers.getall(PROOF_HEADER, ())) < 2  # noqa: PLR2004 - more are ambiguous
         )
-        return Head(message, {name.lower(): value for name, value in message.headers.items()}) if served else None
+        by_name = {name.lower(): value for name, value in message.headers.items()}
+        # Not near the bound: every process of a node has to read each that another one serves.
+        same = same_head.same_head(head) if len(head) + same_head.OWN_BYTES_MAX <= HEAD_BYTES_MAX else None
+        return Head(message, by_name, same) if served else None

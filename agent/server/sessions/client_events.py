@@ -15,6 +15,7 @@ from agent.client.capabilities import declared_features
 from agent.dispatch.call import Forwarded
 from agent.dispatch.client_events import CalledBackend, UpstreamEvents
 from agent.errors import OUTCOME_UNKNOWN, MCPError, MeshError, RpcError
+from agent.lossless_json.unread import Unread
 from agent.model import DEADLINE_META_KEY, ClientEvent, Json
 from agent.routing.table import Replica
 from agent.server.sessions.elicitation import AskedClient, in_rounds
@@ -74,7 +75,7 @@ class SessionNotifications:
         async def tell(message: bytes) -> None:
             session.tell(message)
 
-        async def ask(method: str, params: Json) -> Json:
+        async def ask(method: str, params: Json) -> Json | Unread:
             return await session.ask(tell, method, params)
 
         deadline = {"_meta": {DEADLINE_META_KEY: int(ROOTS_PATIENCE_S * 1000)}}

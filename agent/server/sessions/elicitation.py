@@ -21,6 +21,7 @@ from agent.dispatch.call import Forwarded
 from agent.dispatch.request_state import asks
 from agent.dispatch.retry import received_deadline_s
 from agent.errors import GIVEN_UP, OUTCOME_UNKNOWN, MCPError
+from agent.lossless_json.unread import Unread, as_member
 from agent.mcp_terms import CLIENT_CAPABILITIES_META_KEY
 from agent.model import DEADLINE_META_KEY, PENDING_META_KEY, POLL_META_KEY, REFUSED_META_KEY, Json
 from discovery.backoff import Backoff
@@ -40,7 +41,7 @@ _COME_AGAIN: Final = Backoff(first_s=0.05, last_s=0.25)
 # A client that cancels does not wait; a server that misses the cancellation notices after ten minutes.
 GIVE_UP_TIMEOUT_S: Final = 1.0
 
-Ask: TypeAlias = Callable[[str, Json], Awaitable[Json]]
+Ask: TypeAlias = Callable[[str, Json], Awaitable[Json | Unread]]
 # By key: method and params.
 ServerRequests: TypeAlias = dict[str, tuple[str, Json]]
 Send: TypeAlias = Callable[[Json], Awaitable[Forwarded]]
@@ -67,7 +68,7 @@ class _Answers:
     def in_retry(self, params: Json) -> Json:
         """The retry that carries them."""
         params = _with_meta(params, REFUSED_META_KEY, self.refused) if self.refused else params
-        return {**params, "inputResponses": self.given}
+        return {**params, "inputResponses": as_member(self.given)}
 
 
 async def in_rounds(send: Send, params: Json, client: AskedClient) -> Forwarded:

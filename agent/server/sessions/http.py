@@ -20,6 +20,7 @@ from agent.errors import AnswerCut, MCPError
 from agent.harmless_text import one_line
 from agent.lossless_json.exact import read_json
 from agent.lossless_json.raw import Bytes
+from agent.lossless_json.unread import Unread
 from agent.mcp_terms import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
 from agent.model import Json
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
@@ -182,7 +183,8 @@ class SessionServer:
         is_of_session = SESSION_HEADER in request.headers
         session = self._session(request, preferences) if is_of_session else None  # Refuses before the body is read.
         _check_media(request)
-        body = body_at_hand(request) or await read_body(request)
+        has_batches = session is not None and session.version == BATCH_VERSION
+        body = body_at_hand(request) or await read_body(request, batch_len_max=BATCH_LEN_MAX if has_batches else 0)
         if isinstance(body, web.Response):
             return body
         # Once more, as a session may end while a body comes, and nothing may be done in one that has ended.
@@ -196,7 +198,7 @@ class SessionServer:
         if method == "initialize" and "id" in message:
             if session is not None:
                 raise _Refused(400, f"The session is initialized; leave out {SESSION_HEADER} to begin another one")
-            if isinstance(body, dict) or len(body) > INITIALIZE_BYTES_MAX:  # A message is of a large one.
+            if not isinstance(body, bytes) or len(body) > INITIALIZE_BYTES_MAX:  # A message is of a large one.
                 raise _Refused(413, f"initialize has more than {INITIALIZE_BYTES_MAX} bytes")
             return await self._initialize(request, message["id"], params, preferences)
         if session is None:
@@ -406,10 +408,10 @@ def _nothing(status: int) -> web.Response:
     return web.Response(status=status, content_type="application/json")
 
 
-def _read(body: bytes | Json) -> Any:
+def _read(body: bytes | Json | list[Any]) -> Any:
     """A body as JSON, if it is not yet read. Raises `_Refused`."""
     try:
-        return body if isinstance(body, dict) else read_json(body)
+        return read_json(body) if isinstance(body, bytes) else body
     except orjson.JSONDecodeError as exc:
         raise _Refused(400, f"Parse error: {exc}", PARSE_ERROR) from exc
 
@@ -425,6 +427,6 @@ def _checked(message: Any) -> Json:
             raise _Refused(
                 400, "A request has a text as method, an object as params, and a text or a whole number as id"
             )
-    elif not isinstance(message.get("result"), dict) and not isinstance(message.get("error"), dict):
+    elif not isinstance(message.get("result"), dict | Unread) and not isinstance(message.get("error"), dict):
         raise _Refused(400, "A message has a method, a result or an error")
     return message

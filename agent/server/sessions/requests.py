@@ -20,6 +20,7 @@ from agent.dispatch.dispatcher import Dispatch
 from agent.dispatch.started_call import StartedCall
 from agent.errors import MCPError, RpcError
 from agent.lossless_json.raw import Bytes, exact
+from agent.lossless_json.unread import Unread
 from agent.mcp_terms import LOG_LEVEL_META_KEY, LOG_LEVELS
 from agent.model import Json, Offer
 from agent.routing.table import Route
@@ -81,7 +82,7 @@ class ReplyChannel:
         with contextlib.suppress(ConnectionError):
             await self.tell(orjson.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
 
-    async def ask(self, method: str, params: Json) -> Json:
+    async def ask(self, method: str, params: Json) -> Json | Unread:
         """Send a server request to the client. Raises `MCPError`: its refusal, or it has gone."""
         try:
             return await self.session.ask(self.tell, method, params)
@@ -173,6 +174,7 @@ class SessionRequests:
                 raise MCPError(code=METHOD_NOT_FOUND, message=f"{params['name']} cannot be called as a task")
             if route is None:
                 result = await self._own.answer(method, plain(params), channel.session.version)
+                served.tool_error = result.get("isError") is True
                 return (orjson.dumps(result),)
             return await self._result(channel, method, route, params, served, index=index, as_task=as_task)
 

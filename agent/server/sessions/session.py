@@ -21,6 +21,7 @@ from agent.dispatch.client_events import CalledBackend
 from agent.errors import NOT_EXECUTED, AnswerCut, MCPError
 from agent.lossless_json.exact import read_json
 from agent.lossless_json.raw import Bytes
+from agent.lossless_json.unread import Unread
 from agent.model import Json
 from agent.rpc_codes import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST
 from agent.server.fast_path.connection import Unwaited
@@ -112,7 +113,7 @@ class ServerSession:
     # By the ID as it came: 1 and "1" are two.
     _calls: dict[RequestId, RunningCall] = field(default_factory=dict)
     unwaited: dict[RequestId, Unwaited] = field(default_factory=dict)
-    _server_requests: dict[str, asyncio.Future[Json | MCPError]] = field(default_factory=dict)
+    _server_requests: dict[str, asyncio.Future[Json | Unread | MCPError]] = field(default_factory=dict)
     _server_request_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def __repr__(self) -> str:
@@ -223,7 +224,7 @@ class ServerSession:
 
     # Server requests
 
-    async def ask(self, tell: Tell, method: str, params: Json) -> Json:
+    async def ask(self, tell: Tell, method: str, params: Json) -> Json | Unread:
         """Send a request to the client with `tell`, and wait for its answer; the caller sets the deadline.
 
         Raises:
@@ -241,7 +242,7 @@ class ServerSession:
         answered = self._server_requests[str(server_request_id)] = asyncio.get_running_loop().create_future()
         try:
             await tell(request)
-            answer: Json | MCPError = await answered
+            answer: Json | Unread | MCPError = await answered
         except asyncio.CancelledError:
             off = {"requestId": server_request_id, "reason": "the answer is no longer awaited"}
             note = orjson.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": off})
@@ -263,7 +264,9 @@ class ServerSession:
         result, error = message.get("result"), message.get("error")
         # An error is a value until it is taken: it must not be raised for a server request that was cancelled
         # meanwhile.
-        answered.set_result(result if isinstance(result, dict) else _error_of(error if isinstance(error, dict) else {}))
+        answered.set_result(
+            result if isinstance(result, dict | Unread) else _error_of(error if isinstance(error, dict) else {})
+        )
 
     def go_deaf(self) -> None:
         """No answer can arrive any more: every open server request fails."""

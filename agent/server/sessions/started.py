@@ -57,17 +57,9 @@ class SessionStarts:
         route = startable(self._views, caller, params)
         if route is None or "task" in params or AFFINITY_META_KEY in (params.get("_meta") or {}):
             return None
+        index, request_id = self._views.index, message["id"]
         started = StartedInSession(
-            owner,
-            connection,
-            beginning,
-            body,
-            caller=caller,
-            request_id=message["id"],
-            params=params,
-            index=self._views.index,
-            route=route,
-            preferences=preferences,
+            owner, connection, beginning, body, caller, request_id, params, index, route, preferences
         )
         started.session = session
         # As `in_rounds` and `with_log_level` have it.

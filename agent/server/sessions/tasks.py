@@ -22,6 +22,7 @@ from agent import clock
 from agent.dispatch.call import Forwarded
 from agent.errors import OUTCOME_UNKNOWN, MCPError
 from agent.lossless_json.raw import exact
+from agent.lossless_json.unread import as_member
 from agent.model import TASKS_EXTENSION, Json
 from agent.routing.table import Route
 from agent.rpc_codes import INTERNAL_ERROR, INVALID_PARAMS
@@ -264,7 +265,7 @@ class AskedTask:
         talk.asking = True
         try:
             if answers := await self._answers(task, talk.answered):
-                await self._send("tasks/update", {**self._params, "inputResponses": answers})
+                await self._send("tasks/update", {**self._params, "inputResponses": as_member(answers)})
                 talk.answered |= answers.keys()
         finally:
             talk.asking = False

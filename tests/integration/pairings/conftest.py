@@ -18,7 +18,17 @@ from agent.model import Era
 from tests.integration.pairings.cells import Cell
 
 ROOT = Path(__file__).parents[3]
-STOP_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 40.0
+# The first test of a worker waits for the stage, which takes four seconds of processor time; were it given up, all of
+# the others would have none.
+TIMEOUT_S = 180.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each of these tests have the time of the first one."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")

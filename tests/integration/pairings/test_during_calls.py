@@ -8,8 +8,8 @@ import pytest
 from agent.model import Era, Json
 from tests.integration.pairings.cells import Cell, Wire, wire
 from tests.integration.servers.pairing_definitions import LEVELS
+from tests.waiting import UNREPAIRED_S
 
-PATIENCE_S = 20.0
 LOG_LEVEL_KEY = "io.modelcontextprotocol/logLevel"
 
 
@@ -28,7 +28,7 @@ def progress(token: object, name: str) -> list[Json]:
 
 @pytest.mark.parametrize("token", ["text", 7])
 async def test_callers_with_the_same_token_hear_the_progress_of_their_own_call(cell: Cell, token: object) -> None:
-    async with wire(cell) as one, wire(cell) as other, asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+    async with wire(cell) as one, wire(cell) as other, asyncio.timeout(UNREPAIRED_S), asyncio.TaskGroup() as group:
         first = group.create_task(met(one, token, "first", "second"), name="first")
         second = group.create_task(met(other, token, "second", "first"), name="second")
     assert first.result() == progress(token, "first")
@@ -69,7 +69,7 @@ async def test_a_stateless_client_that_asks_for_no_level_gets_no_log_messages(ce
 
 
 async def test_a_client_cancels_its_call_and_no_other(cell: Cell) -> None:
-    async with wire(cell) as one, wire(cell) as other, asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+    async with wire(cell) as one, wire(cell) as other, asyncio.timeout(UNREPAIRED_S), asyncio.TaskGroup() as group:
         params: Json = {"name": cell.name("hang"), "arguments": {"room": cell.room, "name": "one"}}
         # Both clients number their requests alike.
         first = group.create_task(one.raw("tools/call", params, 77), name="first")
@@ -92,7 +92,7 @@ async def test_a_client_cancels_its_call_and_no_other(cell: Cell) -> None:
 
 @pytest.mark.parametrize("way", [(Era.LEGACY, "own"), (Era.LEGACY, "peer")], indirect=True, ids=["own", "peer"])
 async def test_a_client_with_a_session_that_drops_its_connection_cancels_nothing(cell: Cell) -> None:
-    async with wire(cell) as mcp, wire(cell) as witness, asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+    async with wire(cell) as mcp, wire(cell) as witness, asyncio.timeout(UNREPAIRED_S), asyncio.TaskGroup() as group:
         dropped = group.create_task(mcp.call("hang", room=cell.room, name="dropped"), name="dropped")
         await witness.text("when", room=cell.room, states=["dropped hangs"])
         dropped.cancel()

@@ -12,8 +12,8 @@ from agent.model import Era, Json
 from tests.integration.pairings.cells import Cell, wire
 from tests.integration.servers.pairing_definitions import PROMPTS, RESOURCES, TEMPLATES, TOOLS
 from tests.integration.test_unchanged import exactly
+from tests.waiting import UNREPAIRED_S
 
-PATIENCE_S = 20.0
 # Method, member of the result, what the server wrote, and what names it.
 LISTS: list[tuple[str, str, list[Json], str]] = [
     ("tools/list", "tools", TOOLS, "name"),
@@ -65,7 +65,7 @@ async def test_a_list_says_how_long_it_is_good_to_clients_that_know_the_word(cel
 async def grown(cell: Cell, changed: asyncio.Queue[str]) -> None:
     """Let the server change its lists, and wait until notices led to each new list."""
     missing = {f"notifications/{member}/list_changed": method for method, member, *_ in LISTS[:3]}
-    async with wire(cell) as mcp, asyncio.timeout(PATIENCE_S):
+    async with wire(cell) as mcp, asyncio.timeout(UNREPAIRED_S):
         await mcp.text("grow", name=cell.room)
         while missing:
             kind = await changed.get()

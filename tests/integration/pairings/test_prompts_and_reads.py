@@ -9,7 +9,7 @@ from agent.errors import RpcError
 from agent.model import Era, Json
 from tests.integration.pairings.cells import Cell, Wire, wire
 from tests.integration.pairings.test_asking import ANSWERS, Human, connected
-from tests.integration.pairings.test_during_calls import LOG_LEVEL_KEY, PATIENCE_S, progress
+from tests.integration.pairings.test_during_calls import LOG_LEVEL_KEY, UNREPAIRED_S, progress
 from tests.integration.servers.pairing_definitions import QUESTIONS
 
 both = pytest.mark.parametrize("method", ["prompts/get", "resources/read"])
@@ -50,7 +50,7 @@ async def test_log_messages_come_from_the_level_on_that_was_asked_for(cell: Cell
 
 @both
 async def test_a_client_cancels_it(cell: Cell, method: str) -> None:
-    async with wire(cell) as mcp, wire(cell) as witness, asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+    async with wire(cell) as mcp, wire(cell) as witness, asyncio.timeout(UNREPAIRED_S), asyncio.TaskGroup() as group:
         waiting = group.create_task(mcp.raw(method, asking(cell, method, "hang"), "text"), name="waiting")
         await witness.text("when", room=cell.room, states=["it hangs"])
         if cell.front is Era.MODERN:

@@ -13,8 +13,8 @@ from mcp_types import ResourceUpdatedNotification
 from agent.model import Era
 from tests.integration.pairings.cells import Cell, wire
 from tests.integration.servers.pairing_definitions import REFUSED_URI
+from tests.waiting import UNREPAIRED_S
 
-PATIENCE_S = 20.0
 URI = "pair://page/one"
 
 
@@ -63,7 +63,7 @@ async def check_a_client_with_a_session(cell: Cell) -> None:
 @pytest.mark.filterwarnings("ignore:resources/.*subscribe is removed")
 @pytest.mark.parametrize("changes", [False, True], ids=["lists stay", "lists change"])
 async def test_an_update_comes_under_the_name_that_the_client_knows(cell: Cell, changes: bool) -> None:
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(UNREPAIRED_S):
         if changes:
             async with wire(cell) as mcp:
                 await mcp.grow()
@@ -74,7 +74,7 @@ async def test_an_update_comes_under_the_name_that_the_client_knows(cell: Cell, 
 async def test_each_of_several_clients_hears_of_a_change_once_also_in_sessions_of_their_own(cell: Cell) -> None:
     uris = [cell.uri("pair://item/two"), cell.uri(URI)]
     told: list[asyncio.Queue[str]] = [asyncio.Queue(), asyncio.Queue()]
-    async with asyncio.timeout(PATIENCE_S), AsyncExitStack() as stack:
+    async with asyncio.timeout(UNREPAIRED_S), AsyncExitStack() as stack:
         for queue in told:
 
             async def hear(message: Any, queue: asyncio.Queue[str] = queue) -> None:

@@ -12,6 +12,7 @@ from mcp_types import ResourceLink
 
 from agent.client.protocol import McpClient, Request
 from agent.model import HttpTarget, Json, ServerScope, ServerSpec
+from tests.integration.servers.nodes import CLIENT_TIMEOUT_S
 
 PAGE = "ui://clock/page.html"
 
@@ -58,7 +59,7 @@ def service(name: str, url: str, *, tags: tuple[str, ...] = ()) -> ServerSpec:
 
 
 async def ask(mcp: McpClient, method: str, **params: Any) -> Json:
-    return await mcp.request(Request.within(method, params, timeout_s=10))
+    return await mcp.request(Request.within(method, params, timeout_s=CLIENT_TIMEOUT_S))
 
 
 async def listed(mcp: McpClient, kind: str = "tools", name: str = "name") -> list[str]:

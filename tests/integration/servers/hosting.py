@@ -18,6 +18,8 @@ from fastmcp import FastMCP
 from mcp.server.lowlevel import Server
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
+from agent.client.http.request import KNOCK
+
 Asgi = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 
 
@@ -96,6 +98,11 @@ class Seen:
     body: dict[str, Any]
     connection: int
     raw: bytes
+
+    @property
+    def is_knock(self) -> bool:
+        """Whether it means nothing, and asks only whether anybody answers."""
+        return self.raw == KNOCK
 
 
 @dataclass
@@ -207,4 +214,4 @@ async def _read_request(reader: asyncio.StreamReader, connection: int) -> Seen:
     method, path, _ = first.split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Seen(method, path, headers, json.loads(body) if body else {}, connection, body)
+    return Seen(method, path, headers, json.loads(body) if body not in (b"", KNOCK) else {}, connection, body)

@@ -76,9 +76,10 @@ from agent.state.overrides import OverrideStore
 from agent.subscriptions.resources import ClientUpdates
 from discovery.model import Catalog, Instance, InstanceKey
 from tests.integration.servers.hosting import http_app, serving
+from tests.waiting import UNREPAIRED_S
 
-PATIENCE_S = 20.0
-CALL_TIMEOUT_S = 10.0
+# No promise of a node: calls and clients of a test run in the node's own loop, and wait for the same core.
+CALL_TIMEOUT_S = CLIENT_TIMEOUT_S = 30.0
 SECRET = b"one mesh for all nodes of a test"
 
 
@@ -115,7 +116,7 @@ class RunningNode:
 
     async def when(self, condition: Callable[[], Any]) -> None:
         """Wait for steps of the mesh until `condition` holds; what it asks of a link that is not there yet does not."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(UNREPAIRED_S):
             while True:
                 with contextlib.suppress(MeshError):
                     if condition():
@@ -123,7 +124,9 @@ class RunningNode:
                 await self.mesh._stepped.wait()
 
     async def connected(self, *names: str) -> None:
+        """Wait until links to these are up, and the routes have what they offer."""
         await self.when(lambda: all(self.is_up(name) for name in names))
+        await self.mesh.links_settled()
 
     def is_up(self, name: str) -> bool:
         return any(view.spec.name == name and view.connected for view in self.mesh.views())
@@ -395,12 +398,12 @@ async def served(server: FastMCP | Server[Any]) -> AsyncIterator[str]:
 async def client(url: str, era: Era) -> AsyncIterator[McpClient]:
     """A raw MCP client of either era; what it gets is what was on the wire."""
     if era is Era.MODERN:
-        async with open_client(HttpTarget(url)) as mcp_client:
+        async with open_client(HttpTarget(url), connect_timeout_s=CLIENT_TIMEOUT_S) as mcp_client:
             assert mcp_client.server_info.era is Era.MODERN
             yield mcp_client
         return
-    with open_pool(HttpTarget(url), connect_timeout_s=5.0) as pool:
-        legacy = HttpSessionClient(pool, "test", 5.0)
+    with open_pool(HttpTarget(url), connect_timeout_s=CLIENT_TIMEOUT_S) as pool:
+        legacy = HttpSessionClient(pool, "test", CLIENT_TIMEOUT_S)
         await legacy.open()
         try:
             yield legacy

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import orjson
 from aiohttp import web
@@ -14,6 +15,7 @@ from fastmcp import FastMCP
 
 from agent.model import Json
 from tests.integration.servers.hosting import Asgi, Front, serving
+from tests.ports import free_port
 
 
 @asynccontextmanager
@@ -33,27 +35,33 @@ async def sse_served(
 class OldServer:
     """A hand-written server of the old transport under aiohttp, for what SDKs do not do.
 
-    `endpoint`: what its streams name, `{session}` put in. `answers`: from a call's name to what
-    it does before the POST is answered. `name`: what it says that it is. `refuses`: no stream is opened any more.
-    `hangs`: nor is one refused; how many are `hung`. `starts`: set, it waits with the answer to `initialize`. `knocks`:
-    how often it was knocked at.
+    `endpoint`: what its streams name, `{session}` put in. `answers`: from a call's name to what it does before the POST
+    is answered. `name`: what it says that it is. `refuses`: no stream is opened any more. `forgets_calls`: it knows no
+    session that calls something. `hangs`: nor is a stream refused; how many are `hung`. `starts`: set, it waits with
+    the answer to `initialize`. `knocks`: how often it was knocked at. `initialized`: sessions. `keeps`:
+    connections, for another request.
     """
 
     endpoint: str = "/messages?session={session}"
     knows_one_stream: bool = False
     name: str = "old"
     refuses: bool = False
+    forgets_calls: bool = False
     hangs: bool = False
     hung: int = 0
     starts: asyncio.Event | None = None
     knocks: int = 0
+    initialized: int = 0
     goes_on: asyncio.Event = field(default_factory=asyncio.Event)
     answers: dict[str, Callable[["OldServer", str], Awaitable[Json]]] = field(default_factory=dict)
     streams: dict[str, web.StreamResponse] = field(default_factory=dict)
     ended: dict[str, asyncio.Event] = field(default_factory=dict)
     posted: list[Json] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    keeps: bool = True
     url: str = ""
+    runner: web.AppRunner | None = None
+    sites: list[web.TCPSite] = field(default_factory=list)
 
     async def open_stream(self, request: web.Request) -> web.StreamResponse:
         if self.refuses:
@@ -75,13 +83,14 @@ class OldServer:
 
     async def take(self, request: web.Request) -> web.Response:
         session, message = request.query.get("session", ""), await request.json()
-        if session not in self.streams:
+        if session not in self.streams or (self.forgets_calls and message.get("method") == "tools/call"):
             return web.Response(status=404, text="Could not find session")
         if self.knows_one_stream:
             session = list(self.streams)[-1]
         self.posted.append(message)
         self.changed.set()
         if message.get("method") == "initialize":
+            self.initialized += 1
             if self.starts is not None:
                 await self.starts.wait()
             info: Json = {
@@ -109,6 +118,18 @@ class OldServer:
         for ended in self.ended.values():
             ended.set()
 
+    async def listen_again(self, port: int = 0) -> None:
+        """Listen, at the same port as before where it did."""
+        assert self.runner is not None
+        port = urlsplit(self.url).port or port
+        self.sites.append(site := web.TCPSite(self.runner, "127.0.0.1", port))
+        await site.start()
+        self.url = self.url or f"http://127.0.0.1:{self.runner.addresses[0][1]}/sse"
+
+    async def drain(self) -> None:
+        """Take no more connections; the streams stay."""
+        await self.sites.pop().stop()
+
     async def when(self, condition: Callable[[], bool]) -> None:
         """Wait for what is posted."""
         async with asyncio.timeout(20):
@@ -119,14 +140,20 @@ class OldServer:
 
 @asynccontextmanager
 async def old_server(server: OldServer, port: int = 0) -> AsyncIterator[OldServer]:
+    async def take(request: web.Request) -> web.Response:
+        response = await server.take(request)
+        if not server.keeps:
+            response.force_close()
+        return response
+
     app = web.Application()
     app.router.add_get("/sse", server.open_stream)
-    app.router.add_post("/messages", server.take)
-    app.router.add_options("/sse", server.knocked)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    app.router.add_post("/messages", take)
+    app.router.add_post("/sse", server.knocked)
+    server.runner = runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/sse"
+    # None of those that the kernel gives to connections: while it is away, one of them could have it.
+    await server.listen_again(port or free_port())
     try:
         yield server
     finally:

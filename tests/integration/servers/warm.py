@@ -35,16 +35,23 @@ def address_of(pid: int) -> str:
 
 
 @contextmanager
-def warm_servers() -> Iterator[None]:
-    """Let commands of this process's children start at once."""
+def warm_servers() -> Iterator[str]:
+    """Let commands of this process's children start at once, by the keeper that its run shares or one of its own."""
     address = address_of(os.getpid())
     Path(address).unlink(missing_ok=True)
+    if shared := os.environ.get(ADDRESS):
+        Path(address).symlink_to(shared)
+        try:
+            yield address
+        finally:
+            Path(address).unlink(missing_ok=True)
+        return
     command = [sys.executable, *COMMAND, "--keep", address]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as keeper:
         assert keeper.stdout is not None
         try:
             assert keeper.stdout.readline() == b"ready\n"
-            yield
+            yield address
         finally:
             keeper.kill()
             Path(address).unlink(missing_ok=True)

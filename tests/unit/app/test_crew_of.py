@@ -6,10 +6,13 @@ from typing import Any, cast
 
 from agent.app.crew_of import _Look
 from agent.app.parts import Parts
-from agent.model import Era, HttpTarget, LinkState, LinkView, Offer, ServerScope, ServerSpec
+from agent.mcp_terms import LATEST_MODERN_VERSION
+from agent.model import HttpTarget, LinkState, LinkView, Offer, ServerScope, ServerSpec
 
 SPEC = ServerSpec("kit", HttpTarget("http://127.0.0.1:9/mcp"), ServerScope.SERVICE)
-LINKED = LinkView(SPEC, LinkState.READY, era=Era.MODERN, ready_at_s=1.0, offer=Offer(digest="first"))
+LINKED = LinkView(
+    SPEC, LinkState.READY, protocol_version=LATEST_MODERN_VERSION, ready_at_s=1.0, offer=Offer(digest="first")
+)
 
 
 class StandIn:

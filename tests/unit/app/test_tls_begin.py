@@ -107,7 +107,6 @@ async def test_a_client_that_says_nothing_after_its_handshake_leaves_no_descript
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent.app.first_bytes.SWEEP_EVERY_S", 0.02)
-    monkeypatch.setattr("agent.app.first_bytes.FIRST_REQUEST_S", 0.2)
     async with listening(tmp_path) as (site, port, trust):
         # Its handshake alone, by hand: a usual client would answer the goodbye.
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -121,6 +120,7 @@ async def test_a_client_that_says_nothing_after_its_handshake_leaves_no_descript
             writer.write(outgoing.read())
             if not is_last:
                 incoming.write(await reader.read(65_536))
+        monkeypatch.setattr("agent.app.first_bytes.FIRST_REQUEST_S", 0.2)  # From now on, however long that took.
         async with asyncio.timeout(20):
             incoming.write(await reader.read())
         assert client.read(65_536).startswith(b"HTTP/1.1 408 ")

@@ -29,6 +29,7 @@ GOOD = [
     checks.advertised("http://h:1/mcp", {"b": ""}),
     checks.links([{"name": "b", "connected": True, "state": "ready"}, {"name": "lazy", "state": "idle"}]),
     checks.name("a", [{"name": "b", "kind": "name_taken"}]),
+    checks.name("a", [{"name": "b", "kind": "own_earlier_name"}]),
 ]
 
 
@@ -99,8 +100,15 @@ def test_what_will_be_a_fault_is_a_warning_now(finding: Finding) -> None:
         checks.token(Answer(500), given=True),
         checks.clock(Answer(200)),
         checks.advertised("http://h:1/mcp", {}),
+        checks.advertised("http://h:1/mcp", {}, {"b": "it timed out"}),
     ],
     ids=lambda one: one.cause,
 )
 def test_what_could_not_be_seen_is_skipped_and_not_good(finding: Finding) -> None:
     assert finding.status is Status.SKIPPED
+
+
+def test_one_peer_that_says_nothing_leaves_the_word_to_the_others() -> None:
+    silent = {"b": "it timed out"}
+    assert checks.advertised("http://h:1/mcp", {"c": ""}, silent).status is Status.OK
+    assert "b does not say (it timed out)" in checks.advertised("http://h:1/mcp", {}, silent).cause

@@ -80,6 +80,7 @@ def test_usage_error_is_exit_code_one_with_a_line_on_stderr(
     ("argv", "code", "error", "words"),
     [
         (["nonsense", "--json"], 1, "usage", "unknown command 'nonsense'"),
+        (["--json", "status"], 1, "usage", "options stand after the command, as in `mesh-agent status"),
         (["version", "-o", "json", "a=1"], 1, "usage", "unrecognized arguments: a=1"),
         (["status", "--json", "--url", "ftp://x"], 1, "usage", "must start with http:// or https://"),
         (["config", "check", "--output=json", "--host", "0.0.0.0"], 2, "config_refused", "MESH_TOKEN"),

@@ -14,6 +14,7 @@ from agent.client.dial_guard import GuardedResolver, check_url, limit_dials, ref
 from agent.config.values import parse_networks
 from agent.errors import DialRefused
 
+TRIES = 3
 REFUSED = [
     "169.254.169.254",
     "169.254.170.2",
@@ -165,10 +166,13 @@ def test_a_bad_url_is_refused_with_its_reason(url: str, reason: str) -> None:
 
 @pytest.mark.parametrize("host", ["8" + 200 * "D" + "$", 60 * "D-" + "$", 62 * "a." + "!", 240 * "_" + "-"])
 def test_a_name_that_is_nearly_one_is_refused_at_once(host: str) -> None:
-    began_s = time.process_time()
-    with pytest.raises(ValueError, match="not a legal name"):
-        check_url(f"http://{host}/mcp")
-    assert time.process_time() - began_s < 0.1
+    took_s = []
+    for _ in range(TRIES):
+        began_s = time.thread_time()
+        with pytest.raises(ValueError, match="not a legal name"):
+            check_url(f"http://{host}/mcp")
+        took_s.append(time.thread_time() - began_s)
+    assert min(took_s) < 0.1, took_s
 
 
 @given(st.text(max_size=60))

@@ -45,11 +45,13 @@ class ScriptedLink:
     state: LinkState = LinkState.READY
     calls_waiting: int = 0
     offer: Offer = field(default_factory=Offer)
+    heard_at_s: float = 0.0
+    unheard: bool = False
 
     @property
     def view(self) -> LinkView:
-        up = self.state in (LinkState.READY, LinkState.SUSPECT)
-        return LinkView(self.spec, self.state, self.offer, ready_at_s=self.up_since_s if up else None)
+        up_since_s = self.up_since_s if self.state in (LinkState.READY, LinkState.SUSPECT) else None
+        return LinkView(self.spec, self.state, self.offer, ready_at_s=up_since_s, unheard=self.unheard)
 
     def called(self) -> None:
         self.calls_waiting += 1
@@ -85,12 +87,13 @@ def alike(names: str, answer: Exception | Json) -> dict[str, list[Exception | Js
 
 @dataclass
 class Fleet:
-    """Peers a, b, c, ... that offer one tool, and a dispatch before them."""
+    """Peers a, b, c, ... that offer one tool, and a dispatch before them. `unlisted`: backends that are in no table."""
 
     links: dict[str, ScriptedLink]
     route: Route
     dispatch: Dispatch
     metrics: Metrics
+    unlisted: set[str]
 
     async def call(self, params: Json | None = None, route: Route | None = None, **more: Any) -> Json:
         found = await self.dispatch.forward(
@@ -136,15 +139,16 @@ def fleet(
         links[spec.key] = ScriptedLink(spec, list(script))
     definition = {"name": "kit__do"} | ({} if annotations is None else {"annotations": annotations})
     route = Route(RouteKind.TOOL, "kit__do", definition, "d", tuple(replicas), True, owner, sticky)
-    metrics = Metrics("test")
+    metrics, unlisted = Metrics("test"), set[str]()
     dispatch = Dispatch(
         node_id=NodeIdentity("me", "me").node_id,
         link=links.get,
         recorder=metrics,
         call_timeout_s=call_timeout_s,
         rng=random.Random(4),
+        is_listed=lambda backend: backend not in unlisted,
     )
-    return Fleet(links, route, dispatch, metrics)
+    return Fleet(links, route, dispatch, metrics, unlisted)
 
 
 def own_server(name: str = "kit", **more: Any) -> ServerSpec:

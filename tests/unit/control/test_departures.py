@@ -13,7 +13,7 @@ def view(name: str, state: LinkState = LinkState.READY, source: PeerSource = Pee
 
 
 def gone(departures: Departures, now_s: float) -> list[tuple[str, bool, float]]:
-    return [(one.spec.name, one.failed, one.since_s) for one in departures.shown(now_s)]
+    return [(one.name, one.failed, one.since_s) for one in departures.shown(now_s)]
 
 
 def test_one_that_was_up_left_and_one_that_was_down_failed_when_it_went_down() -> None:

@@ -11,6 +11,7 @@ from discovery.model import Catalog, Health, Instance, InstanceKey
 
 OWN = NodeIdentity("0a" * 16, "home")
 ID_B, ID_C = "bb" * 16, "cc" * 16
+EARLIER = "this node under an earlier name, or a dead copy of it; Consul removes it within minutes"
 GENUINE, FORGED = "http://10.0.0.2:8000/mcp", "http://10.6.6.6:8000/mcp"
 
 
@@ -102,9 +103,22 @@ def test_what_cannot_be_a_peer_is_named_with_its_check_as_well() -> None:
     assert found.peers == ()
     assert [(one.name, one.kind, one.detail) for one in found.findings] == [
         ("copy", FindingKind.CRITICAL, "mesh node: TTL expired"),
-        ("copy", FindingKind.OWN_ID_ELSEWHERE, "10.6.6.6:8000, Consul node m"),
+        ("copy", FindingKind.OWN_EARLIER_NAME, f"10.6.6.6:8000, Consul node m ({EARLIER})"),
         ("none", FindingKind.CRITICAL, "mesh node: refused"),
         ("none", FindingKind.UNUSABLE, "port 0 is none"),
+    ]
+
+
+def test_our_node_id_under_another_name_where_we_are_ourselves_is_no_copy_also_while_it_is_not_dead_yet() -> None:
+    ours = _entry(node_alias(OWN.name, OWN.node_id), "10.0.0.1", "3", OWN.node_id)
+    before, copy = (
+        replace(ours, key=replace(ours.key, service_id="before")),
+        _entry("copy", "10.6.6.6", "2", OWN.node_id),
+    )
+    found = select(Catalog((before, copy, ours)), OWN)
+    assert [(one.name, one.kind, one.detail) for one in found.findings] == [
+        ("before", FindingKind.OWN_EARLIER_NAME, f"10.0.0.1:8000, Consul node m ({EARLIER})"),
+        ("copy", FindingKind.OWN_ID_ELSEWHERE, "10.6.6.6:8000, Consul node m"),
     ]
 
 

@@ -12,10 +12,10 @@ from agent.dispatch.client_events import CalledBackend, UpstreamEvents
 from agent.dispatch.next_hop import believed
 from agent.errors import RpcError
 from agent.links.session_offers import SessionOffers
+from agent.mcp_terms import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
 from agent.model import (
     AFFINITY_META_KEY,
     PENDING_META_KEY,
-    Era,
     HttpTarget,
     Json,
     LinkView,
@@ -32,19 +32,23 @@ OPEN: Json = {"resultType": "input_required", "requestState": "s", "_meta": {PEN
 
 
 @pytest.mark.parametrize(
-    ("era", "identity", "is_believed"),
-    [(Era.MODERN, None, False), (Era.MODERN, NodeIdentity("id-a", "a"), True), (Era.LEGACY, None, True)],
+    ("version", "identity", "is_believed"),
+    [
+        (LATEST_MODERN_VERSION, None, False),
+        (LATEST_MODERN_VERSION, NodeIdentity("id-a", "a"), True),
+        (LATEST_HANDSHAKE_VERSION, None, True),
+    ],
 )
 def test_only_nodes_and_our_own_clients_may_say_that_a_call_is_open(
-    era: Era, identity: NodeIdentity | None, is_believed: bool
+    version: str, identity: NodeIdentity | None, is_believed: bool
 ) -> None:
-    result = believed(OPEN, LinkView(PEER, era=era, identity=identity))
+    result = believed(OPEN, LinkView(PEER, protocol_version=version, identity=identity))
     assert result is OPEN if is_believed else result == {**OPEN, "_meta": {"theirs": 1}}
 
 
 def test_a_pending_call_of_our_own_client_is_believed_beside_a_stateless_server() -> None:
     result = PendingResult(OPEN)
-    assert believed(result, LinkView(PEER, era=Era.MODERN)) is result
+    assert believed(result, LinkView(PEER, protocol_version=LATEST_MODERN_VERSION)) is result
 
 
 def test_a_key_of_any_length_stands_for_one_client_and_costs_little() -> None:
@@ -84,7 +88,7 @@ class HungNode:
     """A link to a node that does not answer until it goes on."""
 
     spec = PEER
-    view = LinkView(PEER, era=Era.MODERN, identity=NodeIdentity("id-a", "a"))
+    view = LinkView(PEER, protocol_version=LATEST_MODERN_VERSION, identity=NodeIdentity("id-a", "a"))
 
     def __init__(self) -> None:
         self.told = 0

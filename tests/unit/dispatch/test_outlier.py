@@ -36,6 +36,7 @@ from agent.errors import (
     RpcError,
     Unreachable,
 )
+from tests.unit.control.fleet import fleet
 
 ANSWERED, FAILED, REFUSED = Verdict.ANSWERED, Verdict.FAILED, Verdict.REFUSED
 
@@ -224,6 +225,13 @@ def test_every_failure_has_a_word_and_the_word_a_verdict(
 ) -> None:
     assert outcome_of(failure) == word
     assert verdict_of(word, took_s=1.0, timeout_s=60.0, own_timeout_s=60.0) is verdict
+
+
+async def test_a_caller_that_has_gone_before_it_is_cancelled_counts_as_cancelled() -> None:
+    now = fleet(a=[ConnectionResetError("the client has gone")])
+    with pytest.raises(ConnectionResetError):
+        await now.call()
+    assert now.series()['mesh_calls_total{backend="peer:a",outcome="cancelled",tool="kit__do"}'] == 1
 
 
 def test_a_tools_own_error_is_an_answer_and_a_caller_that_left_soon_says_nothing() -> None:

@@ -9,7 +9,9 @@ import pytest
 from agent.dispatch.renewals import DIAL_WAIT_S, WAIT_S
 from agent.errors import NOT_EXECUTED, CallOutcomeUnknown, CallRefused, CallUnanswered, NoLongerOffered, RpcError
 from agent.model import ALTERNATIVES_META_KEY, DEADLINE_META_KEY, OWN_ERROR_KEY, Json, LinkState, ListFault, Offer
+from agent.routing.away import places_of
 from agent.routing.table import Route
+from tests.scripted_client import OWN
 from tests.unit.control.fleet import OK, Fleet, fleet, own_server
 
 SAID_NO = RpcError(NOT_EXECUTED, "kit__do was not executed: away", {"outcome": "not_executed", OWN_ERROR_KEY: True})
@@ -63,6 +65,16 @@ async def test_a_call_goes_to_the_server_that_comes_back_while_it_waits() -> Non
     assert seconds_since(began_s) == pytest.approx(0.3, abs=0.01)
 
 
+async def test_a_call_below_the_name_of_a_peer_that_has_listed_nothing_yet_goes_to_what_it_lists_then() -> None:
+    now = down(fleet(a=[OK]), LinkState.DIALING)
+    unlisted = next(places_of(now.link("a").spec, 999.0, OWN))
+    table: list[Route | None] = [unlisted]
+    began_s = asyncio.get_running_loop().time()
+    comes_back(now, table, 0.3)
+    assert await now.call(route=unlisted, present=lambda: table[0]) == OK
+    assert seconds_since(began_s) == pytest.approx(0.3, abs=0.01)
+
+
 async def test_a_dial_under_way_is_waited_for_longer_but_not_for_ever() -> None:
     now = down(fleet(a=[OK]), LinkState.DIALING)
     table: list[Route | None] = [away(now)]
@@ -73,6 +85,23 @@ async def test_a_dial_under_way_is_waited_for_longer_but_not_for_ever() -> None:
     with pytest.raises(CallRefused, match=r"server kit on a is away since \d+ s: it has not answered yet$"):
         await now.call(route=away(now), present=lambda: away(now))
     assert seconds_since(began_s) == pytest.approx(DIAL_WAIT_S, abs=0.01)
+
+
+@pytest.mark.parametrize(("listed_after_s", "is_called"), [(WAIT_S - 0.2, True), (WAIT_S + 0.2, False)])
+async def test_a_dial_that_took_all_of_the_time_is_not_in_vain_and_its_list_is_waited_for_a_moment(
+    listed_after_s: float, *, is_called: bool
+) -> None:
+    now = down(fleet(ours=own_server(), kit=[OK]), LinkState.DIALING)
+    table: list[Route | None] = [was_away := away(now)]
+    linked_after_s, began_s = DIAL_WAIT_S - 0.1, asyncio.get_running_loop().time()
+    comes_back(now, [None], linked_after_s)
+    asyncio.get_running_loop().call_later(linked_after_s + listed_after_s, comes_back, now, table, 0.0)
+    if is_called:
+        assert await now.call(route=was_away, present=lambda: table[0]) == OK
+    else:
+        with pytest.raises(CallRefused):
+            await now.call(route=was_away, present=lambda: table[0])
+        assert seconds_since(began_s) == pytest.approx(linked_after_s + WAIT_S, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Sending again: the rule as a table, the budget for any sequence, the deadline from hop to hop."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -74,19 +75,22 @@ def test_only_what_is_certain_counts_as_not_executed(failure: MeshError, fate: F
     ],
 )
 def test_the_rule_of_repetition(fate: Fate, attempts: int, remaining_s: float, step: Step, *, repeatable: bool) -> None:
+    failure = RefusedElsewhere("gone") if fate is Fate.NOT_EXECUTED else CallOutcomeUnknown("reset")
     found = next_step(
-        fate, repeatable=repeatable, attempts=attempts, remaining_s=remaining_s, budget=Budget(), now_s=5.0
+        failure, repeatable=repeatable, attempts=attempts, remaining_s=remaining_s, budget=Budget(), now_s=5.0
     )
     assert found is step
 
 
-def test_a_spent_budget_forbids_even_what_is_safe() -> None:
+def test_a_spent_budget_forbids_even_what_is_safe_but_not_what_burdened_no_one() -> None:
     budget = Budget()
     for _ in range(BUDGET_RESERVE):
         assert budget.left(5.0)
         budget = budget.repeated(5.0)
-    found = next_step(Fate.NOT_EXECUTED, repeatable=True, attempts=1, remaining_s=1.0, budget=budget, now_s=5.0)
-    assert found is Step.SPENT
+    rule = partial(next_step, repeatable=True, attempts=1, remaining_s=1.0, budget=budget, now_s=5.0)
+    assert rule(RefusedElsewhere("gone")) is rule(CallOutcomeUnknown("reset")) is Step.SPENT
+    assert rule(CallNotSent("503 to initialize")) is Step.SPENT
+    assert rule(CallNotSent("refused").with_nothing_sent()) is Step.AGAIN
     assert budget.left(5.0 + WINDOW_S), "it fills again"
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agent.links.link import TURN_S, turn
+from agent.links.dial import TURN_S, turn
 
 pytestmark = pytest.mark.looptime
 

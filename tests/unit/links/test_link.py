@@ -9,7 +9,7 @@ import pytest
 from tenacity import AsyncRetrying
 
 from agent.client.protocol import Request
-from agent.client.streams import RESOURCES
+from agent.client.streams import RESOURCES, TASKS, Subject
 from agent.errors import AuthRefused, CallNotSent, CallTimedOut, RpcError, Unreachable
 from agent.links.listing import RETRY_PAUSES_S
 from agent.model import HttpTarget, Json, LinkState, NodeIdentity, ServerScope, ServerSpec
@@ -34,9 +34,8 @@ SERVER = ServerSpec("kit", HttpTarget("http://kit.test/mcp"), ServerScope.NODE)
 class Wishes:
     """Wants what a test sets."""
 
-    subject = RESOURCES
-
-    def __init__(self, *uris: str) -> None:
+    def __init__(self, *uris: str, subject: Subject = RESOURCES) -> None:
+        self.subject = subject
         self.uris = frozenset(uris)
         self.told: list[str] = []
 
@@ -57,7 +56,7 @@ async def test_a_link_is_ready_when_the_first_whole_offer_is_there() -> None:
     async with running_link(OtherSide()) as rig:
         await rig.ready()
         view = rig.link.view
-        assert (view.state, view.function_count, view.last_error) == (LinkState.READY, 1, "")
+        assert (view.state, len(view.offer.tools), view.last_error) == (LinkState.READY, 1, "")
         assert rig.link.first_attempt.is_set()
         assert rig.told.dials == ["ok"]
         assert now_s() == 0.0
@@ -148,7 +147,7 @@ async def test_a_listing_that_fails_later_leaves_the_offer_and_is_tried_again() 
         side.listing = failing_times(1, lambda: CallTimedOut("no answer"))
         changed_at_s = now_s()
         changes[0]("tools")
-        at_s = await rig.when(lambda: rig.link.view.function_count == 2)
+        at_s = await rig.when(lambda: len(rig.link.view.offer.tools) == 2)
         assert RETRY_PAUSES_S[0] <= at_s - changed_at_s < RETRY_PAUSES_S[0] + 1
         assert "backoff" not in rig.told.states
 
@@ -405,7 +404,7 @@ async def test_a_link_without_subscriptions_has_no_task_for_them_until_the_first
         return {task.get_name() for task in asyncio.all_tasks()} & {"follow", "follow resourceSubscriptions"}
 
     wishes = Wishes()
-    async with running_link(OtherSide(), watch=wishes) as rig:
+    async with running_link(OtherSide(), watches=(wishes,)) as rig:
         await rig.ready()
         rig.link.look_at_subscriptions()
         await asyncio.sleep(1)
@@ -419,10 +418,38 @@ async def test_a_link_without_subscriptions_has_no_task_for_them_until_the_first
 
 async def test_names_that_were_wanted_before_the_link_was_up_are_followed_when_it_is() -> None:
     wishes = Wishes("notes://home")
-    async with running_link(OtherSide(), watch=wishes) as rig:
+    async with running_link(OtherSide(), watches=(wishes,)) as rig:
         await rig.ready()
         await asyncio.sleep(1)
         assert wishes.told == ["notes://home"]
+
+
+async def test_what_is_wanted_in_the_moment_in_which_a_follower_fails_is_followed_by_the_next_client() -> None:
+    class Broken(Wishes):
+        def settled(self, backend_key: str, name: str, refusal: RpcError | None) -> None:
+            super().settled(backend_key, name, refusal)
+            if len(self.told) == 1:
+                raise ZeroDivisionError("ours")
+
+    looked: list[None] = []
+
+    def look(_: asyncio.Task[None]) -> None:
+        tasks.uris = frozenset({"task-1"})
+        looked.append(rig.link.look_at_subscriptions())
+
+    resources, tasks = Broken(), Wishes(subject=TASKS)
+    async with running_link(OtherSide(), watches=(resources, tasks)) as rig:
+        await rig.ready()
+        resources.uris = frozenset({"notes://home"})
+        rig.link.look_at_subscriptions()
+        (follower,) = [one for one in asyncio.all_tasks() if one.get_name() == "follow resourceSubscriptions"]
+        follower.add_done_callback(look)
+        await rig.down()
+        assert (looked, tasks.told) == ([None], [])
+        assert "ZeroDivisionError" in rig.link.view.failure + rig.link.view.last_error
+        await rig.ready()
+        await asyncio.sleep(1)
+        assert (resources.told, tasks.told) == (["notes://home"] * 2, ["task-1"])
 
 
 async def test_a_peer_that_stays_dead_is_news_for_the_mesh_once() -> None:

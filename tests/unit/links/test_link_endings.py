@@ -9,6 +9,8 @@ from agent.client.protocol import Request
 from agent.errors import CallNotSent, Unreachable
 from agent.links.link import DRAIN_TIMEOUT_S
 from agent.links.listing import OfferReader
+from agent.links.pause import CALLED_IN_VAIN_EVERY_S
+from agent.links.state import CRASHES_MAX
 from agent.model import Json, LinkState, ServerScope, ServerSpec, StdioTarget
 from tests.scripted_client import OtherSide, ScriptedClient, now_s, running_link
 
@@ -106,6 +108,17 @@ async def test_a_child_that_fails_five_times_is_parked_and_a_reload_tries_it_aga
         assert len(side.opened_at_s) == tried + 1
         side.dial = lambda: None
         await rig.ready()
+
+
+async def test_a_parked_child_that_is_called_gets_no_more_than_five_tries_in_half_a_minute() -> None:
+    side = OtherSide(dial=unreachable)
+    async with running_link(side, CHILD, knock=side.knocked) as rig:
+        await rig.when(lambda: rig.link.view.state is LinkState.PARKED)
+        began_s, tried = now_s(), len(side.opened_at_s)
+        while now_s() < began_s + 10 * CALLED_IN_VAIN_EVERY_S:
+            rig.link.called()
+            await asyncio.sleep(1.0)
+        assert len(side.opened_at_s) - tried <= 10 * CRASHES_MAX
 
 
 async def test_reloading_a_child_often_does_not_park_it() -> None:

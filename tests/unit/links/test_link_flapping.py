@@ -3,20 +3,22 @@
 import asyncio
 import itertools
 import random
+from collections import Counter
 from contextlib import AsyncExitStack
 
 import pytest
 
 from agent.errors import Unreachable
-from agent.links.crowd import Crowd
-from agent.links.link import CALLED_EVERY_S
+from agent.links.crowd import Crowd, Kind
+from agent.links.pause import CALLED_EVERY_S
 from agent.links.state import DIALS, FLAPS_MIN, HOLD_DOWN, NAMED_DIALS
-from agent.model import NodeIdentity
+from agent.model import HttpTarget, NodeIdentity, ServerScope, ServerSpec
 from tests.scripted_client import OtherSide, Rig, now_s, running_link, unreachable
 
 pytestmark = pytest.mark.looptime
 
 SILENT_S = 13.0
+SERVER = ServerSpec("kit", HttpTarget("http://kit.test/mcp"), ServerScope.NODE)
 
 
 async def test_a_peer_that_flaps_is_held_down_whatever_calls_or_sights_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -28,6 +30,9 @@ async def test_a_peer_that_flaps_is_held_down_whatever_calls_or_sights_it(caplog
             await asyncio.sleep(1.0)
             side.clients[-1].lose("gone")
             await rig.down()
+            view, flaps = rig.link.view, len(ups_s)
+            why = f"held down for {HOLD_DOWN.step_s(flaps - FLAPS_MIN + 1):g} s, as {flaps} connections in a row lasted"
+            assert all((why in said) is (flaps >= FLAPS_MIN) for said in (view.last_error, view.said_error)), view
             for _ in range(8):  # The catalog and callers want it back all the time.
                 rig.link.sight()
                 rig.link.called()
@@ -40,6 +45,26 @@ async def test_a_peer_that_flaps_is_held_down_whatever_calls_or_sights_it(caplog
     said = [record for record in caplog.records if record.message == "MCP link down"]
     assert [record.levelname for record in said] == ["WARNING"] * len(ups_s), "each loss once"
     assert len(said) < 600 / HOLD_DOWN.first_s
+
+
+async def test_calls_from_before_a_loss_end_no_hold_down() -> None:
+    side = OtherSide()
+    ups_s: list[float] = []
+
+    async def calls() -> None:
+        while True:
+            rig.link.called()
+            await asyncio.sleep(0.5)
+
+    async with running_link(side, SERVER, knock=side.knocked) as rig:
+        calling = asyncio.ensure_future(calls())
+        while now_s() < 300:
+            ups_s.append(await rig.ready())
+            await asyncio.sleep(1.0)
+            side.clients[-1].lose("gone")
+            await rig.down()
+        calling.cancel()
+    assert min(later - earlier for earlier, later in itertools.pairwise(ups_s[FLAPS_MIN - 1 :])) >= HOLD_DOWN.first_s
 
 
 async def test_the_log_has_the_end_of_each_session_and_of_dials_in_vain_the_first(
@@ -98,8 +123,8 @@ async def test_a_node_that_reaches_us_is_dialled_soon_though_the_back_off_is_lon
         assert 35 <= len(side.opened_at_s) - dials <= 60
 
 
-@pytest.mark.parametrize(("others", "removed"), [(20, 0), (3, 3)])
-async def test_silence_of_all_at_once_is_ours_where_there_are_many(others: int, removed: int) -> None:
+@pytest.mark.parametrize(("others", "removed"), [(20, 0), (3, 0), (2, 0), (1, 1)])
+async def test_silence_of_all_at_once_is_ours_where_there_are_several(others: int, removed: int) -> None:
     crowd = Crowd()
     side = OtherSide(identity=NodeIdentity("id-peer", "peer"))
     async with AsyncExitStack() as stack:
@@ -117,3 +142,16 @@ async def test_silence_of_all_at_once_is_ours_where_there_are_many(others: int, 
         await asyncio.sleep(40.0)
         assert all(rig.link.view.connected for rig in rigs)
         assert sum(rig.told.reconnected for rig in rigs) == removed
+
+
+async def test_a_thousand_dead_peers_delay_no_server_of_ours() -> None:
+    crowd = Crowd(Counter({Kind.ANNOUNCED: 1000, Kind.NAMED: 1000}))
+    side = OtherSide(dial=unreachable)
+    async with running_link(side, SERVER, crowd=crowd) as rig:
+        await rig.down()
+        await asyncio.sleep(60.0)
+        side.opened_at_s.clear()
+        await asyncio.sleep(600.0)
+        waits_s = [after - before for before, after in itertools.pairwise(side.opened_at_s)]
+        assert max(waits_s) <= NAMED_DIALS.last_s
+        assert crowd.down[Kind.OWN] == 1

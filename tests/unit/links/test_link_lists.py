@@ -47,10 +47,10 @@ async def test_a_failing_list_of_tools_leaves_the_link_up_and_heals() -> None:
     side = OtherSide(listing=lambda: failure[0])
     async with running_link(side) as rig:
         await rig.ready()
-        assert rig.link.view.function_count == 0
+        assert len(rig.link.view.offer.tools) == 0
         await asyncio.sleep(20)
         failure[0] = None
-        await rig.when(lambda: rig.link.view.function_count == 1)
+        await rig.when(lambda: len(rig.link.view.offer.tools) == 1)
         assert len(side.opened_at_s) == 1, "a server that is still loading is not started anew"
 
 
@@ -85,7 +85,7 @@ async def test_a_list_that_hangs_does_not_hold_the_tools_back_and_is_given_its_t
     async with running_link(side) as rig:
         assert await rig.ready() == LATE_S
         assert [fault.method for fault in rig.link.view.offer.faults] == ["prompts/list"]
-        assert rig.link.view.function_count == 1
+        assert len(rig.link.view.offer.tools) == 1
         await asyncio.sleep(RETRY_PAUSES_S[0] + LIST_TIMEOUT_S + RETRY_PAUSES_S[1] + 1)
         first, second, third = asked_at_s(side)
         assert second - first >= LATE_S + RETRY_PAUSES_S[0]
@@ -98,7 +98,7 @@ async def test_a_server_that_could_tell_of_changes_and_never_does_is_read_every_
     async with running_link(side) as rig:
         await rig.ready()
         side.tools.append({"name": "b", "inputSchema": {}})
-        assert await rig.when(lambda: rig.link.view.function_count == 2) <= RELIST_EVERY_S + 1
+        assert await rig.when(lambda: len(rig.link.view.offer.tools) == 2) <= RELIST_EVERY_S + 1
         await asyncio.sleep(10 * RELIST_EVERY_S)
         assert 11 <= len(side.listings) <= 13
 
@@ -136,7 +136,7 @@ async def test_a_change_announced_on_the_stream_of_a_call_is_listed_and_shown_be
         one_more_tool(side)
 
         async def hear(method: str, _params: Json) -> None:
-            heard.append((method, rig.link.view.function_count, len(rig.told.settled)))
+            heard.append((method, len(rig.link.view.offer.tools), len(rig.told.settled)))
 
         await rig.link.request(Request.within("tools/call", {}, timeout_s=60, on_notification=hear))
         assert heard == [("notifications/progress", 1, 0), (CHANGED, 2, 1)]
@@ -150,7 +150,7 @@ async def test_a_change_announced_on_the_stream_of_a_call_counts_though_its_call
         await asyncio.sleep(1)
         one_more_tool(side)
         await rig.link.request(Request.within("tools/call", {}, timeout_s=60))
-        assert rig.link.view.function_count == 2
+        assert len(rig.link.view.offer.tools) == 2
 
 
 async def changing(rig: Rig, change: Callable[[], None]) -> float:
@@ -181,7 +181,7 @@ async def test_a_result_waits_for_the_list_that_its_server_said_has_changed_mean
             told[0]("tools")
 
         assert 0.25 <= await changing(rig, change) < 0.5
-        assert rig.link.view.function_count == 2
+        assert len(rig.link.view.offer.tools) == 2
         assert len(rig.told.settled) == 1
 
 

@@ -14,13 +14,14 @@ import pytest
 from agent.client.protocol import Request
 from agent.errors import CallNotSent, CallTimedOut, MeshError, Unreachable
 from agent.links.crowd import SELF_DOUBT_MAX_S, Crowd
-from agent.links.probe import PROBE_EVERY_S, PROBE_TIMEOUT_S
-from agent.model import Json, NodeIdentity
+from agent.links.probe import DOUBT_PAUSE_S, PROBE_EVERY_S, PROBE_TIMEOUT_S
+from agent.model import HttpTarget, Json, NodeIdentity, ServerScope, ServerSpec
 from tests.scripted_client import OtherSide, Rig, now_s, running_link
 
 pytestmark = pytest.mark.looptime
 
 MANY = 20
+SERVER = ServerSpec("kit", HttpTarget("http://kit.test/mcp"), ServerScope.NODE)
 FOUND_WITHIN_S = 12.0
 # The kernel ends an idle connection whose other end has vanished.
 STREAM_ENDS_AFTER_S = 4.0
@@ -139,11 +140,12 @@ def up(pairs: list[tuple[Peer, Rig]]) -> list[bool]:
     return [rig.link.view.connected for _, rig in pairs]
 
 
+@pytest.mark.parametrize("count", [2, 3, 4, MANY])
 @pytest.mark.parametrize("fails_at_once", [True, False])
 async def test_when_the_packets_of_most_peers_are_lost_no_link_ends_and_all_go_on_when_they_come_again(
-    fails_at_once: bool,
+    fails_at_once: bool, count: int
 ) -> None:
-    async with linked(MANY) as pairs:
+    async with linked(count) as pairs:
         for peer, _ in pairs:
             peer.is_lost(fails_at_once=fails_at_once)
         await asyncio.sleep(SILENT_S)
@@ -152,12 +154,38 @@ async def test_when_the_packets_of_most_peers_are_lost_no_link_ends_and_all_go_o
         for peer, _ in pairs:
             peer.is_heard()
         await asyncio.sleep(3.0)
-        assert [peer.streams for peer, _ in pairs] == [2] * MANY, "the stream of changes is opened anew, and soon"
+        assert [peer.streams for peer, _ in pairs] == [2] * count, "the stream of changes is opened anew, and soon"
         assert all(len(peer.side.listings) > before for (peer, _), before in zip(pairs, listed, strict=True))
         await asyncio.sleep(SILENT_S)
         assert {state for _, rig in pairs for state in rig.told.states} <= {"dialing", "ready", "suspect"}
         assert {rig.told.states[-1] for _, rig in pairs} == {"ready"}
         assert sum(rig.told.reconnected for _, rig in pairs) == 0
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+async def test_a_peer_that_hangs_beside_busy_servers_of_ours_is_found_as_soon_as_ever(servers: int) -> None:
+    crowd, busy = Crowd(), OtherSide()
+    async with AsyncExitStack() as stack:
+        rigs = [
+            await stack.enter_async_context(running_link(busy, SERVER, crowd=crowd, rng=random.Random(number)))
+            for number in range(servers)
+        ]
+        peer = Peer(servers)
+        rigs.append(await stack.enter_async_context(running_link(peer.side, crowd=crowd)))
+        for rig in rigs:
+            await rig.ready()
+        calls = [
+            asyncio.create_task(rig.link.request(Request.within("tools/call", {}, timeout_s=300))) for rig in rigs[:-1]
+        ]
+        busy.probe_time_s = 3600.0
+        await asyncio.sleep(60.0)
+        assert all(rig.link.view.connected for rig in rigs)
+        began_at_s = now_s()
+        peer.is_lost(fails_at_once=False)
+        await rigs[-1].down()
+        assert now_s() - began_at_s < FOUND_WITHIN_S
+        busy.calls.set()
+        await asyncio.gather(*calls)
 
 
 @pytest.mark.parametrize("lost", [13, 16, MANY])
@@ -205,7 +233,10 @@ async def test_the_first_of_many_that_is_called_and_found_silent_is_not_believed
 
 
 @pytest.mark.parametrize("fails_at_once", [True, False])
-@pytest.mark.parametrize(("count", "lost"), [(5, 1), (5, 2), (MANY, 1), (MANY, 3), (MANY, 6), (200, 10)])
+@pytest.mark.parametrize(
+    ("count", "lost"),
+    [(1, 1), (2, 1), (3, 1), (4, 1), (4, 2), (5, 1), (5, 2), (6, 3), (MANY, 1), (MANY, 3), (MANY, 6), (200, 10)],
+)
 async def test_few_that_are_silent_among_healthy_ones_are_found_as_soon_as_ever(
     count: int, lost: int, fails_at_once: bool
 ) -> None:
@@ -218,9 +249,12 @@ async def test_few_that_are_silent_among_healthy_ones_are_found_as_soon_as_ever(
         assert all(up(pairs[lost:]))
 
 
+@pytest.mark.parametrize("count", [2, 3, MANY])
 @pytest.mark.parametrize("lists", [False, True])
-async def test_when_what_stands_between_ends_most_connections_and_is_silent_then_no_link_ends(lists: bool) -> None:
-    async with linked(MANY) as pairs:
+async def test_when_what_stands_between_ends_most_connections_and_is_silent_then_no_link_ends(
+    lists: bool, count: int
+) -> None:
+    async with linked(count) as pairs:
         for peer, _ in pairs:
             peer.is_cut(lists=lists)
         await asyncio.sleep(SILENT_S)
@@ -229,13 +263,14 @@ async def test_when_what_stands_between_ends_most_connections_and_is_silent_then
         for peer, _ in pairs:
             peer.is_heard()
         await asyncio.sleep(3.0)
-        assert [peer.streams for peer, _ in pairs] == [2] * MANY, "the stream of changes is opened anew, and soon"
+        assert [peer.streams for peer, _ in pairs] == [2] * count, "the stream of changes is opened anew, and soon"
         assert {rig.told.states[-1] for _, rig in pairs} == {"ready"}
         assert sum(rig.told.reconnected for _, rig in pairs) == 0
 
 
 @pytest.mark.parametrize(
-    ("count", "cut", "within_s"), [(1, 1, 1.5), (4, 4, 1.5), (5, 1, 6.0), (MANY, 1, 4.0), (MANY, 6, 6.0)]
+    ("count", "cut", "within_s"),
+    [(1, 1, 1.5), (2, 1, 4.0), (3, 1, 4.0), (4, 2, 4.0), (5, 1, 4.0), (MANY, 1, 4.0), (MANY, 6, 6.0)],
 )
 async def test_few_whose_connections_end_and_that_are_silent_then_are_gone_soon(
     count: int, cut: int, within_s: float
@@ -247,6 +282,43 @@ async def test_few_whose_connections_end_and_that_are_silent_then_are_gone_soon(
         await asyncio.gather(*(rig.down() for _, rig in pairs[:cut]))
         assert now_s() - began_at_s < within_s
         assert all(up(pairs[cut:]))
+
+
+async def test_while_all_are_silent_calls_under_way_end_none_are_sent_and_the_first_answer_lets_them_through() -> None:
+    async with linked(3) as pairs:
+        for peer, _ in pairs:
+            peer.is_lost(fails_at_once=False)
+            peer.side.calls.set()
+        await asyncio.sleep(FOUND_WITHIN_S)
+        assert [peer.side.given_up for peer, _ in pairs] == [1] * 3
+        assert [rig.link.view.unheard for _, rig in pairs] == [True] * 3
+        request = Request.within("tools/call", {}, timeout_s=1)
+        with pytest.raises(CallNotSent, match="does not answer, nor do most others"):
+            await pairs[0][1].link.request(request)
+        for peer, _ in pairs:
+            peer.is_heard()
+        for _, rig in pairs:
+            rig.link.called()
+        began_s = now_s()
+        await asyncio.gather(*(rig.when(lambda rig=rig: not rig.link.view.unheard) for _, rig in pairs))
+        assert now_s() - began_s <= PROBE_TIMEOUT_S + DOUBT_PAUSE_S
+        assert await pairs[0][1].link.request(request)
+        assert [peer.side.given_up for peer, _ in pairs] == [1] * 3
+
+
+async def test_one_that_refuses_while_all_are_silent_is_gone_and_what_it_leaves_is_judged_anew() -> None:
+    async with linked(3) as pairs:
+        for peer, _ in pairs[:2]:
+            peer.is_lost(fails_at_once=False)
+        await asyncio.sleep(SILENT_S)
+        assert all(up(pairs)), "two of three are most"
+        pairs[0][0].is_refused()
+        pairs[0][0].side.probe_time_s = 0.0
+        began_s = now_s()
+        await pairs[0][1].down()
+        await pairs[1][1].down()
+        assert now_s() - began_s < FOUND_WITHIN_S
+        assert up(pairs) == [False, False, True]
 
 
 async def test_peers_that_refuse_connections_are_gone_at_once_however_many() -> None:

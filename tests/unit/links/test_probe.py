@@ -226,6 +226,18 @@ async def test_a_server_that_needs_twelve_seconds_for_each_answer_stays_up() -> 
         assert side.closed == 0
 
 
+async def test_a_server_that_was_slow_only_when_it_had_just_started_is_found_hung_as_soon_as_any() -> None:
+    side = OtherSide(listen=cannot_listen, list_time_s=25.0, start_deadline_s=60.0)
+    async with running_link(side) as rig:
+        await rig.ready()
+        side.list_time_s = 0.1
+        await asyncio.sleep(40)
+        assert len(side.listings) > 1, "it is listed every 30 s"
+        side.probe_time_s = side.list_time_s = 3600.0
+        began_at_s = now_s()
+        assert await rig.down() - began_at_s < 12.0
+
+
 @pytest.mark.parametrize(("ping_s", "list_s"), [(2.0, 2.0), (4.0, 0.0)])
 async def test_a_server_that_answers_late_and_one_thing_at_a_time_stays_up(ping_s: float, list_s: float) -> None:
     side = OtherSide(listen=cannot_listen, probe_time_s=ping_s, list_time_s=list_s, is_serial=True)

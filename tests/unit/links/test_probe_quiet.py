@@ -151,7 +151,7 @@ async def test_lists_that_are_as_they_were_are_looked_at_and_not_read(side: Quie
         side.looked = False
         side.tools.append({"name": "b", "inputSchema": {}})
         began_at_s = now_s()
-        assert await rig.when(lambda: rig.link.view.function_count == 2) - began_at_s <= RELIST_EVERY_S + 1
+        assert await rig.when(lambda: len(rig.link.view.offer.tools) == 2) - began_at_s <= RELIST_EVERY_S + 1
 
 
 async def test_looks_that_say_nothing_give_way_to_listings(side: QuietSide) -> None:
@@ -182,4 +182,4 @@ async def test_a_change_that_is_announced_during_a_look_is_read(side: QuietSide)
         side.tools.append({"name": "b", "inputSchema": {}})
         told[0]("tools")
         began_at_s = now_s()
-        assert await rig.when(lambda: rig.link.view.function_count == 2) - began_at_s < 1.0
+        assert await rig.when(lambda: len(rig.link.view.offer.tools) == 2) - began_at_s < 1.0

@@ -1,13 +1,25 @@
 """Waits grow to their cap, are spread, and are longest where only an operator can help."""
 
 import random
+import statistics
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.links.follower import STREAMS
-from agent.links.state import CHILD_DIALS, DIALS, LinkStanding, wait_s
+from agent.links.state import (
+    CHILD_DIALS,
+    DIALS,
+    DIALS_PER_S_MAX,
+    HUNG_DIALS,
+    NAMED_DIALS,
+    NAMED_DIALS_PER_S_MAX,
+    LinkStanding,
+    wait_s,
+)
 from agent.model import LinkState
+from discovery.backoff import Backoff
 
 attempts, seeds = st.integers(1, 10_000), st.integers()
 
@@ -43,6 +55,17 @@ def test_waits_are_spread_over_the_whole_range() -> None:
     waits = [_wait_s(10, rng) for _ in range(1000)]
     assert min(waits) < 1.0
     assert max(waits) > 14.5
+
+
+@pytest.mark.parametrize(
+    ("dials", "per_s"),
+    [(DIALS, DIALS_PER_S_MAX), (HUNG_DIALS, DIALS_PER_S_MAX), (NAMED_DIALS, NAMED_DIALS_PER_S_MAX)],
+    ids=["announced", "announced and hung", "named"],
+)
+def test_many_that_are_down_share_so_many_dials_a_second(dials: Backoff, per_s: int) -> None:
+    rng, standing = random.Random(7), LinkStanding(LinkState.BACKOFF, attempts=50)
+    waits = [wait_s(standing, rng, retry_soon=True, down=1000, dials=dials) for _ in range(1000)]
+    assert 1000 / statistics.mean(waits) == pytest.approx(per_s, rel=0.1)
 
 
 def test_a_stream_that_ends_is_opened_again_at_once_and_then_ever_more_slowly() -> None:

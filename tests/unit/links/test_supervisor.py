@@ -10,7 +10,8 @@ import pytest
 
 from agent.client.protocol import Request
 from agent.links.actions import CloseLink, OpenLink, RelabelLink, RenewLink
-from agent.links.link import TURN_S, Link
+from agent.links.dial import TURN_S
+from agent.links.link import Link
 from agent.links.record import LinkHooks
 from agent.links.supervisor import DIALS_MAX, Supervisor
 from agent.model import BackendSpec, HttpTarget, LinkState, ServerScope, ServerSpec, StdioTarget

@@ -15,7 +15,7 @@ from agent.client.jsonrpc import encode_parts, encode_request, swap_progress_tok
 from agent.lossless_json import outline as module
 from agent.lossless_json.envelope import read_message
 from agent.lossless_json.exact import read_json
-from agent.lossless_json.outline import CALLS, META_NAMES, PARAMS, read_outline
+from agent.lossless_json.outline import CALLS, META_NAMES, PARAMS, BodyRefused, read_outline
 from agent.lossless_json.unread import BESIDE, LOOKED_AT_BYTES_MAX, LOOKED_AT_VALUES_MAX, Unread, all_read
 from agent.lossless_json.writable import writable
 from tests.unit.lossless_json.test_members import JSON, NAMES, spelled
@@ -115,7 +115,10 @@ def test_nothing_passes_damaged_that_the_reader_refuses_or_reads_otherwise(
         body = body[:at] + put + body[at + dropped :]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_READ_BYTES_MAX", stays)
-        message = found(read_message(body)) if found(writable(body)) else None
+        try:
+            message = found(read_message(body))
+        except BodyRefused:
+            return
     if not isinstance(message, dict):
         return
     whole = read_json(body)  # Raises within where the whole is refused.
@@ -123,7 +126,8 @@ def test_nothing_passes_damaged_that_the_reader_refuses_or_reads_otherwise(
     params = message.pop("params", None)
     assert as_written(message) == as_written({name: whole[name] for name in message})
     if not isinstance(params, dict) or params.get("arguments") == []:
-        assert type(params) is type(whole.get("params"))
+        # What has no method is an answer, if it is anything, and has no params to look at.
+        assert type(params) is type(whole.get("params") if isinstance(whole.get("method"), str) else None)
         return
     assert as_written(sent(params)) == as_written(whole["params"])
 
@@ -183,6 +187,13 @@ def test_all_that_requests_have_in_meta_for_a_node_is_read_of_large_ones() -> No
     assert keys - of_results <= META_NAMES
 
 
+def refused(body: bytes, **more: int) -> str:
+    with pytest.raises(BodyRefused) as refusal:
+        found(read_message(body, **more))
+    assert refusal.value.status == 413
+    return str(refusal.value)
+
+
 def message_with(params: bytes, method: bytes = b"tools/call", more: bytes = b"") -> bytes:
     return b'{"jsonrpc":"2.0","id":1,"method":"%s","params":%s%s}' % (method, params, more)
 
@@ -209,8 +220,7 @@ def test_what_a_node_looks_at_has_limits_of_bytes_and_of_values(name: str) -> No
         (b'"%s"' % (b"x" * LOOKED_AT_BYTES_MAX), f"{LOOKED_AT_BYTES_MAX} bytes"),
         (b"[%s]" % b",".join([b"1"] * (LOOKED_AT_VALUES_MAX + 1)), f"{LOOKED_AT_VALUES_MAX} values"),
     ):
-        refusal = found(read_message(message_with(b'{"%s":%s,%s}' % (name.encode(), value, CROWD))))
-        assert isinstance(refusal, str)
+        refusal = refused(message_with(b'{"%s":%s,%s}' % (name.encode(), value, CROWD)))
         assert f"params.{name}: " in refusal
         assert limit in refusal
 
@@ -219,16 +229,14 @@ def test_the_names_of_a_subscription_have_limits_of_their_own() -> None:
     wanted = b'{"resourceSubscriptions":[%s]}' % b",".join([b'"%s"' % (b"x" * 500)] * 3_000)
     message = found(read_message(message_with(b'{"notifications":%s,%s}' % (wanted, CROWD), b"subscriptions/listen")))
     assert isinstance(message, dict)
-    assert message["params"]["notifications"] == orjson.loads(wanted)
+    assert message["params"] == {"notifications": orjson.loads(wanted)}  # A stream holds no more of it while it lasts.
     longer = wanted + b" " * LOOKED_AT_BYTES_MAX
     for limits, method in (((wanted, longer), b"tools/call"), ((longer,), b"subscriptions/listen")):
         for text in limits:
-            refusal = found(read_message(message_with(b'{%s,"notifications":{"a":%s}}' % (CROWD, text), method)))
-            assert isinstance(refusal, str)
+            refusal = refused(message_with(b'{%s,"notifications":{"a":%s}}' % (CROWD, text), method))
             assert "params.notifications: a node has to look at more than" in refusal
     many = b"[%s]" % b",".join([b'""'] * (LOOKED_AT_VALUES_MAX + 1))
-    refusal = found(read_message(message_with(b'{"notifications":%s,%s}' % (many, CROWD))))
-    assert isinstance(refusal, str)
+    refusal = refused(message_with(b'{"notifications":%s,%s}' % (many, CROWD)))
     assert "params.notifications: " in refusal
 
 
@@ -243,27 +251,42 @@ def test_of_another_node_more_is_read_since_it_may_have_written_anew_what_it_had
 
 def test_a_member_that_stands_there_again_and_again_is_refused() -> None:
     often = b",".join([b'"name":"a"'] * 30_000)
-    refusal = found(read_message(message_with(b"{%s}" % often)))
-    assert isinstance(refusal, str)
+    refusal = refused(message_with(b"{%s}" % often))
     assert "'name' stands there again and again" in refusal
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        *(b"[%s]" % message_with(b"{}"), b'{"jsonrpc":"2.0","id":1,"result":{}}', b"1", b"{}"),
-    ],
-)
-def test_any_other_body_is_read_whole(body: bytes) -> None:
-    assert found(read_message(b" " * 70_000 + body)) is None
+def test_of_what_only_nodes_say_to_each_other_their_members_are_read_too() -> None:
+    sessions = b'[["%s",1]]' % (b"s" * 500)
+    body = message_with(b'{"event":"deleted","sessions":%s,%s}' % (sessions, CROWD), model.CLIENT_METHOD.encode())
+    message = found(read_message(body, from_node=True))
+    assert message["params"].keys() == {"event", "sessions", BESIDE}
+    assert message["params"]["sessions"] == orjson.loads(sessions)
 
 
-def test_what_only_nodes_say_to_each_other_is_read_whole_of_a_node_alone() -> None:
-    body = message_with(b'{"event":"deleted","sessions":[%s]}' % (b"1," * 70_000 + b"1"), model.CLIENT_METHOD.encode())
-    assert found(read_message(body, from_node=True)) is None
-    message = found(read_message(body))
-    assert isinstance(message, dict)
-    assert message["params"].keys() == {BESIDE}
+def test_the_answer_of_a_client_stays_unread() -> None:
+    result = b'{"rows":[%s]}' % b",".join([b"1.50"] * 30_000)
+    message = found(read_message(b'{"id":"q","result":{},"jsonrpc":"2.0","result":%s,"params":[%s]}' % (result, b"[]")))
+    assert message.keys() == {"jsonrpc", "id", "result"}
+    assert message["result"].raw == result
+    small = b'{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"no"},"params":{%s}}' % CROWD
+    assert found(read_message(small))["error"] == {"code": 1, "message": "no"}
+    assert "error: a node has to look at" in refused(b'{"error":{"data":"%s"}}' % (b"x" * LOOKED_AT_BYTES_MAX))
+
+
+def test_the_messages_of_a_batch_stay_unread_and_share_what_may_be_read() -> None:
+    arguments = b'{"rows":[%s]}' % b",".join([b"1.50"] * 10_000)
+    call = message_with(b'{"name":"a","arguments":%s}' % arguments)
+    batch = [call, b"7", b'{"jsonrpc":"2.0","id":1,"result":%s}' % arguments, b"[{}]", call]
+    read = found(read_message(b" [ %s ] " % b" , ".join(batch), batch_len_max=5))
+    assert [one and one.keys() for one in read] == [one.keys() if isinstance(one, dict) else None for one in read]
+    assert [type(one) for one in read] == [dict, type(None), dict, type(None), dict]
+    assert {read[0]["params"]["arguments"].raw, read[2]["result"].raw} == {arguments}
+    assert "A batch has 1 to 4 messages" in refused(b"[%s]" % b",".join(batch), batch_len_max=4)
+    for value in (b'"%s"' % (b"x" * (LOOKED_AT_BYTES_MAX // 3)), b"[%s1]" % (b"1," * (LOOKED_AT_VALUES_MAX // 3))):
+        large = message_with(b'{"name":%s}' % value)
+        assert len(found(read_message(b"[%s]" % b",".join([large] * 2), batch_len_max=5))) == 2
+        refusal = refused(b"[%s]" % b",".join([large] * 4), batch_len_max=5)
+        assert "message 2: params.name: a node has to look at more than" in refusal
 
 
 @pytest.mark.parametrize("method", [b"1", b"null", b"[]", b'{"a":1}'])

@@ -7,6 +7,9 @@ import pytest
 from agent.pins.suspicion import _COMMON_CHARS, _PIECE_CHARS, _RULES, suspicions, telling_names
 from agent.routing.table import RouteKind
 
+# The least of several times counts: what shares a core with this one slows it down, processor time included.
+TRIES = 3
+
 
 def found(description: str, *elsewhere: str) -> list[str]:
     return suspicions(RouteKind.TOOL, {"name": "save", "description": description}, telling_names(elsewhere))
@@ -67,6 +70,9 @@ def test_a_text_is_found_at_whatever_place_of_a_long_description_it_stands(place
 def test_no_single_search_of_the_worst_texts_holds_up_other_threads_for_long(unit: str) -> None:
     piece = (unit * 100_000)[: _PIECE_CHARS + _COMMON_CHARS]
     for about, rule in _RULES:
-        began_s = time.thread_time()
-        rule.search(piece)
-        assert time.thread_time() - began_s < 0.05, about
+        took_s = []
+        for _ in range(TRIES):
+            began_s = time.thread_time()
+            rule.search(piece)
+            took_s.append(time.thread_time() - began_s)
+        assert min(took_s) < 0.05, about

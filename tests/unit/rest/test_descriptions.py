@@ -49,7 +49,6 @@ READY = LinkView(
     OFFER,
     NodeIdentity("id-two", "two"),
     Era.MODERN,
-    function_count=1,
     latency_s=0.0123456,
     ready_at_s=5.0,
 )
@@ -68,9 +67,7 @@ def test_a_peer_has_the_seeds_fields_and_no_secret() -> None:
 
 
 def test_a_peer_that_is_down_shows_no_functions_and_when_it_is_tried_again() -> None:
-    down = LinkView(
-        PEER, LinkState.BACKOFF, OFFER, function_count=1, last_error="refused", attempts=3, next_attempt_at_s=12.5
-    )
+    down = LinkView(PEER, LinkState.BACKOFF, OFFER, last_error="refused", attempts=3, next_attempt_at_s=12.5)
     shown = describe_peer(down, 10.0)
     assert (shown["connected"], shown["function_count"], shown["next_attempt_s"]) == (False, 0, 2.5)
     assert describe_peer(down, 99.0)["next_attempt_s"] == 0.0

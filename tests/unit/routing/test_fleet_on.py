@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,19 +55,23 @@ def _members(table: RouteTable) -> dict[str, Any]:
     return {name: route.fleet for name, route in {**table.tools, **table.resources}.items() if route.fleet is not None}
 
 
-def test_a_node_that_goes_and_comes_back_is_taken_as_one_member_less_and_more() -> None:
+# The definition of the first one is shown.
+@pytest.mark.parametrize("name", ["node-000", "node-002"])
+def test_a_node_that_goes_and_comes_back_is_taken_as_one_member_less_and_more(name: str) -> None:
     builder, fleets = RouteBuilder(OWN), ShownFleets(())
     absence = Absence(frozenset(f"peer:{node(number).name}" for number in range(4)))
     parts = {f"peer:{node(number).name}": read_contribution(peer((USAGE,), node(number)), OWN) for number in range(4)}
     before = builder.rebuilt(RouteTable(), parts, absence, 0.0).table
     shown = with_fleets(before, ())
     fleets.learn(shown)
-    for part in (None, parts["peer:node-002"]):
-        rebuilt = builder.rebuilt(before, {"peer:node-002": part}, absence, 1.0)
+    for part in (None, parts[f"peer:{name}"]):
+        rebuilt = builder.rebuilt(before, {f"peer:{name}": part}, absence, 1.0)
+        whole = with_fleets(rebuilt.table, (), before=shown)
         moved = fleets.on(shown, before, rebuilt.table, rebuilt.decided)
         assert moved is not None, "not left to what looks at all members"
+        assert moved[0] == whole
         before, (shown, _) = rebuilt.table, moved
         members = shown.tools["disk__usage"].fleet
         assert members is not None
-        assert ("node-002" in members.members) == (part is not None)
-        assert ("node-002" in members.away) == (part is None)
+        assert (name in members.members) == (part is not None)
+        assert (name in members.away) == (part is None)

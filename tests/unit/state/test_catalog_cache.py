@@ -117,6 +117,32 @@ async def test_the_event_loop_does_not_wait_while_a_long_catalog_is_written_out(
     assert threading.get_ident() not in _Instances.seen_by
 
 
+class _Held(tuple[Instance, ...]):
+    """Instances that are not written out before they may be."""
+
+    __slots__ = ()
+    began: ClassVar = threading.Event()
+    may: ClassVar = threading.Event()
+
+    def __iter__(self) -> Iterator[Instance]:
+        self.began.set()
+        assert self.may.wait(10)
+        return super().__iter__()
+
+
+async def test_a_catalog_that_is_forgotten_while_it_is_written_is_gone_afterwards(tmp_path: Path) -> None:
+    cache, loop = CatalogCache(tmp_path), asyncio.get_running_loop()
+    async with keeping(cache):
+        cache.take(URL, SERVICE, Catalog(_Held(catalog(3).instances)))
+        assert await loop.run_in_executor(None, _Held.began.wait, 10)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(cache.forget(), name="forget")
+        await loop.run_in_executor(None, sum, ())  # Its turn comes after that of what forgets.
+        _Held.may.set()
+    await loop.shutdown_default_executor()
+    assert not (tmp_path / FILE_NAME).exists()
+
+
 @pytest.mark.looptime
 async def test_a_burst_is_written_once_a_second_and_its_last_catalog_is_not_lost(tmp_path: Path) -> None:
     cache = CatalogCache(tmp_path)

@@ -1,7 +1,10 @@
 """Durable writes: the order of the four steps, the modes, and what is left after a failure."""
 
+import asyncio
 import os
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 
 from agent.errors import ConfigRefused
 from agent.state import durable_file
-from agent.state.durable_file import make_private_folder, write_durably
+from agent.state.durable_file import make_private_folder, to_its_end, write_durably
 
 
 def test_the_data_is_synced_before_the_rename_and_the_folder_after_it(
@@ -96,3 +99,26 @@ def test_no_file_of_the_state_folder_is_read_without_looking_what_it_is() -> Non
     folder = Path(durable_file.__file__).parent
     texts = {path.name: path.read_text() for path in folder.glob("*.py")}
     assert {name for name, text in texts.items() if '.open("rb")' in text or ".read_bytes()" in text} == set()
+
+
+async def test_a_write_whose_caller_is_cancelled_before_a_thread_was_free_is_written_all_the_same() -> None:
+    free, done = threading.Event(), list[str]()
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.get_running_loop().set_default_executor(pool)
+        asyncio.get_running_loop().run_in_executor(None, free.wait, 10)
+        writing = asyncio.create_task(to_its_end(lambda: done.append("written"), lambda: done.append("shown")))
+        await asyncio.wait([writing], timeout=0.05)
+        writing.cancel()
+        await asyncio.wait([writing], timeout=0.05)
+        assert (writing.done(), done) == (False, [])
+        free.set()
+        await asyncio.wait([writing])
+    assert (writing.cancelled(), done) == (True, ["written", "shown"])
+
+
+async def test_a_write_that_fails_is_raised_and_shows_nothing() -> None:
+    def refuse() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        await to_its_end(refuse, lambda: pytest.fail("the disk has nothing"))

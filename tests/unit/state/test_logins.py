@@ -1,11 +1,14 @@
 """Logins on disk: private, for the URL that they were made for, and no reason for a node not to start."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from agent.state import logins
 from agent.state.logins import FILE_NAME, Login, LoginStore
+from tests.hung_folder import hung_folder
+from tests.waiting import eventually
 
 URL = "https://crm.example/mcp"
 LOGIN = Login(URL, {"access_token": "canary-a", "refresh_token": "canary-r"}, 12.5, {"client_id": "c"})
@@ -50,24 +53,80 @@ async def test_a_damaged_file_is_put_aside_and_not_repeated(
     assert LoginStore(tmp_path).get("crm", URL) == LOGIN
 
 
-async def test_a_file_that_the_system_refuses_to_read_is_read_again_and_not_written_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logins, "AGAIN_AFTER_S", 0.0)
+OTHER = Login("https://other.example/mcp", {"access_token": "canary-b"}, None, {})
+
+
+@pytest.fixture
+async def whole(tmp_path: Path) -> Path:
+    """The file of a login, where the system refuses to read it."""
     await LoginStore(tmp_path).put("crm", LOGIN)
-    (tmp_path / FILE_NAME).rename(tmp_path / "whole")
+    whole = (tmp_path / FILE_NAME).rename(tmp_path / "whole")
     (tmp_path / FILE_NAME).mkdir()
+    return whole
+
+
+def give_back(whole: Path) -> None:
+    """Let it be read again."""
+    there = whole.with_name(FILE_NAME)
+    there.unlink() if there.is_symlink() else there.rmdir()
+    whole.rename(whole.with_name(FILE_NAME))
+
+
+async def test_a_file_that_the_system_refuses_to_read_is_not_written_over_until_it_can_be_read(
+    whole: Path, tmp_path: Path
+) -> None:
     store = LoginStore(tmp_path)
     assert store.get("crm", URL) is None
-    other = Login("https://other.example/mcp", {"access_token": "canary-b"}, None, {})
     with pytest.raises(OSError, match="cannot be read, and is not written over: it is a folder"):
-        await store.put("other", other)
+        await store.put("other", OTHER)
     with pytest.raises(OSError, match="cannot be read"):
         await store.put("crm", None)
-    assert store.get("other", other.url) == other
-    (tmp_path / FILE_NAME).rmdir()
-    (tmp_path / "whole").rename(tmp_path / FILE_NAME)
+    assert store.get("other", OTHER.url) == OTHER
+    give_back(whole)
+    await store.put("other", OTHER)
     assert store.get("crm", URL) == LOGIN
-    await store.put("other", other)
     assert LoginStore(tmp_path).get("crm", URL) == LOGIN
-    assert LoginStore(tmp_path).get("other", other.url) == other
+    assert LoginStore(tmp_path).get("other", OTHER.url) == OTHER
+
+
+async def test_a_login_is_forgotten_with_the_file_that_could_not_be_read_when_it_was_made(
+    whole: Path, tmp_path: Path
+) -> None:
+    store = LoginStore(tmp_path)
+    give_back(whole)
+    await store.put("crm", None)
+    assert store.get("crm", URL) is None
+    assert LoginStore(tmp_path).get("crm", URL) is None
+
+
+async def test_it_is_read_again_by_itself_and_never_by_a_request(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logins, "AGAIN_AFTER_S", 0.01)
+    store = LoginStore(tmp_path)
+    give_back(whole)
+    assert store.get("crm", URL) is None
+    async with asyncio.timeout(10):
+        await store.keep_reading()
+    assert store.get("crm", URL) == LOGIN
+
+
+async def test_a_file_system_that_hangs_while_it_is_read_again_holds_up_no_request(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logins, "AGAIN_AFTER_S", 0.01)
+    store, path = LoginStore(tmp_path), whole.with_name(FILE_NAME)
+    path.rmdir()
+    with hung_folder(tmp_path / "hung") as hung:
+        path.symlink_to(hung.path / FILE_NAME)
+        reading = asyncio.ensure_future(store.keep_reading())
+
+        async def hangs() -> bool:
+            return store._disk.locked()
+
+        await eventually(hangs)
+        assert store.get("crm", URL) is None
+        assert store._disk.locked()
+    give_back(whole)
+    await asyncio.wait_for(reading, 10)
+    assert store.get("crm", URL) == LOGIN

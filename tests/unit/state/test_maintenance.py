@@ -1,10 +1,13 @@
 """The file of the operator's maintenance: kept, removed at its end, and never in the way of a start."""
 
+import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
+from agent.state import maintenance as module
 from agent.state.maintenance import FILE_NAME, SavedMaintenance
 
 
@@ -91,3 +94,29 @@ async def test_a_file_that_the_system_refuses_to_read_stays_and_is_read_again(
     (tmp_path / "whole").rename(tmp_path / FILE_NAME)
     assert await record.load() == "x"
     assert (record.fault, heard) == ("", ["x"])
+
+
+async def test_a_write_that_was_given_up_does_not_come_after_the_word_that_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = module.write_durably
+    writing, may_write, written = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(path: Path, content: bytes) -> None:
+        writing.set()
+        assert may_write.wait(10)
+        write(path, content)
+        written.set()
+
+    monkeypatch.setattr(module, "write_durably", slow)
+    record = SavedMaintenance(tmp_path)
+    first = asyncio.create_task(record.save("x"))
+    await asyncio.to_thread(writing.wait, 10)
+    first.cancel()
+    await asyncio.wait([first])
+    end = asyncio.create_task(record.save(None))
+    await asyncio.wait([end], timeout=0.05)
+    may_write.set()
+    assert await end
+    assert await asyncio.to_thread(written.wait, 10)
+    assert await SavedMaintenance(tmp_path).load() is None

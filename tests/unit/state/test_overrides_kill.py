@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from agent.model import HttpTarget, Override, Suppression
 from agent.state.overrides import OverrideStore
 
@@ -58,6 +60,7 @@ for line in sys.stdin:
 State = tuple[dict[str, str], tuple[str, ...]]
 
 
+@pytest.mark.timeout(180)  # Two hundred processes, each with writes that wait for the disk.
 def test_an_acknowledged_change_survives_every_kill(tmp_path: Path) -> None:
     seed = int(os.environ.get("CHAOS_SEED", random.randrange(2**32)))
     print(f"CHAOS_SEED={seed}")  # noqa: T201 - pytest shows it when the test fails

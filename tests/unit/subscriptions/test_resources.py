@@ -22,6 +22,7 @@ class Node:
     backends: list[str] = field(default_factory=lambda: ["peer:a"])
     gateways: set[str] = field(default_factory=set)
     looked: list[str] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
     told: list[str] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     updated: int = 0
@@ -68,6 +69,8 @@ class _Link:
 
     def look_at_subscriptions(self) -> None:
         self.node.looked.append(self.key)
+        if self.key in self.node.broken:
+            raise ZeroDivisionError("ours")
 
 
 async def test_an_update_of_a_uri_that_is_too_long_tells_of_what_it_is_below() -> None:
@@ -96,6 +99,16 @@ async def test_a_backend_that_says_nothing_is_granted_and_announced_when_it_agre
     assert asyncio.get_running_loop().time() == SETTLE_TIMEOUT_S
     node.updates.settled("peer:a", "notes://home", None)
     assert node.told == ["notes://kit/home"]
+
+
+async def test_a_link_that_cannot_look_keeps_neither_the_others_nor_the_subscriber_from_their_news(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    node = Node(backends=["peer:a", "peer:b", "peer:c"])
+    node.broken = {"peer:a", "peer:b"}
+    assert await node.subscriber().add(["notes://kit/home"]) == {}
+    assert sorted(node.looked) == node.backends
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_a_refusal_is_passed_on_when_every_backend_refuses_and_asked_again_by_the_next_subscriber() -> None:

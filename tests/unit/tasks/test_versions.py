@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from agent.errors import RpcError
-from agent.model import TASKS_EXTENSION, Era, HttpTarget, Json, LinkView, NodeIdentity, ServerScope, ServerSpec
+from agent.mcp_terms import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
+from agent.model import TASKS_EXTENSION, HttpTarget, Json, LinkView, NodeIdentity, ServerScope, ServerSpec
 from agent.routing.table import Route, RouteKind
 from agent.tasks.versions import as_legacy, as_modern, task_support, with_related_task, with_task, without_related_task
 
@@ -23,8 +24,8 @@ def to(definition: Json) -> Route:
     return Route(RouteKind.TOOL, "jobs__job", definition, "", (), listed=True, owner="x")
 
 
-def behind(era: Era, *, has_tasks: bool = True, identity: NodeIdentity | None = None) -> LinkView:
-    return LinkView(SPEC, era=era, has_tasks=has_tasks, identity=identity)
+def behind(version: str, *, has_tasks: bool = True, identity: NodeIdentity | None = None) -> LinkView:
+    return LinkView(SPEC, protocol_version=version, has_tasks=has_tasks, identity=identity)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def behind(era: Era, *, has_tasks: bool = True, identity: NodeIdentity | None = 
 def test_a_server_with_sessions_is_asked_for_a_task_where_it_has_to_or_its_client_wants_one(
     support: str | None, params: Json, task: Json | None
 ) -> None:
-    got = sent(support, behind(Era.LEGACY), **params)
+    got = sent(support, behind(LATEST_HANDSHAKE_VERSION), **params)
     assert got.get("task") == task
     assert ("task" in got) is (task is not None)
     assert {name: value for name, value in got.items() if name != "task"} == {
@@ -55,19 +56,19 @@ def test_a_server_with_sessions_is_asked_for_a_task_where_it_has_to_or_its_clien
 
 def test_what_needs_a_task_is_refused_where_it_is_not_made_or_not_taken() -> None:
     with pytest.raises(RpcError) as refused:
-        sent("required", behind(Era.LEGACY))
+        sent("required", behind(LATEST_HANDSHAKE_VERSION))
     assert refused.value.code == -32021
     with pytest.raises(RpcError) as refused:
-        sent("required", behind(Era.LEGACY, has_tasks=False), _meta=DECLARED)
+        sent("required", behind(LATEST_HANDSHAKE_VERSION, has_tasks=False), _meta=DECLARED)
     assert refused.value.code == -32601
 
 
 def test_another_node_gets_the_wanted_task_as_it_is_and_a_stateless_server_hears_nothing_of_it() -> None:
-    node = behind(Era.MODERN, identity=NodeIdentity("id", "east"))
+    node = behind(LATEST_MODERN_VERSION, identity=NodeIdentity("id", "east"))
     params: Json = {"name": "job", "task": WISH}
     assert with_task("tools/call", to({"execution": {"taskSupport": "required"}}), params, node) is params
-    assert with_task("prompts/get", to({}), params, behind(Era.LEGACY)) is params
-    assert sent("required", behind(Era.MODERN), task=WISH) == {"name": "job"}
+    assert with_task("prompts/get", to({}), params, behind(LATEST_HANDSHAKE_VERSION)) is params
+    assert sent("required", behind(LATEST_MODERN_VERSION), task=WISH) == {"name": "job"}
 
 
 @pytest.mark.parametrize("definition", [{}, {"execution": 1}, {"execution": {}}, {"execution": {"taskSupport": 1}}])
@@ -96,3 +97,4 @@ def test_a_result_says_to_which_task_it_belongs_or_does_not() -> None:
     assert without_related_task(with_related_task({"a": 1, "_meta": {"x": 1}}, "7")) == {"a": 1, "_meta": {"x": 1}}
     plain: Json = {"_meta": {"x": 1}}
     assert without_related_task(plain) is plain
+    assert with_related_task({"_meta": 5}, "7") == with_related_task({}, "7")

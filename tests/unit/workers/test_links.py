@@ -11,7 +11,7 @@ from agent.client.event import Event
 from agent.client.protocol import Request
 from agent.errors import CallNotSent, Unreachable
 from agent.links.dial import OpenClient
-from agent.model import BackendSpec, Era, HttpTarget, LinkState, LinkView, NodeIdentity, ServerScope, ServerSpec
+from agent.model import BackendSpec, HttpTarget, LinkState, LinkView, NodeIdentity, ServerScope, ServerSpec
 from agent.workers.links import WorkerLink, WorkerLinks
 from tests.waiting import eventually
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from agent.client.http.stateless import HttpStatelessClient
 
 SPEC = ServerSpec("kit", HttpTarget("http://127.0.0.1:9/mcp"), ServerScope.SERVICE)
-VIEW = LinkView(SPEC, LinkState.READY, era=Era.MODERN, protocol_version="2026-07-28", ready_at_s=1.0)
+VIEW = LinkView(SPEC, LinkState.READY, protocol_version="2026-07-28", ready_at_s=1.0)
 OWN = NodeIdentity("id", "node")
 
 

@@ -1,13 +1,14 @@
-"""Connections given from one end to the other: each arrives once, with its bytes, or is still here after a failure."""
+"""Connections given to a worker: each arrives once, in its order, or not at all when there is no worker any more."""
 
-import asyncio
 import os
+import resource
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from agent.workers.passage import INLINE_BYTES_MAX, Given, Passage, pair
+from agent.workers.passage import Arrivals, Given, Passage, pair
 from tests.waiting import eventually
 
 
@@ -28,77 +29,75 @@ def client() -> Iterator[tuple[socket.socket, socket.socket]]:
         end.close()
 
 
-def nothing() -> None:
-    """For an end whose loss is of no interest."""
-
-
-def into(found: list[Given]) -> Callable[[Given], None]:
-    return found.append
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def has(found: list[Given], count: int) -> bool:
     return len(found) == count
 
 
-@pytest.mark.parametrize("size", [0, 1, INLINE_BYTES_MAX, INLINE_BYTES_MAX + 1, 400_000])
-async def test_connection_arrives_with_every_byte_that_had_come(
-    ends: tuple[socket.socket, socket.socket], client: tuple[socket.socket, socket.socket], size: int
+async def test_connection_arrives_with_its_place_and_what_had_come(
+    ends: tuple[socket.socket, socket.socket], client: tuple[socket.socket, socket.socket]
 ) -> None:
     found: list[Given] = []
-    sender, receiver = Passage(ends[0], into([]), nothing), Passage(ends[1], into(found), nothing)
-    data = os.urandom(size)
-    sender.give(Given(os.dup(client[1].fileno()), 7, 3, data))
-    async with asyncio.timeout(10):
-        await eventually(lambda: has(found, 1))
+    passage, _arrivals = Passage(ends[0]), Arrivals(ends[1], found.append)
+    passage.give(Given(client[1].fileno(), 7, 3, 400_000))
+    await eventually(lambda: has(found, 1))
     (given,) = found
-    assert (given.number, given.returns, given.data) == (7, 3, data)
+    assert given.descriptor is not None
+    assert (given.number, given.returns, given.size) == (7, 3, 400_000)
     with socket.socket(fileno=given.descriptor) as arrived:
         client[0].send(b"more")
         assert arrived.recv(10) == b"more"
-    for one in (sender, receiver):
-        assert one.close() == []
+    passage.close()
 
 
-async def test_what_the_other_end_has_no_room_for_is_sent_later_in_its_order(
+async def test_what_the_worker_has_no_room_for_is_sent_later_in_its_order(
     ends: tuple[socket.socket, socket.socket], client: tuple[socket.socket, socket.socket]
 ) -> None:
     found: list[Given] = []
-    sender = Passage(ends[0], into([]), nothing)
-    many = 200
+    passage, many = Passage(ends[0]), 2_000
     for number in range(many):
-        sender.give(Given(os.dup(client[1].fileno()), number, 0, b"x" * 1_000))
-    assert sender.is_sending
-    receiver = Passage(ends[1], into(found), nothing)
+        passage.give(Given(client[1].fileno(), number, 0, 1))
+    assert repr(passage) != "<Passage waiting=0>"
+    _arrivals = Arrivals(ends[1], found.append)
     await eventually(lambda: has(found, many))
     assert [given.number for given in found] == list(range(many))
-    assert not sender.is_sending
+    assert repr(passage) == "<Passage waiting=0>"
     for given in found:
+        assert given.descriptor is not None
         os.close(given.descriptor)
-    for one in (sender, receiver):
-        one.close()
+    passage.close()
 
 
-async def test_end_that_is_lost_gives_back_what_was_not_sent(
-    ends: tuple[socket.socket, socket.socket], client: tuple[socket.socket, socket.socket]
-) -> None:
-    lost = asyncio.Event()
-    sender = Passage(ends[0], into([]), lost.set)
-    ends[1].close()
-    sender.give(Given(os.dup(client[1].fileno()), 1, 0, b"held"))
-    async with asyncio.timeout(10):
-        await lost.wait()
-    (unsent,) = sender.close()
-    assert unsent.data == b"held"
-    os.close(unsent.descriptor)
-
-
-async def test_end_takes_what_has_come_before_it_closes(
+async def test_connection_that_a_worker_has_no_descriptor_for_is_heard_of_and_the_next_one_arrives(
     ends: tuple[socket.socket, socket.socket], client: tuple[socket.socket, socket.socket]
 ) -> None:
     found: list[Given] = []
-    sender, receiver = Passage(ends[0], into([]), nothing), Passage(ends[1], into(found), nothing)
-    sender.give(Given(os.dup(client[1].fileno()), 1, 0, b""))
-    sender.close()
-    receiver.close()
-    (given,) = found
-    os.close(given.descriptor)
+    passage, _arrivals = Passage(ends[0]), Arrivals(ends[1], found.append)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        passage.give(Given(client[1].fileno(), 7, 3, 40))
+        await eventually(lambda: has(found, 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found == [Given(None, 7, 3, 40)]
+    passage.give(Given(client[1].fileno(), 8, 3, 40))
+    await eventually(lambda: has(found, 2))
+    assert found[1].descriptor is not None
+    os.close(found[1].descriptor)
+    passage.close()
+
+
+async def test_nothing_stays_open_of_what_was_given_to_a_worker_that_has_gone(
+    ends: tuple[socket.socket, socket.socket], client: tuple[socket.socket, socket.socket]
+) -> None:
+    passage, before = Passage(ends[0]), descriptors()
+    ends[1].close()
+    passage.give(Given(client[1].fileno(), 1, 0, 1))
+    passage.close()
+    assert descriptors() == before - 2  # The two ends.
+    client[0].send(b"more")
+    assert client[1].recv(10) == b"more"

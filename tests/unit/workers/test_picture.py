@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from agent.mcp_terms import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
 from agent.model import (
-    Era,
     HttpTarget,
     LinkState,
     LinkView,
@@ -26,11 +26,11 @@ from agent.routing.table import Replica, Route, RouteKind
 from agent.workers.picture import Picture, changes, link_shown, may_dial, tools_for_workers
 
 URL = HttpTarget("http://127.0.0.1:9/mcp")
-SERVER = LinkView(ServerSpec("kit", URL, ServerScope.SERVICE), LinkState.READY, era=Era.MODERN)
+SERVER = LinkView(ServerSpec("kit", URL, ServerScope.SERVICE), LinkState.READY, protocol_version=LATEST_MODERN_VERSION)
 PEER = LinkView(
     PeerSpec("back", URL, PeerSource.DISCOVERY),
     LinkState.READY,
-    era=Era.MODERN,
+    protocol_version=LATEST_MODERN_VERSION,
     identity=NodeIdentity("id-of-back", "back"),
 )
 
@@ -60,7 +60,7 @@ def test_servers_by_url_and_nodes_of_the_stateless_era_are_dialled() -> None:
     "view",
     [
         replace(SERVER, state=LinkState.BACKOFF),
-        replace(SERVER, era=Era.LEGACY),
+        replace(SERVER, protocol_version=LATEST_HANDSHAKE_VERSION),
         replace(SERVER, has_tasks=True),
         of_server(target=StdioTarget("python")),
         of_server(target=replace(URL, oauth=OAuthClient())),

@@ -82,6 +82,9 @@ def test_what_follows_the_last_chunk_is_handed_back() -> None:
     assert repr(chunks) == "<Chunks done>"
 
 
+DATE = "Date: Sun, 29 Nov 2026 22:00:00 GMT"
+
+
 def answer_of(body: bytes, *lines: str, length: int | None = None) -> bytes:
     declared = f"Content-Length: {len(body) if length is None else length}"
     head = "\r\n".join(("HTTP/1.1 200 OK", "Content-Type: application/json", declared, *lines, "", ""))
@@ -113,11 +116,24 @@ def test_each_answer_has_its_own_proof() -> None:
     assert whole_answer(answer_of(b"{}", once)) is None, "one without a proof has another head"
 
 
-def test_an_answer_of_another_second_is_known_as_well() -> None:
+@pytest.mark.parametrize("lines", [(), ("Date: Sun, 29 Nov 2026 22:00:00 GMT", "Mesh-Proof: 0a1b")])
+def test_an_answer_that_is_known_by_the_one_before_is_what_a_search_finds(lines: tuple[str, ...]) -> None:
     once = f"X-Once: {uuid4()}"
-    known("Date: Sun, 29 Nov 2026 22:00:00 GMT", once)
+    known(once, *lines)
+    before = whole_answer(answer_of(b"{}", once, *lines))
+    assert before is not None
+    for data in (answer_of(b"x" * 5_000, once, *lines), answer_of(b"", once, *lines), answer_of(b"{}", once, *lines)):
+        assert whole_answer(data, before.known) == whole_answer(data) is not None
+        for part in (data + b"x", data[:-1], data.replace(b"X-Once", b"X-Else")):
+            assert whole_answer(part, before.known) is None
+
+
+@pytest.mark.parametrize("name", ["Date", "date"])
+def test_an_answer_of_another_second_is_known_as_well(name: str) -> None:
+    once = f"X-Once: {uuid4()}"
+    known(f"{name}: Sun, 29 Nov 2026 22:00:00 GMT", once)
     for second in range(1, 4):
-        assert whole_answer(answer_of(b"{}", f"Date: Sun, 29 Nov 2026 22:00:0{second} GMT", once)) is not None
+        assert whole_answer(answer_of(b"{}", f"{name}: Sun, 29 Nov 2026 22:00:0{second} GMT", once)) is not None
 
 
 @pytest.mark.parametrize(
@@ -135,6 +151,21 @@ def test_a_date_hides_nothing_else_of_its_head(line: str) -> None:
     known("Date: Sun, 29 Nov 2026 22:00:00 GMT", once)
     known(once)
     assert whole_answer(answer_of(b"{}", line, once)) is None
+
+
+@pytest.mark.parametrize(
+    ("kept", "other"),
+    [
+        (("Connection: clos", f"{DATE}e"), ("Connection: close", DATE)),
+        (("Connection: keep-alive", f"{DATE}\r\n , close"), ("Connection: keep-alive\r\n , close", DATE)),
+    ],
+)
+def test_what_follows_a_date_is_not_taken_for_the_end_of_the_line_before_it(
+    kept: tuple[str, str], other: tuple[str, str]
+) -> None:
+    once = f"X-Once: {uuid4()}"
+    known(once, *kept)
+    assert whole_answer(answer_of(b"{}", once, *other)) is None
 
 
 @pytest.mark.parametrize(

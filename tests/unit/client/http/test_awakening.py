@@ -2,18 +2,31 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from itertools import pairwise
 
 import pytest
 
 from agent.client.http.awakening import (
     ASKED_OPEN_MAX,
     AWAKE_PAUSE_S,
-    KNOCK_EVERY_S,
     KNOCKS_OPEN_MAX,
-    KNOCKS_PER_S_MAX,
     LATE_S,
+    QUESTION_EVERY_S,
     SLOW_ANSWERS,
     Awakening,
+)
+from agent.client.knocks import (
+    ANNOUNCED,
+    ANNOUNCED_KNOCKS_PER_S_MAX,
+    CALLED_FOR_S,
+    CALLED_KNOCKS_PER_S_MAX,
+    CALLS,
+    KNOCK_EVERY_S,
+    KNOCKS_PER_S_MAX,
+    NAMED,
+    OWN,
+    Calls,
+    Knocks,
 )
 from agent.errors import AuthRefused, MeshError, Unreachable
 from tests.scripted_client import now_s
@@ -75,8 +88,8 @@ def says_nothing(failure: Exception) -> bool:
     return isinstance(failure, Unreachable)
 
 
-async def asked(server: Server, *, session: bool = True) -> int:
-    async with Awakening(server.knock) as awakening:
+async def asked(server: Server, *, session: bool = True, knocks: Knocks = OWN) -> int:
+    async with Awakening(server.knock, knocks=knocks) as awakening:
         return await awakening.answer(server.ask, drop=server.drop if session else None, says_nothing=says_nothing)
 
 
@@ -92,6 +105,11 @@ async def test_one_that_hung_and_goes_on_is_asked_anew_within_two_seconds(*, ses
     assert await asked(server, session=session) == 1
     assert GOES_ON_S < now_s() < GOES_ON_S + KNOCK_EVERY_S + AWAKE_PAUSE_S + 4 * QUICK_S
     assert (server.open, server.knocks_open) == (0, 0)
+
+
+async def test_one_that_answers_500_to_what_it_cannot_read_is_there() -> None:
+    server = Server(FOR_EVER_S, QUICK_S, hangs_s=(0, GOES_ON_S), status=500)
+    assert await asked(server) == 1
 
 
 async def test_a_slow_one_that_is_silent_meanwhile_is_asked_once_and_never_given_up() -> None:
@@ -259,13 +277,137 @@ async def test_the_only_one_that_fails_counts() -> None:
         await asked(Server(Unreachable("it ended")))
 
 
-async def test_many_that_hang_share_so_many_knocks_a_second() -> None:
-    servers = [Server(60.0, hangs_s=(0, FOR_EVER_S)) for _ in range(100)]
+async def test_many_that_hang_share_so_many_knocks_a_second_and_peers_delay_no_server_of_ours() -> None:
+    limits = {OWN: KNOCKS_PER_S_MAX, NAMED: KNOCKS_PER_S_MAX, ANNOUNCED: ANNOUNCED_KNOCKS_PER_S_MAX}
+    hung = {knocks: [Server(20.0, hangs_s=(0, FOR_EVER_S)) for _ in range(100)] for knocks in limits}
     async with asyncio.TaskGroup() as group:
-        for server in servers:
-            group.create_task(asked(server))
-    knocks = sum(len(server.knocked_at_s) for server in servers)
-    assert knocks == pytest.approx(60 * KNOCKS_PER_S_MAX, rel=0.2)
+        for knocks, servers in hung.items():
+            for server in servers:
+                group.create_task(asked(server, knocks=knocks))
+    for knocks, per_s_max in limits.items():
+        count = sum(len(server.knocked_at_s) for server in hung[knocks])
+        assert 0.7 * 20 * per_s_max < count <= 20 * per_s_max + len(hung[knocks]), "each has a first one"
+
+
+async def test_of_300_that_hang_each_is_knocked_at_as_often_as_one_while_it_is_called_and_in_time_while_not() -> None:
+    servers = {called: [Server(15.0, hangs_s=(0, FOR_EVER_S)) for _ in range(300)] for called in (True, False)}
+
+    async def dialled(server: Server, *, called: bool) -> None:
+        CALLS.set(calls := Calls())
+        async with asyncio.TaskGroup() as group:
+            dial = group.create_task(asked(server))
+            while called and not dial.done():
+                calls.note(now_s())
+                await asyncio.sleep(CALLED_FOR_S / 2)
+
+    async with asyncio.TaskGroup() as group:
+        for called, some in servers.items():
+            for server in some:
+                group.create_task(dialled(server, called=called))
+    for called, gap_s in ((True, KNOCK_EVERY_S), (False, 300 / KNOCKS_PER_S_MAX)):
+        for server in servers[called]:
+            gaps_s = [after - before for before, after in pairwise(server.knocked_at_s)]
+            assert max(gaps_s) == pytest.approx(gap_s, rel=0.01)
+    assert 300 / CALLED_KNOCKS_PER_S_MAX <= KNOCK_EVERY_S
+
+
+async def test_one_that_is_put_off_for_others_is_knocked_at_as_soon_as_it_is_called() -> None:
+    others, server = ([Server(4.0, hangs_s=(0, FOR_EVER_S)) for _ in range(count)] for count in (300, 1))
+    async with asyncio.TaskGroup() as group:
+        for other in others:
+            group.create_task(asked(other))
+        CALLS.set(calls := Calls())
+        group.create_task(asked(server[0]))
+        await asyncio.sleep(2 * KNOCK_EVERY_S)
+        assert len(server[0].knocked_at_s) == 1
+        calls.note(now_s())
+        await asyncio.sleep(QUICK_S)
+        assert len(server[0].knocked_at_s) == 2
+
+
+class Gateway(Server):
+    """Reads JSON, so that it answers knocks itself, and holds each question of the time when its server hung."""
+
+    async def question(self) -> int:
+        if self.hangs_s[0] <= now_s() < self.hangs_s[1]:
+            await asyncio.sleep(FOR_EVER_S)
+        await asyncio.sleep(QUICK_S)
+        return 200
+
+    async def knock(self) -> int:
+        await asyncio.sleep(QUICK_S)
+        return 400
+
+
+@pytest.mark.parametrize(("called", "within_s"), [(True, 2.0), (False, 10.0)])
+async def test_one_behind_a_gateway_that_answers_knocks_itself_is_found_by_the_question(
+    *, called: bool, within_s: float
+) -> None:
+    gateway = Gateway(FOR_EVER_S, QUICK_S, hangs_s=(0, GOES_ON_S))
+    CALLS.set(calls := Calls())
+
+    async def call_on() -> None:
+        while called:
+            calls.note(now_s())
+            await asyncio.sleep(CALLED_FOR_S / 2)
+
+    calling = asyncio.ensure_future(call_on())
+    async with Awakening(gateway.knock, question=gateway.question) as awakening:
+        # The first request of a session: it is repeated only where the server was silent.
+        assert await awakening.answer(gateway.ask, drop=gateway.drop, says_nothing=says_nothing) == 1
+    calling.cancel()
+    assert GOES_ON_S < now_s() < GOES_ON_S + within_s
+
+
+async def test_a_slow_one_behind_such_a_gateway_is_asked_for_one_session_alone() -> None:
+    gateway = Gateway(50.0)
+    async with Awakening(gateway.knock, question=gateway.question) as awakening:
+        assert await awakening.answer(gateway.ask, drop=gateway.drop, says_nothing=says_nothing) == 0
+    assert len(gateway.asked_at_s) == 1
+
+
+async def test_one_that_is_slow_with_the_question_too_is_asked_it_no_more_often_than_it_may_cost() -> None:
+    asked_at_s: list[float] = []
+
+    async def slow_question() -> int:
+        asked_at_s.append(now_s())
+        await asyncio.sleep(12.0)  # A program that is started for it.
+        return 200
+
+    gateway = Gateway(50.0)
+    async with Awakening(gateway.knock, question=slow_question) as awakening:
+        assert await awakening.answer(gateway.ask, drop=gateway.drop, says_nothing=says_nothing) == 0
+    assert (len(gateway.asked_at_s), len(asked_at_s)) == (1, 50 // QUESTION_EVERY_S)
+
+
+async def test_calls_hurry_the_knocks_also_at_one_that_has_answered_slowly() -> None:
+    CALLS.set(calls := Calls())
+    others, took_s = Knocks(KNOCKS_PER_S_MAX), 2 * KNOCK_EVERY_S
+    crowd = [Server() for _ in range(20 * KNOCKS_PER_S_MAX)]
+    for one in crowd:
+        others.add(one, called=False)
+    server = Server(took_s)
+    async with Awakening(server.knock, knocks=others) as awakening:
+        await awakening.answer(server.ask, drop=server.drop, says_nothing=says_nothing)
+        server.knocked_at_s.clear()
+        calls.note(now_s())
+        await asyncio.sleep(SLOW_ANSWERS * took_s + 0.1)
+    assert server.knocked_at_s
+
+
+async def test_questions_are_answered_in_any_order_when_it_goes_on() -> None:
+    answers_s = iter([2 * KNOCK_EVERY_S, 1.5 * KNOCK_EVERY_S])
+
+    async def question() -> int:
+        await asyncio.sleep(next(answers_s, QUICK_S))
+        return 200
+
+    gateway = Gateway(FOR_EVER_S, QUICK_S)
+    CALLS.set(calls := Calls())
+    calls.note(now_s())
+    async with Awakening(gateway.knock, question=question) as awakening:
+        assert await awakening.answer(gateway.ask, says_nothing=says_nothing) == 1
+        await asyncio.sleep(LATE_S / 2)
 
 
 async def test_a_session_that_is_made_when_the_dial_is_given_up_at_that_moment_is_ended() -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from agent.client.http.answer import ConnectionBroken, NotHttp
 from agent.client.http.connection import Connection
 from agent.client.http.received import Response
+from tests.waiting import PATIENCE_S
 
 REQUEST = b"POST / HTTP/1.1\r\n\r\n"
-PATIENCE_S = 5.0
 
 
 class MemoryTransport(asyncio.Transport):
@@ -27,6 +27,11 @@ class MemoryTransport(asyncio.Transport):
         self.written = b""
         self.aborted = False
         self.reading = True
+        self.protocol: asyncio.BaseProtocol | None = None
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        assert self.protocol is not None
+        return self.protocol
 
     def get_extra_info(self, _: str, default: object = None) -> object:
         return default
@@ -57,7 +62,7 @@ class ReplyChannel:
         self.finished = 0
         self.lost = 0
         self.transport = MemoryTransport()
-        self.connection = Connection(self)
+        self.connection = self.transport.protocol = Connection(self)
         self.connection.connection_made(self.transport)
 
     def take_back(self, _: Connection) -> None:

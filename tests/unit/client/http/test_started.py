@@ -7,11 +7,14 @@ import pytest
 
 from agent.client.http.answer import parsed_head
 from agent.client.http.connection import ConnectionBroken
+from agent.client.http.open_pool import open_pool
 from agent.client.http.received import Response
 from agent.client.http.request import RequestBody
 from agent.client.http.started import Habit, StartedExchange
+from agent.client.outbound import DIRECT
+from agent.errors import CallOutcomeUnknown
 from agent.identity.association import Association, Proven
-from agent.model import Json
+from agent.model import HttpTarget, Json
 from tests.unit.client.http.test_connection import ReplyChannel
 from tests.waiting import one_pass
 
@@ -62,22 +65,22 @@ class Out:
             asyncio.get_running_loop().call_soon(int)
         self.channel, self.taker, self.habit = ReplyChannel(), Taking(refuses=refuses), Habit()
         self.taker.channel = self.channel
-        self.body = RequestBody(b"{}")
-        self.started = StartedExchange(7, self.body, self.taker, self.habit)
+        self.started = StartedExchange(7, b"{}", self.taker, self.habit)
         self.started.goes_out(self.channel.connection, association() if between_nodes else None, b"POST / HTTP/1.1\r\n")
 
     def comes(self, data: bytes) -> None:
         self.channel.connection.data_received(data)
 
     async def waited_for(self) -> Response:
-        assert self.body.begun is not None
-        return await self.body.begun()
+        body = self.started.body()
+        assert body.sent
+        assert body.begun is not None
+        return await body.begun()
 
 
 async def test_a_usual_answer_is_taken_and_its_connection_is_idle_before_that() -> None:
     out = Out()
     assert out.channel.transport.written == b"POST / HTTP/1.1\r\n\r\n{}"
-    assert out.body.sent
     out.comes(answer(message()))
     assert (out.taker.results, out.taker.waits, out.channel.finished) == ([{"content": []}], 0, 1)
     assert out.taker.given_back == [1]
@@ -149,6 +152,25 @@ async def test_a_connection_that_ends_has_it_waited_for_once_with_the_reason(how
     with pytest.raises(ConnectionBroken, match="closed" if how != "no HTTP" else "does not speak HTTP"):
         await out.waited_for()
     assert (out.channel.finished, out.channel.lost) == (0, 1)
+
+
+async def test_one_that_is_cut_off_has_gone_out_and_counts_as_such() -> None:
+    async def answers_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(answer(b"{}"))
+        await reader.readuntil(b"{}")
+        writer.close()
+
+    async with await asyncio.start_server(answers_once, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
+        with open_pool(HttpTarget(url), connect_timeout_s=5.0, outbound=DIRECT) as pool:
+            (await pool.post(RequestBody(b"{}"), {})).release()
+            started = StartedExchange(7, b"{}", Taking(), Habit())
+            assert pool.start(started, {})
+            started.wait()
+            with pytest.raises(CallOutcomeUnknown) as failed:
+                await pool.post(started.body(), {})
+    assert not failed.value.nothing_sent
 
 
 async def test_a_second_answer_ends_the_connection_and_is_no_ones() -> None:

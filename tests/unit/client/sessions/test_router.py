@@ -160,13 +160,26 @@ async def test_polling_a_pending_call_changes_nothing() -> None:
             await call(client, "ask", requestState=state, _meta=look)
 
 
-async def test_answers_that_cannot_be_written_end_the_call_instead_of_leaving_it_open() -> None:
+class Buggy(dict[str, Any]):
+    """What breaks where it is looked at."""
+
+    def values(self) -> Any:
+        raise ZeroDivisionError("a bug of ours")
+
+
+@pytest.mark.parametrize(
+    ("answer", "failure", "words"),
+    [({"content": nested(300)}, RpcError, "cannot be sent"), ({"_meta": Buggy()}, ZeroDivisionError, "a bug")],
+)
+async def test_answers_that_cannot_be_written_end_the_call_instead_of_leaving_it_open(
+    answer: Json, failure: type[Exception], words: str
+) -> None:
     server = Server()
     async with client_to(server) as client:
         asked = await call(client, "ask")
         told = retry(asked)
-        told["inputResponses"] = {key: {"content": nested(300)} for key in asked["inputRequests"]}
-        with pytest.raises(RpcError, match="cannot be sent"):
+        told["inputResponses"] = dict.fromkeys(asked["inputRequests"], answer)
+        with pytest.raises(failure, match=words):
             await call(client, "ask", **told)
         await asyncio.sleep(1)
         assert server.cancelled == 1

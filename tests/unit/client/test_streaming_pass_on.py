@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from agent.client.http.sse import SseParser
-from agent.client.http.streaming import STALL_TIMEOUT_S, pass_on, result_rewriter
-from agent.client.streaming import LargeResult, ResultStream
+from agent.client.streaming import STALL_TIMEOUT_S, LargeResult, ResultStream, pass_on, result_rewriter
 from agent.errors import AnswerCut, CallOutcomeUnknown
 from agent.lossless_json.raw import Bytes
 from agent.model import Json
