@@ -21,6 +21,9 @@ _TURN: Final = threading.Lock()
 # would raise the limit at the first one that it frees, and keep the next ones (mallopt(3)).
 _M_MMAP_THRESHOLD: Final = -3
 _LARGE_BLOCK_BYTES: Final = 1 << 20
+# Threads that work at once would each fill a region of memory of its own, up to 2 MB that stay so; what
+# they ask the C library for is little, and one of them runs at a time.
+_M_ARENA_MAX: Final = -8
 
 
 class _Memory:
@@ -36,7 +39,9 @@ def settle_memory() -> None:
     gc.set_threshold(20_000, 50, 1_000)
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+            library = ctypes.CDLL(None)
+            library.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+            library.mallopt(_M_ARENA_MAX, 1)
     _Memory.settled = True
 
 
