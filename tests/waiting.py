@@ -21,6 +21,8 @@ POLL_GROWS_BY = 1.1
 BEAT_S = 0.05
 # A node that was away is dialled again after a back-off of 30 s at most; the rest is the test machine's.
 PATIENCE_S = 45.0
+# From a connection that is accepted to the first step of what serves it: a task, a transport, a protocol, a task.
+PASSES_TO_SERVE = 4
 # Four times what a burst of changes is gathered for, be it notices or registrations.
 QUIET_S = 1.0
 # For what is heard of: after 30 s nodes and registrars look at everything again, which would repair what they missed.
@@ -112,3 +114,9 @@ async def promised_within(seconds: float) -> AsyncIterator[None]:
 def one_pass() -> Generator[None, None, None]:
     """Exactly one pass of the event loop."""
     yield
+
+
+async def accepted_are_served() -> None:
+    """Let all that this loop has accepted come to what serves it: after a server closes, before its connections end."""
+    for _ in range(PASSES_TO_SERVE):
+        await one_pass()

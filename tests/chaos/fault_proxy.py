@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 from agent.client.http.dial import TCP_USER_TIMEOUT_MS
 from tests.chaos.journal_server import RESET
+from tests.waiting import accepted_are_served
 
 PIECE_BYTES = 16_384
 
@@ -99,14 +100,18 @@ class FaultProxy:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until either side ends it."""
+        both = [writer]
+        self._writers.append(writer)
         try:
-            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
-        except OSError:
-            writer.transport.abort()
-            return
-        both = [writer, server_writer]
-        self._writers += both
-        try:
+            try:
+                server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
+            except OSError:
+                writer.transport.abort()
+                return
+            both.append(server_writer)
+            self._writers.append(server_writer)
+            if writer.is_closing():  # Reset meanwhile.
+                return
             async with asyncio.TaskGroup() as group:
                 up = group.create_task(self._pump(reader, writer, server_writer, up=True), name="up")
                 down = group.create_task(self._pump(server_reader, server_writer, writer, up=False), name="down")
@@ -163,9 +168,11 @@ async def fault_proxy(target_port: int) -> AsyncGenerator[FaultProxy, None]:
     try:
         yield proxy
     finally:
-        proxy.end()
+        proxy.set(Weather())
         server = await proxy.opened()
         server.close()
+        await accepted_are_served()
+        proxy.end()
         await server.wait_closed()
 
 
@@ -178,5 +185,6 @@ async def serving(proxy: _P) -> AsyncGenerator[_P, None]:
         yield proxy
     finally:
         server.close()
+        await accepted_are_served()
         proxy.end()
         await server.wait_closed()

@@ -22,7 +22,7 @@ from tests.e2e.servers_files import example
 from tests.ports import free_ports
 from tests.waiting import all_of, eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 STOPPED, HELD = "stopped", "held"
 TOOL = "d__roll"

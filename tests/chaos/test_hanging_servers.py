@@ -23,13 +23,16 @@ from tests.e2e.copied_nodes import MODULES, SERVER_MODULES
 from tests.e2e.processes import NodeProcess, environment_of, spawn_copy
 from tests.e2e.running import CLIENT_TIMEOUT_S, RunningNode
 from tests.ports import free_port, free_ports
-from tests.waiting import all_of, eventually
+from tests.waiting import PATIENCE_S, all_of, eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150), pytest.mark.usefixtures("quick_servers")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240), pytest.mark.usefixtures("quick_servers")]
 
 # A dial asks for the newer era for five seconds, then for a session.
 WAITS_AFTER_S = 7.0
 PATHS = {"modern": "/mcp", "session": "/mcp", "sse": "/sse"}
+# Until then: 12 s to find it hung, a dial that may be given up after 10 s, 8 s to the next one, and that wait; the rest
+# is the test machine's.
+WAITS_WITHIN_S = 2 * PATIENCE_S
 # What many a proxy answers itself. The stream of HTTP+SSE is a GET, which has to pass.
 ANSWERED = {"modern": "GET", "session": "GET", "sse": "OPTIONS"}
 # A process that is killed, and another one in its place.
@@ -148,4 +151,4 @@ async def waits(node: RunningNode, name: str, seconds: float = WAITS_AFTER_S) ->
             since_s = time.monotonic()
         return since_s is not None and time.monotonic() - since_s > seconds
 
-    await eventually(has_waited)
+    await eventually(has_waited, WAITS_WITHIN_S)

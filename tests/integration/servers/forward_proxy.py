@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from tests.waiting import accepted_are_served
+
 
 @dataclass
 class ForwardProxy:
@@ -87,6 +89,7 @@ async def forward_proxy(places: Mapping[str, int], user: str = "") -> AsyncItera
         yield proxy
     finally:
         server.close()
+        await accepted_are_served()
         for writer in proxy.writers:
             writer.transport.abort()
         await server.wait_closed()

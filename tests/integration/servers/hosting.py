@@ -19,6 +19,7 @@ from mcp.server.lowlevel import Server
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from agent.client.http.request import KNOCK
+from tests.waiting import accepted_are_served
 
 Asgi = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 
@@ -46,6 +47,9 @@ async def serving(app: Asgi, certificate: Path | None = None, port: int = 0) -> 
     finally:
         server.force_exit = True
         await server.shutdown()
+        # Of a connection that was accepted just before, its protocol has heard since then.
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
         # sse-starlette starts one per loop and never ends it.
         watchers = {task for task in asyncio.all_tasks() if "_shutdown_watcher" in repr(task.get_coro())}
         for watcher in watchers:
@@ -164,6 +168,7 @@ async def scripted(
         yield script
     finally:
         server.close()
+        await accepted_are_served()
         for writer in script.writers:
             if not writer.is_closing():
                 writer.transport.abort()

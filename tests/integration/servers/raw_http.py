@@ -9,6 +9,7 @@ from agent.client.http.open_pool import open_pool
 from agent.client.http.pool import HttpPool, RequestBody
 from agent.model import HttpTarget
 from tests.integration.servers.hosting import Seen, http
+from tests.waiting import accepted_are_served
 
 PATIENCE_S = 10.0
 OK = http(200, b'{"ok":true}')
@@ -35,6 +36,7 @@ async def raw_server(handle: Handle, host: str = "127.0.0.1") -> AsyncIterator[s
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}/mcp"
     finally:
         server.close()
+        await accepted_are_served()
         for writer in writers:
             writer.transport.abort()
         await server.wait_closed()
