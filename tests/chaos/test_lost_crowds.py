@@ -128,7 +128,7 @@ async def test_links_that_have_just_come_up_also_of_the_old_transport_are_judged
             await eventually(partial(has_ready, node, FEW + 3))
             try:
                 lost_s = await lost_for_a_while(node, partial(CUTS[cut], machine, stubs), FEW + 3, called=False)
-                assert (await links(node)).get("suspect", 0) == FEW + 3
+                await eventually(partial(all_are_suspect, node, FEW + 3))
                 assert await node.offers("old__pid", "new__pid")
             finally:
                 machine.heal()
@@ -216,6 +216,12 @@ async def have_failed(node: RunningNode, count: int) -> bool:
 
 async def all_are_ready(node: RunningNode, count: int = MANY) -> bool:
     return (await links(node)).get("ready", 0) == count
+
+
+async def all_are_suspect(node: RunningNode, count: int) -> bool:
+    found = await links(node)
+    assert found.get("suspect", 0) == count, found
+    return True
 
 
 async def answers_pid(node: RunningNode) -> bool:
