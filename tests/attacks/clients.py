@@ -4,7 +4,8 @@ The one rule: nothing is retried and nothing hidden; a test looks at the status,
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,17 @@ def token_of(name: str) -> str:
 def entry(name: str, *scopes: str, **more: Any) -> dict[str, Any]:
     """Its entry in a tokens file."""
     return {"sha256": hashlib.sha256(token_of(name).encode()).hexdigest(), "scopes": list(scopes), **more}
+
+
+def texts_below(folder: Path, *kept: str) -> Iterator[tuple[Path, str]]:
+    """The files of a node that runs, and what is in them, but for those of these names.
+
+    A file that the node is just writing has another name for that moment (`agent/state/durable_file.py`).
+    """
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name.removesuffix(".tmp") not in kept:
+            with suppress(FileNotFoundError):
+                yield path, path.read_bytes().decode("utf-8", "replace")
 
 
 def write_tokens(path: Path, tokens: Mapping[str, Any]) -> Path:

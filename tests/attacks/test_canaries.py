@@ -20,7 +20,7 @@ from agent.errors import ConfigRefused
 from agent.rest.openapi import OPERATIONS
 from agent.state.identity import FILE_NAME as IDENTITY
 from agent.state.overrides import FILE_NAME as OVERRIDES
-from tests.attacks.clients import Holder, entry, token_of
+from tests.attacks.clients import Holder, entry, texts_below, token_of
 from tests.e2e.processes import ROOT, environment_of
 from tests.e2e.running import MANAGEMENT_TOOLS, RunningNode, nodes_below, start_node
 from tests.e2e.servers_files import example, replace_file
@@ -231,10 +231,9 @@ def test_bundle_for_a_report_has_everything_but_secrets(scene: Scene, tmp_path: 
 def test_neither_the_log_nor_any_file_but_the_nodes_own_has_a_secret(scene: Scene) -> None:
     assert scene.node.events("node ready"), "there is a log to look at"
     looked_at = set()
-    for path in scene.folder.rglob("*"):
-        if path.is_file() and path.name not in KEPT:
-            looked_at.add(path.name)
-            assert found(path.read_bytes().decode("utf-8", "replace")) == [], path
+    for path, text in texts_below(scene.folder, *KEPT):
+        looked_at.add(path.name)
+        assert found(text) == [], path
     assert {"node.log", "audit.jsonl", "pins.json"} <= looked_at
     overrides = next(scene.folder.rglob(OVERRIDES))
     assert overrides.stat().st_mode & 0o077 == 0

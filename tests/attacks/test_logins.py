@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from agent.state.logins import FILE_NAME
-from tests.attacks.clients import Holder
+from tests.attacks.clients import Holder, texts_below
 from tests.attacks.oauth_server import MACHINE, MARK
 from tests.e2e.processes import ROOT, environment_of
 from tests.e2e.running import RunningNode, nodes_below, start_node, stop_node
@@ -357,9 +357,8 @@ async def test_no_token_code_or_secret_of_a_login_shows_anywhere(scene: Scene) -
         out, err = await process.communicate()
         assert MARK.encode() not in out + err, words
     looked_at = set()
-    for path in scene.folder.rglob("*"):
-        if path.is_file() and path.name not in (FILE_NAME, "secret"):
-            looked_at.add(path.name)
-            assert MARK not in path.read_bytes().decode("utf-8", "replace"), path
+    for path, text in texts_below(scene.folder, FILE_NAME, "secret"):
+        looked_at.add(path.name)
+        assert MARK not in text, path
     assert {"node.log", "audit.jsonl"} <= looked_at
     assert any('"server.login"' in line for line in next(scene.folder.rglob("audit.jsonl")).read_text().splitlines())

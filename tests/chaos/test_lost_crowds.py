@@ -19,6 +19,7 @@ from agent.client.http.dial import TCP_USER_TIMEOUT_MS
 from tests.chaos.namespace import Machine, other_machine, why_not
 from tests.chaos.stub_peers import links, listed, stub_peers
 from tests.chaos.test_silent_crowds import (
+    ANSWERED_WITHIN_S,
     BACK_WITHIN_S,
     CALL_TIMEOUT_S,
     MANY,
@@ -91,10 +92,12 @@ async def test_when_packets_of_most_peers_are_lost_no_link_ends_and_calls_work_a
                 machine.heal()
             heard_s, watch = time.monotonic(), Stopwatch(node.process.pid, stubs.pid)
             answers = await all_of(call(node, number) for number in range(MANY))
+            answered_s = watch()
             measured(
                 f"{cut}: {MANY} calls after {lost_s:.1f} s were answered within {time.monotonic() - heard_s:.2f} s"
             )
             assert all("result" in answer for answer in answers), answers
+            assert answered_s < ANSWERED_WITHIN_S
             back_s = await watch.until(partial(all_are_ready, node), BACK_WITHIN_S)
             measured(f"all were heard again after {back_s:.1f} s")
             await eventually(partial(has_lasted, heard_s, SETTLED_S))
@@ -128,7 +131,7 @@ async def test_links_that_have_just_come_up_also_of_the_old_transport_are_judged
             await eventually(partial(has_ready, node, FEW + 3))
             try:
                 lost_s = await lost_for_a_while(node, partial(CUTS[cut], machine, stubs), FEW + 3, called=False)
-                assert (await links(node)).get("suspect", 0) == FEW + 3
+                await eventually(partial(all_are_suspect, node, FEW + 3))
                 assert await node.offers("old__pid", "new__pid")
             finally:
                 machine.heal()
@@ -216,6 +219,12 @@ async def have_failed(node: RunningNode, count: int) -> bool:
 
 async def all_are_ready(node: RunningNode, count: int = MANY) -> bool:
     return (await links(node)).get("ready", 0) == count
+
+
+async def all_are_suspect(node: RunningNode, count: int) -> bool:
+    found = await links(node)
+    assert found.get("suspect", 0) == count, found
+    return True
 
 
 async def answers_pid(node: RunningNode) -> bool:

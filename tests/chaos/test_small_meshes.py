@@ -112,8 +112,7 @@ async def test_while_two_of_three_peers_hang_calls_cost_what_they_do_where_one_i
                     later.append(asked())
                 await shared.grows(20)
                 no_core_s = time.monotonic() - began_s - watch()
-                states = {name: peer["state"] for name, peer in (await front.peers()).items()}
-                assert states == {CALLED: "suspect", IDLE: "suspect", "well": "ready"}
+                await eventually(partial(doubts_the_hung, front))
                 async with calls_to(front, hung, TOOL) as answered:
                     for peer in stopped:
                         peer.process.send_signal(signal.SIGCONT)
@@ -128,6 +127,13 @@ async def test_while_two_of_three_peers_hang_calls_cost_what_they_do_where_one_i
         assert shared.failures == well.failures == []
         assert shared.longest_s < MOVED_WITHIN_S + SLACK_S + no_core_s
         assert front.events("MCP link down") == []
+
+
+async def doubts_the_hung(node: RunningNode) -> bool:
+    """Whether it doubts these and no other; on a busy machine one that is well may be late for a moment."""
+    states = {name: peer["state"] for name, peer in (await node.peers()).items()}
+    assert states == {CALLED: "suspect", IDLE: "suspect", "well": "ready"}, states
+    return True
 
 
 def downs(node: RunningNode) -> int:
