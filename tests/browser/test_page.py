@@ -4,7 +4,8 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -92,6 +93,13 @@ async def chosen(page: Page, name: str) -> None:
     await page.locator("#entries button").first.click()
 
 
+@asynccontextmanager
+async def answered(page: Page, method: str) -> AsyncIterator[None]:
+    """Order something about peers, and wait until the node has it on its disk, which may be a slow one."""
+    async with page.expect_response(lambda one: "/mcp/peers" in one.url and one.request.method == method):
+        yield
+
+
 async def test_the_page_shows_each_link_and_why_one_is_down(browser: Browser, mesh: Mesh) -> None:
     page = await opened(browser, mesh.open)
     rows = page.locator("#links tr")
@@ -116,11 +124,13 @@ async def test_a_change_is_on_the_screen_at_once_and_an_event_tells_of_it(browse
         await page.click("#add-peer")
         await page.fill("#peer-name", "elsewhere")
         await page.fill("#peer-url", f"http://127.0.0.1:{free_port()}/mcp")
-        await page.click("dialog button.main")
+        async with answered(page, "POST"):
+            await page.click("dialog button.main")
         came_s.append(await seconds_until(expect(row).to_contain_text("refuses the connection")))
-        await row.get_by_text(ending).click()
-        if ending == "Remove":
-            await page.locator("dialog button.main").click()
+        async with answered(page, "DELETE"):
+            await row.get_by_text(ending).click()
+            if ending == "Remove":
+                await page.locator("dialog button.main").click()
         went_s.append(await seconds_until(expect(row).to_have_count(0)))
     assert max(min(came_s), min(went_s)) <= SEEN_WITHIN_S, (came_s, went_s)
     await page.click("#tab-events")

@@ -1,7 +1,8 @@
 """A server of nothing but the standard library that does one thing at a time, as most hand-written ones do.
 
 Run by itself over stdio, with a port as its argument over HTTP (one connection at a time). While its tool waits it
-answers nothing, no ping either. The one rule: the answer to a call is the process ID.
+answers nothing, no ping either; that a wait has begun, the file says that WAIT_BEGUN names. The one rule: the answer
+to a call is the process ID.
 """
 
 import json
@@ -9,6 +10,7 @@ import os
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 SCHEMA = {"type": "object", "properties": {"seconds": {"type": "number"}}, "required": ["seconds"]}
@@ -28,7 +30,10 @@ def answer_to(asked: dict[str, Any]) -> dict[str, Any] | None:
         case "tools/list":
             result = {"tools": [{"name": "wait", "inputSchema": SCHEMA}]}
         case "tools/call":
-            time.sleep(asked["params"]["arguments"]["seconds"])
+            seconds = asked["params"]["arguments"]["seconds"]
+            if seconds and (begun := os.environ.get("WAIT_BEGUN")):
+                Path(begun).touch()
+            time.sleep(seconds)
             result = {"content": [{"type": "text", "text": str(os.getpid())}]}
     told = {"error": {"code": -32601, "message": "Method not found"}} if result is None else {"result": result}
     return {"jsonrpc": "2.0", "id": asked["id"], **told}

@@ -24,10 +24,11 @@ from tests.waiting import PATIENCE_S, eventually
 RECORDED = 22_600
 MARGIN = 1.02
 FEW, MANY = 20, 120
-# A node that keeps account of its memory opens many links several times as slowly as any other.
+# A node that keeps account of its memory opens many links several times as slowly as any other, and rests as late: at
+# rest a link holds 22,400 to 22,700 bytes, and some hundred more in the half minute before, or while probes are late.
 LISTED_WITHIN_S = 3 * PATIENCE_S
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(510)]
 
 
 async def lists(client: RawClient, count: int) -> bool:
@@ -73,6 +74,6 @@ async def test_an_idle_link_holds_no_more_objects_than_it_did(tmp_path: Path) ->
             await eventually(partial(lists, of_few, FEW), LISTED_WITHIN_S)
             await eventually(partial(lists, of_many, MANY), LISTED_WITHIN_S)
             try:  # It rests when its first probes were answered and what their beginning took is gone.
-                await eventually(is_small)
+                await eventually(is_small, LISTED_WITHIN_S)
             finally:
                 measured(f"an idle link holds {found[0]:,.0f} bytes of Python objects")

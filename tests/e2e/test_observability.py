@@ -13,6 +13,8 @@ from tests.waiting import all_of, eventually
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 CALLS = 64
+# A node whose link is suspect for a moment, for a busy machine was late with two probes, gets none of a crowd.
+CROWDS_MAX = 3
 # Longer than what the hexadecimal IDs of a log may hold by chance.
 CANARY = 4_242_424_242_424_242
 
@@ -48,12 +50,15 @@ async def test_calls_of_one_tool_are_spread_over_the_nodes_that_have_it_and_are_
     async def counted(backend: str) -> float:
         return await mesh.plain.metric("mesh_calls_total", backend=backend, outcome="ok", tool="dice__roll") or 0
 
-    before = {backend: await counted(backend) for backend in ("peer:desk", "peer:hall")}
     async with mesh.plain.client() as client:
-        # At once: the faster one may have all calls that come one by one, but no crowd.
-        await all_of(client.call_tool("dice__roll", {}) for _ in range(CALLS))
-    grown = {backend: await counted(backend) - known for backend, known in before.items()}
-    assert sum(grown.values()) == CALLS
+        for _ in range(CROWDS_MAX):
+            before = {backend: await counted(backend) for backend in ("peer:desk", "peer:hall")}
+            # At once: the faster one may have all calls that come one by one, but no crowd.
+            await all_of(client.call_tool("dice__roll", {}) for _ in range(CALLS))
+            grown = {backend: await counted(backend) - known for backend, known in before.items()}
+            assert sum(grown.values()) == CALLS
+            if min(grown.values()) >= 1:
+                break
     assert min(grown.values()) >= 1, grown
 
 

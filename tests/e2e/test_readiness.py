@@ -4,6 +4,7 @@ import asyncio
 import shlex
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 CALL = {"name": "kit__pid", "arguments": {}}
+# A busy machine may take longer than the ten seconds of a start to ask four questions, not each time.
+STARTS_MAX = 3
 
 
 def held_up_until(path: Path) -> dict[str, Any]:
@@ -29,8 +32,8 @@ def held_up_until(path: Path) -> dict[str, Any]:
     return {"command": "sh", "args": ["-c", program], "mesh": {"scope": "service"}}
 
 
-@pytest.fixture
-async def starting(tmp_path: Path) -> AsyncIterator[RunningNode]:
+@asynccontextmanager
+async def starting_node(tmp_path: Path) -> AsyncIterator[RunningNode]:
     """A node that listens already, whose only server waits for the file `go`."""
     servers = write_servers(tmp_path, {"kit": held_up_until(tmp_path / "go")})
     port = free_port()
@@ -65,23 +68,35 @@ async def is_ready(node: RunningNode) -> bool:
     return await node.request("GET", "/readyz") == (200, {"status": "ready"})
 
 
-async def test_a_node_is_starting_until_its_server_has_been_listed_and_no_name_is_unknown_meanwhile(
-    starting: RunningNode, tmp_path: Path
-) -> None:
-    assert await starting.request("GET", "/readyz") == (503, {"status": "starting"})
-    assert await starting.request("GET", "/healthz") == (200, {"status": "alive"})
+async def answers_of(starting: RunningNode) -> list[object]:
+    """What it says of itself, and of a call of its server's tool and of another one."""
+    said: list[object] = [await starting.request("GET", path) for path in ("/readyz", "/healthz")]
     async with asyncio.TaskGroup() as group:  # At once, for either waits some seconds, and a start has ten.
         tasks = [group.create_task(refusal(starting, name), name=name) for name in ("kit__pid", "other__pid")]
-    for task in tasks:
-        assert "-32000" in task.result()
-        assert "not_executed" in task.result()
-    (tmp_path / "go").touch()
-    # A call waits three seconds for it, and a busy machine takes longer to start it.
-    assert (await eventually(lambda: modern_request(starting.url, "tools/call", CALL)))["content"]
-    await eventually(lambda: is_ready(starting))
+    return said + ["-32000" in task.result() and "not_executed" in task.result() for task in tasks]
 
 
-async def test_a_node_is_ready_after_ten_seconds_though_its_server_is_not(starting: RunningNode) -> None:
-    await eventually(lambda: is_ready(starting))
-    assert "server kit on one is away since " in await refusal(starting, "kit__pid")
-    assert "Unknown tool" in await refusal(starting, "other__pid")
+async def test_a_node_is_starting_until_its_server_has_been_listed_and_no_name_is_unknown_meanwhile(
+    tmp_path: Path,
+) -> None:
+    expected = [(503, {"status": "starting"}), (200, {"status": "alive"}), True, True]
+    for number in range(STARTS_MAX):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        async with starting_node(folder) as starting:
+            answers = await answers_of(starting)
+            if answers != expected:
+                continue
+            (folder / "go").touch()
+            # A call waits three seconds for it, and a busy machine takes longer to start it.
+            assert (await eventually(lambda url=starting.url: modern_request(url, "tools/call", CALL)))["content"]
+            await eventually(lambda node=starting: is_ready(node))
+            return
+    pytest.fail(f"not {expected}: {answers}")
+
+
+async def test_a_node_is_ready_after_ten_seconds_though_its_server_is_not(tmp_path: Path) -> None:
+    async with starting_node(tmp_path) as starting:
+        await eventually(lambda: is_ready(starting))
+        assert "server kit on one is away since " in await refusal(starting, "kit__pid")
+        assert "Unknown tool" in await refusal(starting, "other__pid")

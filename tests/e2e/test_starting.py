@@ -49,7 +49,7 @@ class Bare:
                 node.name, node.port = record["node"], int(record["url"].rpartition(":")[2].partition("/")[0])
             return node.port != 0
 
-        await eventually(ready)
+        await eventually(ready, START_TIMEOUT_S)
         return node
 
     def spawn(self, log_path: Path, **settings: str) -> NodeProcess:
