@@ -15,7 +15,7 @@ from aiohttp.web import HTTPNotFound
 from fastmcp import Context, FastMCP
 
 from agent.client.connect import McpClient, open_client
-from agent.client.http import sse_session
+from agent.client.http import restart, sse_session
 from agent.client.http.dial import Dialler
 from agent.client.http.restart import RESTART_PAUSE_S, RESTART_S
 from agent.client.protocol import Request
@@ -188,7 +188,11 @@ async def test_a_node_opens_a_new_session_after_its_stream_has_ended_and_goes_on
             assert node.view("kit").reconnects == states
 
 
-async def test_a_server_that_restarts_in_a_moment_keeps_its_link_and_its_tools_stay_listed(tmp_path: Path) -> None:
+async def test_a_server_that_restarts_in_a_moment_keeps_its_link_and_its_tools_stay_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a busy machine a second was up to 1.3, of 2 that it may take; tests/unit/client/http/test_restart.py has those.
+    monkeypatch.setattr(restart, "RESTART_S", UNREPAIRED_S)
     async with AsyncExitStack() as stack:
         async with old_server(OldServer()) as server:
             port = urlsplit(server.url).port
