@@ -23,6 +23,8 @@ from tests.waiting import eventually, one_pass
 USUAL = {"Server": "test", "X-Content-Type-Options": "nosniff"}
 DATE = re.compile(rb"Date: [^\r]+\r\n")
 CUTS = 12
+# A shutdown that waits for nothing takes a few passes of the loop.
+SHUTDOWN_PASSES = 100
 
 
 def post(body: bytes = b"{}", *, target: str = "/mcp", version: str = "1.1", lines: str = "") -> bytes:
@@ -89,6 +91,7 @@ class Served:
     runner: web.AppRunner
     begun: int = 0
     cancelled: int = 0
+    written: int = 0
     go: asyncio.Event = field(default_factory=asyncio.Event)
 
     @contextmanager
@@ -112,6 +115,15 @@ class Served:
             await self.go.wait()
         except asyncio.CancelledError:
             self.cancelled += 1
+            raise
+
+    async def write(self) -> None:
+        """As a write to the disk, which goes on when it is cancelled."""
+        try:
+            await self.wait()
+        except asyncio.CancelledError:
+            await self.go.wait()
+            self.written += 1
             raise
 
     async def answers(self, *parts: bytes) -> bytes:
@@ -190,6 +202,8 @@ async def served(*, fast: bool = True, shutdown_timeout_s: float = 5) -> AsyncIt
                 return last
             case b'"wait"':
                 await scene.wait()
+            case b'"write"':
+                await scene.write()
         if body in KINDS:
             return KINDS[body]()
         # The length among the remembered headers may be another request's: handlers ask for `content_length`.
@@ -284,6 +298,22 @@ async def test_a_shutdown_cuts_off_what_does_not_end_in_its_time() -> None:
             await fast.runner.cleanup()
             assert await read_all(ours) == b""
         assert fast.cancelled == 1
+
+
+async def test_a_shutdown_waits_for_a_request_whose_client_has_gone_and_that_has_something_to_end() -> None:
+    async with served() as fast:
+        with fast.client() as (ours, theirs):
+            await fast.accept(theirs)
+            await asyncio.get_running_loop().sock_sendall(ours, post(b'"write"'))
+            await eventually(lambda: _is(fast.begun == 1))
+        await eventually(lambda: _is(fast.cancelled == 1))
+        ending = asyncio.create_task(fast.runner.cleanup())
+        for _ in range(SHUTDOWN_PASSES):
+            await one_pass()
+        assert not ending.done()
+        fast.go.set()
+        await ending
+        assert fast.written == 1
 
 
 async def test_a_body_that_comes_slowly_is_waited_for_by_aiohttp_within_its_time_limit() -> None:

@@ -20,11 +20,12 @@ INSTANCES, CHANGES, ROUNDS = 5_000, 5, 2
 LONGEST_PIECE_MAX_S = 0.020
 # Of a look at what all links list: so much is right while the machine's memory is slow.
 LOOKS_MAX = 2.5
-# Where caches and cores are shared, processor time itself is a multiple of what it is on a quiet machine, for a while.
-TRIES = 2
+# Where caches and cores are shared, processor time itself is a multiple of what it is on a quiet machine, for a while:
+# with twenty busy processes on each core, the longest piece took 16 ms in the better one of two rounds, and 38 before.
+TRIES = 4
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("state", [LinkState.BACKOFF, LinkState.READY])
 async def test_a_change_of_one_of_5000_instances_holds_up_the_event_loop_for_20_ms_at_most(state: LinkState) -> None:
     async def longest_s() -> dict[str, float]:

@@ -270,8 +270,10 @@ async def test_nodes_get_calls_by_their_weight_and_a_new_weight_counts_without_a
 
         links = [now.front.mesh.link(view.key) for view in now.front.mesh.views()]
         ready_at_s = [view.ready_at_s for view in now.front.mesh.views()]
-        assert 2.2 < (found := await shares(3))["three"] / found["two"] < 3.8, found
-        assert 5.5 < (found := await shares(10))["three"] / found["two"] < 12, found
+        # Chance has a part: where answers come in any order, one of a hundred runs has less than 2.3 or more than 3.6,
+        # and less than 5.5 or more than 10.8. A weight that does not count makes it 1, and that of before 3.
+        assert 1.8 < (found := await shares(3))["three"] / found["two"] < 4.5, found
+        assert 4.5 < (found := await shares(10))["three"] / found["two"] < 15, found
         assert [now.front.mesh.link(view.key) for view in now.front.mesh.views()] == links
         assert [view.ready_at_s for view in now.front.mesh.views()] == ready_at_s
         status, listed = await now.front.rest("GET", "/peers")

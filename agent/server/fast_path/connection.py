@@ -84,6 +84,10 @@ class Owner(Protocol):
         """Answer a request that was begun without a task. `handler_of` is called before this returns."""
         ...
 
+    def left(self, request: "asyncio.Task[None]") -> None:
+        """Note that the client of this request has gone, and that it has not ended yet."""
+        ...
+
     def other_protocol(self) -> asyncio.Protocol:
         """A new protocol of aiohttp, for what is not served here."""
         ...
@@ -253,6 +257,8 @@ class Connection(BaseProtocol):
         self._owner.connections.discard(self)
         self._held = b""  # What it had sent ahead is not begun any more.
         self._cancel()
+        if self._request is not None:
+            self._owner.left(self._request)
 
     def data_received(self, data: bytes) -> None:
         """As `asyncio.Protocol`."""

@@ -52,6 +52,7 @@ class FastServer:
         self.answers = Answers(common)
         self.connections: set[Connection] = set()
         self.elsewhere: Elsewhere | None = None
+        self._left: set[asyncio.Task[None]] = set()
         self._direct = direct
         self.start = direct.start
         self._app = app
@@ -65,6 +66,10 @@ class FastServer:
     def __len__(self) -> int:
         """How many connections there are."""
         return len(self.connections) + len(self._server.connections)
+
+    def __bool__(self) -> bool:
+        """Always: aiohttp's runner shuts down a server that is true, and one without connections may have requests."""
+        return True
 
     def addresses(self) -> Iterator[str]:
         """The other side's address of each connection."""
@@ -89,6 +94,11 @@ class FastServer:
     def __call__(self) -> asyncio.Protocol:
         """A protocol for a new connection."""
         return Connection(self)
+
+    def left(self, request: "asyncio.Task[None]") -> None:
+        """As `agent.server.fast_path.connection.Owner`; it may have something to end, as a write to the disk."""
+        self._left.add(request)
+        request.add_done_callback(self._left.discard)
 
     def other_protocol(self) -> RequestHandler:
         """See `agent.server.fast_path.connection.Owner`."""
@@ -135,8 +145,9 @@ class FastServer:
         for connection in list(self.connections):
             connection.leave()
         under_way = [connection.request for connection in self.connections if connection.request is not None]
-        if under_way:
-            await asyncio.wait(under_way, timeout=timeout_s)
+        left, self._left = self._left, set()  # Waited for once: a disk that hangs does not hold up what follows.
+        if under_way or left:
+            await asyncio.wait([*under_way, *left], timeout=timeout_s)
         for connection in list(self.connections):
             connection.abort()
         if under_way:
