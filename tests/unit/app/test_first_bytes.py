@@ -18,6 +18,7 @@ from agent.app.sockets import bound_socket
 from agent.config.tls_files import listening_context
 from agent.model import TlsFiles
 from tests.integration.servers.certificates import Authority
+from tests.waiting import PATIENCE_S
 
 PROBES = [
     b"GET /healthz HTTP/1.1\r\n\r\n",
@@ -79,7 +80,7 @@ class Site:
         return await asyncio.open_connection("127.0.0.1", self.port, ssl=tls)
 
     async def said(self, reader: asyncio.StreamReader) -> bytes:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             return (await reader.read()).split(b"\r\n")[0]
 
     async def asks(self) -> bytes:
@@ -133,7 +134,7 @@ async def used(site: Site, request: bytes) -> tuple[asyncio.StreamReader, asynci
     """A connection with one request answered, which may be used again."""
     reader, writer = await site.connect()
     writer.write(request)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
         await reader.readexactly(length)
@@ -160,7 +161,7 @@ async def test_connections_that_are_idle_after_a_request_give_way_in_a_crowd_and
         assert await site.asks() == b"HTTP/1.1 200 OK"
         assert all(is_open(reader) for reader, _ in held)
         held += [await used(site, request_) for _ in range(2)]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             assert await held[0][0].read() == b""
         assert is_open(held[-1][0])
         assert await site.asks() == b"HTTP/1.1 200 OK"
@@ -172,6 +173,8 @@ async def test_silent_connections_give_way_to_requests_and_further_ones_are_refu
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     places = caps_of(64).total
+    # However long it takes to connect them all, none gives way meanwhile.
+    monkeypatch.setattr("agent.app.first_bytes.SILENT_S", 2 * PATIENCE_S)
     async with serving(64) as site:
         silent = [await site.connect() for _ in range(places + 2)]
         assert [await site.said(reader) for reader, _ in silent[places:]] == [b"HTTP/1.1 503 Service Unavailable"] * 2
@@ -186,6 +189,7 @@ async def test_connections_that_never_begin_tls_are_counted_and_give_way_too(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     places = caps_of(64).total
+    monkeypatch.setattr("agent.app.first_bytes.SILENT_S", 2 * PATIENCE_S)
     async with serving(64, Authority(tmp_path)) as site:
         silent = [await site.connect() for _ in range(places + 2)]
         assert [await site.said(reader) for reader, _ in silent[places:]] == [b"", b""]

@@ -20,6 +20,7 @@ from agent.app.tls_begin import is_whole_hello, quiet_about_names
 from agent.model import TlsFiles
 from tests.integration.servers.certificates import Authority
 from tests.integration.servers.raw_http import until
+from tests.waiting import PATIENCE_S
 
 RECORD = b"\x16\x03\x01\x00\x05hello"
 
@@ -97,7 +98,7 @@ async def test_a_hello_in_pieces_and_a_request_that_comes_with_it_are_served(cut
                 await until(lambda turn=turn: next(turn))  # The server has read it.
             if not agreed:
                 incoming.write(await reader.read(65_536))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             incoming.write(await reader.read())
         assert client.read(65_536).endswith(b"\r\n\r\n200000")
         writer.close()
@@ -121,7 +122,7 @@ async def test_a_client_that_says_nothing_after_its_handshake_leaves_no_descript
             if not is_last:
                 incoming.write(await reader.read(65_536))
         monkeypatch.setattr("agent.app.first_bytes.FIRST_REQUEST_S", 0.2)  # From now on, however long that took.
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             incoming.write(await reader.read())
         assert client.read(65_536).startswith(b"HTTP/1.1 408 ")
         assert len(site) == 0
@@ -150,7 +151,7 @@ async def test_a_name_that_is_none_is_refused_without_a_word_to_the_log(
                 quiet_about_names()
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(hello(b"\xff\xfe"))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 await reader.read()
             writer.close()
             assert reported == [UnicodeDecodeError], "Python itself says so once, before it is told not to"

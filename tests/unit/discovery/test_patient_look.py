@@ -27,7 +27,8 @@ async def test_a_look_that_hangs_is_waited_for_once_and_no_other_is_begun(monkey
         assert not look.take()
         began_s = time.monotonic()
         assert [look.take() for _ in range(100)] == [False] * 100
-        assert time.monotonic() - began_s < 2.0  # A hundred waits would take twenty.
+        # A hundred waits would take twenty. One takes 0.2, and more where there is no core at its end.
+        assert time.monotonic() - began_s < 10.0
         assert looks == [0]
     finally:
         goes_on.set()

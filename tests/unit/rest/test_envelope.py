@@ -15,6 +15,7 @@ from yarl import URL
 
 from agent import errors
 from agent.rest import envelope
+from tests.waiting import PATIENCE_S
 
 SECRET = "canary-7f3a"
 
@@ -214,7 +215,7 @@ async def test_a_failure_after_the_answer_began_cuts_the_connection() -> None:
 
 async def test_a_body_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(envelope, "REST_BODY_TIMEOUT_S", 0.05)
-    async with server() as url, asyncio.timeout(5):
+    async with server() as url, asyncio.timeout(PATIENCE_S):
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
         writer.write(b"POST /api/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{")
         assert (await reader.readline()).startswith(b"HTTP/1.1 408")

@@ -11,6 +11,7 @@ from agent.identity.keeper import AssociationKeeper
 from agent.identity.node_key import NodeKey
 from agent.model import HANDSHAKE_PATH
 from agent.rest import handshake
+from tests.waiting import PATIENCE_S
 
 
 async def test_a_message_that_does_not_arrive_holds_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +26,7 @@ async def test_a_message_that_does_not_arrive_holds_no_connection(monkeypatch: p
         reader, writer = await asyncio.open_connection(*runner.addresses[0])
         head = f"POST {HANDSHAKE_PATH} HTTP/1.1\r\nHost: node\r\nConnection: close\r\nContent-Length: 2\r\n\r\n"
         writer.write(head.encode() + b"{")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             assert await reader.readline() == b"HTTP/1.1 408 Request Timeout\r\n"
             writer.write(b"}")
             await reader.read()

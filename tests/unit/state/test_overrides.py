@@ -77,11 +77,11 @@ async def test_to_remove_or_suppress_twice_is_no_error_and_changes_nothing(tmp_p
 async def test_writers_at_once_lose_nothing_of_each_other(tmp_path: Path) -> None:
     store = OverrideStore.open(tmp_path)
     async with asyncio.TaskGroup() as tasks:
-        for n in range(40):
+        for n in range(12):
             tasks.create_task(store.put(override(f"peer-{n}")), name=f"put {n}")
             tasks.create_task(store.suppress(Suppression(f"gone-{n}")), name=f"suppress {n}")
     again = OverrideStore.open(tmp_path)
-    assert (len(again.overrides), len(again.suppressions)) == (40, 40)
+    assert (len(again.overrides), len(again.suppressions)) == (12, 12)
     assert again.overrides == store.overrides
 
 

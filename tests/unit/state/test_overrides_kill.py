@@ -21,7 +21,7 @@ from agent.model import HttpTarget, Override, Suppression
 from agent.state.overrides import OverrideStore
 
 KILLS = 200
-ACKS_MAX = 15  # A life ends at one of its first changes.
+ACKS_MAX = 5  # A life ends at one of its first changes: each waits twice for the disk, which may be a slow one.
 DELAY_MAX_S = 0.003  # A write takes about a third of it, so the blow falls into any of its steps.
 
 NURSERY = """

@@ -26,7 +26,7 @@ GRANTS = {
     "slow": Grant("slow", frozenset({Scope.MCP}), calls_per_s=2.0),
     "few": Grant("few", frozenset({Scope.MCP}), concurrent_calls=2),
     "over": Grant("over", frozenset({Scope.MCP}), until_s=time.time() - 1.0),
-    "until-later": Grant("until-later", frozenset({Scope.MCP}), until_s=time.time() + 3_600.0),
+    "until-later": Grant("until-later", frozenset({Scope.MCP}), until_s=time.time() + 24 * 3_600.0),
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from agent.workers.journal import Journal
 from agent.workers.spawning import LEFT_TO_THE_NODE, ended, started
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 
 @pytest.fixture
@@ -19,7 +19,11 @@ def journal() -> Iterator[Journal]:
         yield made
 
 
-async def test_no_signal_that_is_left_to_the_node_ends_a_worker_that_is_starting(journal: Journal) -> None:
+async def test_no_signal_that_is_left_to_the_node_ends_a_worker_that_is_starting(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An interpreter that ends waits for a core as well; a worker that hangs would be killed, which its code shows.
+    monkeypatch.setattr("agent.workers.spawning._END_WITHIN_S", PATIENCE_S)
     process, feed, passage = await started(journal.fd)
 
     async def is_listening_to_the_node() -> bool:
