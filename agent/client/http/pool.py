@@ -220,6 +220,11 @@ class HttpPool:
             what, colon, detail = kind.what, ": ", str(exc)
         return noted(kind.about(self.where, what, colon + detail), exc)
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether an answer, or the rest of one, is."""
+        return any(one.is_waited_for for one in self._connections)
+
     def give_up(self) -> None:
         """Close the connections that an answer is waited for on, as the kernel does where nothing is acknowledged."""
         for connection in [one for one in self._connections if one.is_waited_for]:

@@ -139,6 +139,11 @@ class HttpStatelessClient:
         request.started = started if is_started else None
         return is_started
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether an answer is, or the rest of one; streams that are held are no answers."""
+        return self._pool.is_waited_for
+
     def give_up(self) -> None:
         """As `GivesUp.give_up`."""
         self._pool.give_up()

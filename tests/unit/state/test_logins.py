@@ -119,7 +119,7 @@ async def test_a_login_that_is_forgotten_while_the_file_is_read_again_does_not_c
     store = LoginStore(tmp_path)
 
     async def wait_for_the_disk(count: int) -> bool:
-        return len(store._disk._waiters or ()) == count  # type: ignore[attr-defined]  # as asyncio has it
+        return len(store._disk._waiters or ()) == count
 
     async with store._disk:
         reading = asyncio.ensure_future(store.keep_reading())
