@@ -12,6 +12,7 @@ from agent.app.listener_tls import outbound_of
 from agent.app.parts import Parts
 from agent.client.capabilities import declared_features
 from agent.config.load import Settings
+from agent.links.probe import NoSignOfLife
 from agent.logs import kept_lines
 from agent.model import LinkView, NodeIdentity
 from agent.server.sessions.sealed_id import is_sealed
@@ -54,12 +55,14 @@ class _Look:
 
     def __call__(self) -> Picture:
         parts = self._parts
-        views = [view for view in parts.mesh.views() if view.connected]
+        known = parts.mesh.views()
+        views = [view for view in known if view.connected]
         self._first = {view.key: self._compared(view) for view in views if view.identity is None}
         changing = frozenset(key for key, (_, _, has_changed) in self._first.items() if has_changed)
         drained, far = parts.dispatch.apart
         links = {view.key: link_shown(view) for view in views if not view.unheard}
-        return Picture(*parts.access.valid, parts.associations.valid_secrets(), links, drained, far, changing)
+        silent = frozenset(view.key for view in known if _is_silent(view))
+        return Picture(*parts.access.valid, parts.associations.valid_secrets(), links, drained, far, changing, silent)
 
     def _compared(self, view: LinkView) -> tuple[float | None, str, bool]:
         since_s, first, has_changed = self._first.get(view.key, (None, "", False))
@@ -67,6 +70,11 @@ class _Look:
         if since_s != view.ready_at_s or not first:
             return view.ready_at_s, now, False
         return since_s, first, has_changed or now != first
+
+
+def _is_silent(view: LinkView) -> bool:
+    """Whether its calls under way will not be answered."""
+    return view.unheard or (not view.connected and view.failure == NoSignOfLife.__name__)
 
 
 def _setup(

@@ -172,7 +172,7 @@ def _uri_argument(parser: Parser) -> None:
 
 
 def _pairs_argument(parser: Parser) -> None:
-    parser.add_argument("pairs", metavar="KEY=VALUE", nargs="*", help="arguments")
+    parser.add_argument("pairs", metavar="KEY=VALUE", nargs="*", default=(), help="arguments")
 
 
 def _peer_arguments(parser: Parser) -> None:
@@ -254,7 +254,7 @@ def _import_flags(parser: Parser) -> None:
 def _call_arguments(parser: Parser) -> None:
     _name_argument(parser)
     parser.add_argument(
-        "pairs", metavar="KEY=VALUE", nargs="*", help="arguments; a value that is JSON is taken as such"
+        "pairs", metavar="KEY=VALUE", nargs="*", default=(), help="arguments; a value that is JSON is taken as such"
     )
     parser.add_argument("--args", metavar="JSON", help="the arguments as one object")
     parser.add_argument(

@@ -66,6 +66,7 @@ class LoginStore:
         self._path = None if folder is None else folder / FILE_NAME
         self._disk = asyncio.Lock()
         self._logins: dict[str, Login] = {}
+        self._forgetting: list[str] = []  # Names whose login is to go, which the file may still have.
         self._refusal = ""  # Why the file could not be read yet; what was done since counts more than what it holds.
         try:
             self._logins = {} if self._path is None else _read(self._path)
@@ -88,13 +89,20 @@ class LoginStore:
             return
         if self._path is None:
             return
+        forgotten = [name] if login is None else []
+        self._forgetting += forgotten
+        try:
+            await self._save(self._path)
+        finally:
+            for one in forgotten:
+                self._forgetting.remove(one)
+
+    async def _save(self, path: Path) -> None:
         async with self._disk:
             if self._refusal:
-                await self._read_again(self._path)
-                if login is None:
-                    self._logins.pop(name, None)
+                await self._read_again(path)
             saved = {"schema": SCHEMA, "logins": {name: asdict(login) for name, login in self._logins.items()}}
-            await to_its_end(partial(write_durably, self._path, orjson.dumps(saved)))
+            await to_its_end(partial(write_durably, path, orjson.dumps(saved)))
 
     async def keep_reading(self) -> None:
         """Read a file that the system refused at the start, until it can be read; then return."""
@@ -107,12 +115,13 @@ class LoginStore:
     async def _read_again(self, path: Path) -> None:
         """Raises OSError, which says that nothing is written either."""
         try:
-            self._logins = {**await asyncio.to_thread(_read, path), **self._logins}
+            found = await asyncio.to_thread(_read, path)
         except OSError as exc:
             self._refused(exc)
             what = f"the file of logins cannot be read, and is not written over: {self._refusal}"
             raise OSError(errno.EBUSY, what) from exc
-        self._refusal = ""
+        kept = {name: login for name, login in found.items() if name not in self._forgetting}
+        self._logins, self._refusal = {**kept, **self._logins}, ""
         log.info("logins at servers can be read again", extra={"path": str(path)})
 
     def _refused(self, exc: OSError) -> None:

@@ -103,9 +103,14 @@ class Journal:
     """The node's side. Its one writer, of places that no worker has, is the event loop."""
 
     def __init__(self) -> None:
+        """Raises `OSError`."""
         self.fd: Final = os.memfd_create("journal", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, PLACES * _PLACE_BYTES)
-        self._memory = mmap.mmap(self.fd, 0)
+        try:
+            os.ftruncate(self.fd, PLACES * _PLACE_BYTES)
+            self._memory = mmap.mmap(self.fd, 0)
+        except OSError:
+            os.close(self.fd)
+            raise
         self._free: list[int] = []
         self._used = 0
 

@@ -1,20 +1,21 @@
 """A worker's own ways to the backends that its node is linked with: a client for each, opened at the first need.
 
 What a backend is and whether it is up, the node says (`agent.workers.picture`): a worker lists nothing and probes
-nothing. The one rule: a way is used only while the node's own link is up, and only for a server that keeps no state of
-its callers.
+nothing. The one rule: a way gets calls only while the node's own link is up, and only for a server that keeps no state
+of its callers.
 """
 
 import asyncio
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from agent.client.event import Event, first_of
+from agent import clock
+from agent.client.event import Event, first_of, within
 from agent.client.http.stateless import HttpStatelessClient
 from agent.client.jsonrpc import LIST_CHANGES
 from agent.client.protocol import Request, ResultTaker
@@ -28,6 +29,9 @@ from discovery.backoff import Backoff
 log = logging.getLogger(__name__)
 
 _AGAIN: Final = Backoff(first_s=1.0, last_s=30.0)
+# One that is gone is looked at so often, until its calls under way have ended, as long as the node's own links wait.
+_LOOK_EVERY_S: Final = 0.25
+DRAIN_TIMEOUT_S: Final = 30.0
 
 
 class WorkerLink:
@@ -41,6 +45,7 @@ class WorkerLink:
         self.lists_changed = False  # In a call, as far as it was heard here.
         self.wanted = Event()
         self.gone = Event()
+        self.silent = Event()  # With `gone`: nothing is to be waited for.
 
     def __repr__(self) -> str:
         return f"<WorkerLink {self.view.key} {'open' if self.is_open else 'closed'}>"
@@ -112,10 +117,16 @@ class WorkerLinks:
         """The way to a backend; None where the node has none."""
         return self._links.get(key)
 
-    def take(self, views: "dict[str, LinkView]") -> None:
-        """Have these and no others. One whose address or identity changed is opened anew."""
+    def take(self, views: "dict[str, LinkView]", silent: Container[str] = ()) -> None:
+        """Have these and no others. One whose address or identity changed is opened anew.
+
+        The others end when their calls under way are answered, as the node's own do; those of `silent` ones at once.
+        """
         for key in [key for key, link in self._links.items() if key not in views or _is_other(link.view, views[key])]:
-            self._links.pop(key).gone.set()
+            link = self._links.pop(key)
+            if key in silent:
+                link.silent.set()
+            link.gone.set()
         for key, view in views.items():
             if (known := self._links.get(key)) is not None:
                 known.view = view
@@ -177,6 +188,15 @@ class WorkerLinks:
                 raise MeshError("it has sessions, which the node alone keeps")
             link.client = opened.client
             await first_of(opened.client.lost, link.gone)
+            if link.gone.is_set():
+                await _finished(link, opened.client)
+
+
+async def _finished(link: WorkerLink, client: HttpStatelessClient) -> None:
+    """Return when nothing is under way any more. What stops still answers what it has; what is silent does not."""
+    end_s = clock.now_s() + DRAIN_TIMEOUT_S
+    while client.is_waited_for and not link.silent.is_set() and clock.now_s() < end_s:
+        await within(link.silent, _LOOK_EVERY_S)
 
 
 async def _pause(link: WorkerLink, seconds: float) -> None:

@@ -51,7 +51,8 @@ class Picture:
     """The state at one moment. `secrets`: the mesh's valid ones, the current one first; `links`: by backend key.
 
     `changing`: the servers whose lists have changed since they were linked. A client that lists right after a call has
-    to see what that call changed, which the node alone waits for.
+    to see what that call changed, which the node alone waits for. `silent`: the backends that answer nothing any more,
+    as far as the node knows.
     """
 
     tokens: tuple[str, ...] = field(default=(), repr=False)
@@ -61,6 +62,7 @@ class Picture:
     drained: frozenset[str] = frozenset()
     far: frozenset[str] = frozenset()
     changing: frozenset[str] = frozenset()
+    silent: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,7 @@ class Worker:
         for key in self._known - picture.links.keys():
             self._dispatch.forget(key)
         self._known = frozenset(picture.links)
-        self._links.take(dict(picture.links))
+        self._links.take(dict(picture.links), picture.silent)
         self._dispatch.drain(picture.drained)
         self._dispatch.far(picture.far)
 

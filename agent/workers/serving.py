@@ -123,7 +123,8 @@ class JournaledConnection(Connection, asyncio.BufferedProtocol):
         """Note how long the answer to the last request was, which has ended, if aiohttp has written it."""
         request, self.in_task = self.in_task, None
         writer = None if request is None else request.writer_made
-        if writer is not None and not self._ending:
+        # Of one that is lost the place may be another connection's by now.
+        if writer is not None and not self._ending and self.transport is not None:
             self.place.wrote(writer.output_size)
 
 

@@ -234,6 +234,33 @@ async def test_calls_of_another_nodes_tools_are_made_by_workers_of_the_node_that
         await eventually(is_away)
 
 
+async def test_a_node_that_stops_still_answers_what_a_worker_of_another_one_has_under_way(
+    kit: RunningKit, start: StartNode, tmp_path: Path
+) -> None:
+    settings = {"MESH_DISCOVERY": "embedded", "MESH_EMBEDDED_PORT": str(free_port())}
+    back = await start("back", tmp_path / "back", servers={"kit": {"url": kit.url}}, **settings)
+    front = await start("front", tmp_path / "front", MESH_WORKERS="2", **settings)
+    await eventually(partial(ready, front))
+    gate = tmp_path / "gate"
+    async with line_of_worker(front) as line, asyncio.TaskGroup() as group:
+        held = group.create_task(line.call("kit__hold", {"gate": str(gate)}), name="held call")
+
+        async def has_begun() -> bool:
+            return await asyncio.to_thread(gate.with_name("gate.begun").exists)
+
+        await eventually(has_begun)
+        assert await workers_have(front, 1)
+        back.process.terminate()
+
+        async def is_unlinked() -> bool:
+            return "kit__add" not in await front.tool_names()  # Workers hear of it in the same turn.
+
+        await eventually(is_unlinked)
+        assert not held.done()
+        await asyncio.to_thread(gate.touch)
+        assert (await held)["result"]["content"][0]["text"] == "released"
+
+
 async def test_death_of_a_worker_breaks_no_call_and_the_nodes_death_ends_it(
     kit: RunningKit, start: StartNode, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from agent import clock
 from agent.client.deadlines import shared_deadlines
-from agent.client.http.answer import HEARD_NO_MORE, LINK_ENDED, NEEDED_NO_LONGER, ConnectionBroken, NotHttp
+from agent.client.http.answer import LINK_ENDED, NEEDED_NO_LONGER, ConnectionBroken, NotHttp
 from agent.client.http.authorized import REFUSED, authorized, refused
 from agent.client.http.connection import Connection
 from agent.client.http.dial import DialFailed, Dialler
@@ -220,10 +220,10 @@ class HttpPool:
             what, colon, detail = kind.what, ": ", str(exc)
         return noted(kind.about(self.where, what, colon + detail), exc)
 
-    def give_up(self) -> None:
-        """Close the connections that an answer is waited for on, as the kernel does where nothing is acknowledged."""
-        for connection in [one for one in self._connections if one.is_waited_for]:
-            connection.abort(ConnectionBroken(HEARD_NO_MORE, silent=True))
+    @property
+    def waited_for(self) -> list[Connection]:
+        """The connections on which an answer, or the rest of one, is."""
+        return [one for one in self._connections if one.is_waited_for]
 
     def close(self) -> None:
         """Close every connection; exchanges under way fail."""

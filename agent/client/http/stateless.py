@@ -16,6 +16,7 @@ from agent.client import jsonrpc
 from agent.client.capabilities import ASKED_FOR_ALL
 from agent.client.deadlines import Deadline
 from agent.client.event import Event
+from agent.client.http.answer import HEARD_NO_MORE, ConnectionBroken
 from agent.client.http.held import HeldStream
 from agent.client.http.pool import HttpPool
 from agent.client.http.quiet import PROBES_NODE, QuietQuestions
@@ -139,9 +140,16 @@ class HttpStatelessClient:
         request.started = started if is_started else None
         return is_started
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether an answer is, or the rest of one; streams that are held are no answers."""
+        return bool(self._pool.waited_for)
+
     def give_up(self) -> None:
         """As `GivesUp.give_up`."""
-        self._pool.give_up()
+        # As the kernel does where nothing is acknowledged.
+        for connection in self._pool.waited_for:
+            connection.abort(ConnectionBroken(HEARD_NO_MORE, silent=True))
 
     @property
     def lists_by_session(self) -> bool:

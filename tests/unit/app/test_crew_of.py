@@ -40,6 +40,19 @@ def test_picture_has_the_connected_links_and_what_is_valid_now() -> None:
     )
 
 
+def test_what_answers_nothing_any_more_is_named_and_what_only_stops_is_not() -> None:
+    down = replace(LINKED, state=LinkState.BACKOFF, ready_at_s=None)
+    stand_in = StandIn(
+        replace(LINKED, spec=replace(SPEC, name="unheard"), state=LinkState.SUSPECT, unheard=True),
+        replace(down, spec=replace(SPEC, name="hangs"), failure="NoSignOfLife"),
+        replace(down, spec=replace(SPEC, name="stops"), failure="Unreachable"),
+        LINKED,
+    )
+    picture = stand_in.look()
+    assert picture.silent == {"server:unheard", "server:hangs"}
+    assert picture.links.keys() == {"server:kit"}
+
+
 def test_server_whose_list_changes_while_it_is_linked_is_named_until_it_is_linked_anew() -> None:
     stand_in = StandIn(replace(LINKED, offer=Offer()))
     assert not stand_in.look().changing

@@ -32,6 +32,12 @@ def test_version_is_printed_for_people_and_for_scripts(capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out) == {"schema": 1, "version": __version__}
 
 
+@pytest.mark.parametrize("argv", [("tools", "call"), ("prompts", "get")])
+def test_only_what_is_missing_is_asked_for(argv: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*argv) == 1
+    assert capsys.readouterr().err.endswith("the following arguments are required: NAME\n")
+
+
 @pytest.mark.parametrize("command", ["version", "status", "tools ls", "tools call x", "servers reload"])
 def test_quick_commands_import_neither_fastmcp_nor_the_node_nor_a_loop(command: str) -> None:
     heavy = ("fastmcp", "mcp", "pydantic", "agent.app.node", "asyncio", "aiohttp", "dataclasses")

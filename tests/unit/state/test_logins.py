@@ -1,6 +1,7 @@
 """Logins on disk: private, for the URL that they were made for, and no reason for a node not to start."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,26 @@ async def test_it_is_read_again_by_itself_and_never_by_a_request(
     async with asyncio.timeout(10):
         await store.keep_reading()
     assert store.get("crm", URL) == LOGIN
+
+
+async def test_a_login_that_is_forgotten_while_the_file_is_read_again_does_not_come_back(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logins, "AGAIN_AFTER_S", 0.01)
+    store = LoginStore(tmp_path)
+
+    async def wait_for_the_disk(count: int) -> bool:
+        return len(store._disk._waiters or ()) == count
+
+    async with store._disk:
+        reading = asyncio.ensure_future(store.keep_reading())
+        await eventually(partial(wait_for_the_disk, 1))
+        forgetting = asyncio.ensure_future(store.put("crm", None))
+        await eventually(partial(wait_for_the_disk, 2))
+        give_back(whole)
+    await asyncio.wait_for(asyncio.gather(reading, forgetting), 10)
+    assert store.get("crm", URL) is None
+    assert LoginStore(tmp_path).get("crm", URL) is None
 
 
 async def test_a_file_system_that_hangs_while_it_is_read_again_holds_up_no_request(

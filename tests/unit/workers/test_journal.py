@@ -203,6 +203,22 @@ def test_connection_for_which_there_is_no_descriptor_more_is_not_taken(connect: 
     assert repr(journal) == places
 
 
+def test_journal_for_which_the_system_has_no_room_leaves_no_descriptor_open() -> None:
+    before, limits = _open_descriptors(), resource.getrlimit(resource.RLIMIT_AS)
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + (64 << 20), limits[1]))
+    try:
+        with pytest.raises(OSError, match="Cannot allocate memory"):
+            Journal()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert _open_descriptors() == before
+
+
+def _open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 def test_whatever_instruction_a_worker_is_killed_at_its_state_is_known(connect: Connect) -> None:
     one = connect(REQUEST)
     unanswered, known = Left(REQUEST, True), Left(b"", False)

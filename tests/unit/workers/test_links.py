@@ -3,20 +3,19 @@
 import asyncio
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pytest
 
 from agent.client.event import Event
+from agent.client.http.stateless import HttpStatelessClient
 from agent.client.protocol import Request
 from agent.errors import CallNotSent, Unreachable
 from agent.links.dial import OpenClient
 from agent.model import BackendSpec, HttpTarget, LinkState, LinkView, NodeIdentity, ServerScope, ServerSpec
+from agent.workers import links as workers_links
 from agent.workers.links import WorkerLink, WorkerLinks
 from tests.waiting import eventually
-
-if TYPE_CHECKING:
-    from agent.client.http.stateless import HttpStatelessClient
 
 SPEC = ServerSpec("kit", HttpTarget("http://127.0.0.1:9/mcp"), ServerScope.SERVICE)
 VIEW = LinkView(SPEC, LinkState.READY, protocol_version="2026-07-28", ready_at_s=1.0)
@@ -117,3 +116,49 @@ async def test_way_is_opened_when_it_is_wanted_and_given_up_with_its_link() -> N
         assert dialled[0].protocol == "2026-07-28"
         assert not links.open_ones()
         links.close()
+
+
+class BusyClient(HttpStatelessClient):
+    """A client with a call under way, until that is answered."""
+
+    def __init__(self) -> None:
+        self.lost = Event()
+        self.is_busy, self.looks = True, 0
+
+    @property
+    def is_waited_for(self) -> bool:
+        self.looks += 1
+        return self.is_busy
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_way_that_is_gone_ends_with_its_calls_under_way_and_at_once_where_none_will_be_answered(
+    *, silent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_links, "_LOOK_EVERY_S", 0.001)
+    client, closed = BusyClient(), asyncio.Event()
+
+    async def dial(stack: AsyncExitStack, _spec: BackendSpec, _own: NodeIdentity) -> OpenClient:
+        stack.callback(closed.set)
+        return OpenClient(client, None)
+
+    async def is_open() -> bool:
+        return links.open_ones() == {VIEW.key}
+
+    async def is_looked_at() -> bool:
+        return client.looks > 2
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        links = WorkerLinks(OWN, dial, tasks)
+        links.take({VIEW.key: VIEW})
+        links.want([VIEW.key])
+        await eventually(is_open)
+        link = links.link(VIEW.key)
+        assert link is not None
+        links.take({}, {VIEW.key} if silent else ())
+        assert links.link(VIEW.key) is None  # It gets no more calls.
+        if not silent:
+            await eventually(is_looked_at)
+            assert not closed.is_set()
+            client.is_busy = False
+        await closed.wait()
