@@ -11,15 +11,16 @@ import pytest
 
 from discovery import patient_look
 from discovery.patient_look import PatientLook, look_apart
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 
 async def test_a_look_that_hangs_is_waited_for_once_and_no_other_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patient_look, "LOOK_TIMEOUT_S", 0.2)
-    goes_on, looks = threading.Event(), list[int]()
+    goes_on, began, looks = threading.Event(), threading.Event(), list[int]()
 
     def hangs() -> None:
         looks.append(len(looks))
+        began.set()
         goes_on.wait()
 
     look = PatientLook(hangs)
@@ -29,9 +30,12 @@ async def test_a_look_that_hangs_is_waited_for_once_and_no_other_is_begun(monkey
         assert [look.take() for _ in range(100)] == [False] * 100
         # A hundred waits would take twenty. One takes 0.2, and more where there is no core at its end.
         assert time.monotonic() - began_s < 10.0
+        assert began.wait(PATIENCE_S)
         assert looks == [0]
     finally:
         goes_on.set()
+    # A thread may not run for longer than that: the next look is waited for until it has ended.
+    monkeypatch.setattr(patient_look, "LOOK_TIMEOUT_S", PATIENCE_S)
 
     async def answers() -> bool:
         return look.take()
@@ -40,7 +44,8 @@ async def test_a_look_that_hangs_is_waited_for_once_and_no_other_is_begun(monkey
     assert looks == [0, 1]
 
 
-def test_a_look_is_taken_each_time() -> None:
+def test_a_look_is_taken_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patient_look, "LOOK_TIMEOUT_S", PATIENCE_S)
     looks = list[int]()
     look = PatientLook(lambda: looks.append(1))
     assert (look.take(), look.take(), looks) == (True, True, [1, 1])
@@ -84,7 +89,10 @@ def no_more_threads() -> Iterator[None]:
 
 
 @pytest.mark.looptime
-async def test_a_node_that_may_start_no_more_threads_looks_as_soon_as_it_may(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_node_that_may_start_no_more_threads_looks_as_soon_as_it_may(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patient_look, "LOOK_TIMEOUT_S", PATIENCE_S)
     looks = list[int]()
     patient = PatientLook(lambda: looks.append(1))
     with no_more_threads():

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from discovery import patient_look
 from discovery.consul.environment import ConsulSettings, TokenSource, consul_settings
+from tests.waiting import PATIENCE_S
+
+
+@pytest.fixture(autouse=True)
+def looks_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that looks may have no core for a tenth of a second, after which the token of before would count."""
+    monkeypatch.setattr(patient_look, "LOOK_TIMEOUT_S", PATIENCE_S)
 
 
 def test_a_fixed_token_is_given_as_it_is() -> None:
