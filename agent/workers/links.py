@@ -109,6 +109,7 @@ class WorkerLinks:
         self._dial = dial
         self._tasks = tasks
         self._links: dict[str, WorkerLink] = {}
+        self._ending: set[WorkerLink] = set()  # They have calls under way, as far as it is known.
 
     def __repr__(self) -> str:
         return f"<WorkerLinks {list(self._links.values())}>"
@@ -124,9 +125,11 @@ class WorkerLinks:
         """
         for key in [key for key, link in self._links.items() if key not in views or _is_other(link.view, views[key])]:
             link = self._links.pop(key)
-            if key in silent:
-                link.silent.set()
+            self._ending.add(link)
             link.gone.set()
+        for link in self._ending:  # Why one is gone may be known a moment later than that it is.
+            if link.view.key in silent:
+                link.silent.set()
         for key, view in views.items():
             if (known := self._links.get(key)) is not None:
                 known.view = view
@@ -153,6 +156,12 @@ class WorkerLinks:
         self.take({})
 
     async def _keep(self, link: WorkerLink) -> None:
+        try:
+            await self._keep_open(link)
+        finally:
+            self._ending.discard(link)
+
+    async def _keep_open(self, link: WorkerLink) -> None:
         failures = 0
         while not link.gone.is_set():
             await first_of(link.wanted, link.gone)
