@@ -104,7 +104,7 @@ def reply_to(opening: Json, key: NodeKey, secrets: Sequence[bytes]) -> tuple[Jso
         known = (s for s in secrets if hmac.compare_digest(_membership(s, share, authority), membership))
         secret = next(known, b"")
         if not secret:
-            raise NotAMember("it has another secret than this mesh")
+            raise NotAMember("it has another secret than this mesh: give all nodes one MESH_PEER_TOKEN or MESH_TOKEN")
     private = X25519PrivateKey.generate()
     ours, association_id = private.public_key().public_bytes_raw(), chance.token_hex(_ID_BYTES)
     transcript = _transcript(share, authority, membership, ours, association_id)
