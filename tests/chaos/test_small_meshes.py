@@ -122,7 +122,8 @@ async def test_while_two_of_three_peers_hang_calls_cost_what_they_do_where_one_i
                     peer.process.send_signal(signal.SIGCONT)
         measured(f"a call that was under way ended after {ended_s:.1f} s, later ones after {max(later):.1f} s at most")
         measured(f"the longest call of what the third has, too, took {shared.longest_s:.1f} s")
-        assert ended_s < MOVED_WITHIN_S + SLACK_S
+        # Its node is known to hang by then, and for so long another one might offer it as well.
+        assert ended_s < MOVED_WITHIN_S + DIAL_WAIT_S + SLACK_S / 2
         assert max(later) < DIAL_WAIT_S + SLACK_S / 2
         assert shared.failures == well.failures == []
         assert shared.longest_s < MOVED_WITHIN_S + SLACK_S + no_core_s
