@@ -8,15 +8,26 @@ from pathlib import Path
 import pytest
 from fastmcp import Context, FastMCP
 
+from agent.links import lifecycle, offer_keeper
 from agent.model import Era, HttpTarget, Json, ServerScope, ServerSpec, Sessions
+from agent.server.sessions import upstream
 from tests.integration.servers.clock_server import clock_server
 from tests.integration.servers.gaining_server import URL_REQUIRED, Gaining
 from tests.integration.servers.hops import front_before, front_of
 from tests.integration.servers.hosting import Front, http_app, serving
 from tests.integration.servers.nodes import RunningNode, client, running_node, served
 from tests.integration.servers.raw_session import RawSession, call, messages, raw_session
+from tests.waiting import UNREPAIRED_S
 
 VERSION = "2025-11-25"
+
+
+@pytest.fixture(autouse=True)
+def no_slow_moment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nodes wait for what they read as long as that takes: of 2 s, a busy machine took 1.4."""
+    for module in (offer_keeper, lifecycle):  # `tests/unit/links/test_link_lists.py` keeps the time itself.
+        monkeypatch.setattr(module, "CHANGE_WAIT_S", UNREPAIRED_S)
+    monkeypatch.setattr(upstream, "RECALL_TIMEOUT_S", UNREPAIRED_S)
 
 
 @asynccontextmanager
