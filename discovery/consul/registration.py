@@ -150,7 +150,7 @@ class ConsulRegistrar:
                 await self._wait(delay_s)
 
     async def leave(self) -> None:
-        """Deregister once, within 2 s; failure is logged, not raised."""
+        """Deregister once, within 2 s, or 4 s where our token is new; failure is logged, not raised."""
         self._presence_expected = False
         if self._sent_at_s is None:
             return  # Nothing was ever sent; a registration that was cut short may have arrived.
@@ -158,9 +158,11 @@ class ConsulRegistrar:
         names = self._wanted.service_name, self.service_id, check_id(self._wanted)
         leaving = Leaving(self._client, *names, last_look=self._maintenance.take)
         try:
+            if self._held_token != self._client.token:
+                with suppress(AgentSlow, TimeoutError):  # It may have arrived.
+                    async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                        await self._send(self._wanted)  # With the old token the agent could no longer deregister us.
             async with asyncio.timeout(LEAVE_TIMEOUT_S):
-                if self._held_token != self._client.token:
-                    await self._send(self._wanted)  # With the old token the agent could no longer deregister us.
                 await leaving.run()
         except (CatalogUnavailable, TimeoutError) as exc:
             level, self._last_error = leaving.why_still_there(exc)

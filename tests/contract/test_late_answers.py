@@ -65,6 +65,24 @@ async def test_a_registration_with_a_new_token_that_was_lost_is_not_taken_for_th
     assert not await listed(guarded, "late-2")
 
 
+async def test_a_stop_with_a_new_token_whose_registration_timed_out_deregisters_all_the_same(
+    guarded: RunningConsul, tmp_path: Path
+) -> None:
+    file, old = tmp_path / "token", await guarded.token_for(NODE_RULES)
+    file.write_text(old, "utf-8")
+    settings = replace(guarded.settings(), token=None, token_file=str(file))
+    async with late_answers(settings) as late, open_session(late.settings) as session:
+        registrar = session.registrar(Registration("late-6", NAME, 8000))
+        async with running(registrar.keep()):
+            await until(lambda: registrar.status.registered, what="registered")
+        late.held.add(REGISTER)
+        file.write_text(await guarded.token_for(NODE_RULES), "utf-8")
+        await guarded.revoke(old)
+        await registrar.leave()
+    assert (late.count(REGISTER), late.count(DEREGISTER)) == (2, 1)
+    assert not await listed(guarded, "late-6")
+
+
 async def test_a_deregistration_that_timed_out_is_looked_up_in_the_catalog(
     guarded: RunningConsul, caplog: pytest.LogCaptureFixture
 ) -> None:
