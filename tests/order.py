@@ -25,8 +25,6 @@ APART = ("tests/simulation/",)
 SINGLY = ("tests/chaos/test_lost_crowds.py",)
 # Files whose tests are short, but together take half a minute. No limit says so.
 LONG = ("tests/browser/", "tests/contract/")
-# Files whose tests compute: those of other short files wait for processes most of the time, all workers together.
-BUSY = ("tests/unit/",)
 
 
 def file_of(nodeid: str) -> str:
@@ -45,8 +43,7 @@ def unit_of(nodeid: str) -> str:
 def in_order(tests: Sequence[tuple[str, float]]) -> list[int]:
     """The places of tests in the order in which they are to begin, from their ids and time limits (0: none of its own).
 
-    A unit begins where its longest limit says, and among its like where it came; short ones that compute begin between
-    those that wait, so that no core is without work.
+    A unit begins where its longest limit says, and among its like where it came.
     """
     limits_s: dict[str, float] = {}
     places: dict[str, int] = {}
@@ -56,24 +53,13 @@ def in_order(tests: Sequence[tuple[str, float]]) -> list[int]:
         places.setdefault(unit, place)
         places.setdefault(file_of(nodeid), place)
 
-    short = [unit for unit in limits_s if unit not in TOGETHER and not unit.startswith((*APART, *LONG))]
-    shares = _spread([unit for unit in short if limits_s[unit] == 0.0])
-
-    def key(place: int) -> tuple[bool, float, bool, float, int, int]:
+    def key(place: int) -> tuple[bool, float, bool, int, int]:
         nodeid, _ = tests[place]
         unit = unit_of(nodeid)
         is_short = unit not in TOGETHER and not unit.startswith(LONG)
-        share = shares.get(unit, 0.0)
-        return unit.startswith(APART), -limits_s[unit], is_short, share, places[unit], places[file_of(nodeid)]
+        return unit.startswith(APART), -limits_s[unit], is_short, places[unit], places[file_of(nodeid)]
 
     return sorted(range(len(tests)), key=key)
-
-
-def _spread(units: Sequence[str]) -> dict[str, float]:
-    """After which share of its kind, BUSY or not, each begins: both kinds begin and end together then."""
-    busy = [unit for unit in units if unit.startswith(BUSY)]
-    others = [unit for unit in units if not unit.startswith(BUSY)]
-    return {unit: place / len(kind) for kind in (busy, others) for place, unit in enumerate(kind)}
 
 
 def scheduler(config: pytest.Config, log: Any) -> "LoadFileScheduling":

@@ -37,14 +37,6 @@ def test_what_may_take_longest_begins_first_and_a_file_stays_together() -> None:
     ]
 
 
-def test_files_that_compute_begin_between_those_that_wait() -> None:
-    waiting = [(f"tests/e2e/test_{name}.py::test_one", 0.0) for name in "abcd"]
-    busy = [(f"tests/unit/test_{name}.py::test_one", 0.0) for name in "ab"]
-    tests = [*waiting, *busy]
-    begun = [tests[place][0].split("/")[1] for place in in_order(tests)]
-    assert begun == ["e2e", "unit", "e2e", "e2e", "unit", "e2e"]
-
-
 def test_files_that_share_servers_go_to_one_worker_and_tests_that_share_nothing_to_any() -> None:
     shared, single = TESTS[6][0], TESTS[1][0]
     assert unit_of(shared) == unit_of(TESTS[8][0]) == "pairings"
