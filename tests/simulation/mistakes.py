@@ -327,8 +327,8 @@ REGISTRATION = {
     ),
     "a node leaves with the token of before": Mistake(
         _REGISTRATION,
-        "                if self._held_token != self._client.token:\n",
-        "                if False:\n",
+        "            if self._held_token != self._client.token:\n",
+        "            if False:\n",
         MESH,
     ),
     "clocks go by the time of day": Mistake(

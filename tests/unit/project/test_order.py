@@ -37,9 +37,13 @@ def test_what_may_take_longest_begins_first_and_a_file_stays_together() -> None:
     ]
 
 
+def test_what_waits_for_minutes_begins_before_all_else() -> None:
+    waits = ("tests/chaos/test_lost_crowds.py::test_one[x]", 120.0)
+    assert in_order([*TESTS, waits])[0] == len(TESTS)
+
+
 def test_files_that_share_servers_go_to_one_worker_and_tests_that_share_nothing_to_any() -> None:
     shared, single = TESTS[6][0], TESTS[1][0]
     assert unit_of(shared) == unit_of(TESTS[8][0]) == "pairings"
     assert unit_of(single) == single
-    assert unit_of("tests/chaos/test_lost_crowds.py::test_one[x]") == "tests/chaos/test_lost_crowds.py::test_one[x]"
     assert unit_of(TESTS[3][0]) == unit_of(TESTS[5][0]) == "tests/e2e/test_tls.py"
