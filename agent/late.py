@@ -21,8 +21,8 @@ _TURN: Final = threading.Lock()
 # would raise the limit at the first one that it frees, and keep the next ones (mallopt(3)).
 _M_MMAP_THRESHOLD: Final = -3
 _LARGE_BLOCK_BYTES: Final = 1 << 20
-# Threads that work at once would each fill a region of memory of its own, up to 2 MB that stay so; what
-# they ask the C library for is little, and one of them runs at a time.
+# Threads that work at once would each fill a region of memory of its own, up to 2 MB that stay so; what they
+# ask the C library for is little, and one of them runs at a time.
 _M_ARENA_MAX: Final = -8
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.e2e.meshes import CatalogKind
 from tests.e2e.running import RunningNode, StartNode, nodes_below, start_node
+from tests.measured import least
 from tests.ports import free_port
 from tests.waiting import all_of, eventually
 
@@ -22,10 +23,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 PEERS = "/api/v1/mcp/peers"
 OFF: dict[str, Any] = {"MESH_DISCOVERY": "off"}
-# docs/reliability.md: a POST waits for the first attempt, 5 s at most; what is above is the test machine's.
+# docs/reliability.md: a POST waits for the first attempt, 5 s at most; what is above is the test machine's. Three
+# writes have to be on the disk first; one that is busy holds each up for seconds, not each time.
 ANSWERED_WITHIN_S = 8.0
-# Three writes have to be on the disk first; one that is busy holds each up for seconds, not each time.
-TRIES = 3
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +76,15 @@ async def test_unreachable_peer_is_saved_and_connects_when_it_appears(start: Sta
     one = await start("one", tmp_path / "one", **OFF)
     port = free_port()
     url = f"http://127.0.0.1:{port}/mcp"
-    took_s = list[float]()
-    while len(took_s) < TRIES and min(took_s, default=ANSWERED_WITHIN_S) >= ANSWERED_WITHIN_S:
+    answers = list[tuple[int, Any]]()
+
+    async def answered_s() -> float:
         before_s = time.monotonic()
-        code, answer = await post(one, "later", url)
-        took_s.append(time.monotonic() - before_s)
-    assert min(took_s) < ANSWERED_WITHIN_S, took_s
+        answers.append(await post(one, "later", url))
+        return time.monotonic() - before_s
+
+    assert await least(answered_s, ANSWERED_WITHIN_S) < ANSWERED_WITHIN_S
+    code, answer = answers[-1]
     assert code == 202
     assert answer["success"] is True
     data = answer["data"]
